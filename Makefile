@@ -1,0 +1,140 @@
+# gpuvirt. `make help` says what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+# The bootstrapped toolchain comes first; it exists only where no suitable Go
+# was found (hack/bootstrap). /usr/local/go is looked at by hack/bootstrap too.
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
+# The Go that hack/bootstrap chose is the Go that runs, and what a build
+# contains does not hang on the state or the owner of the git folder.
+export GOTOOLCHAIN := local
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+# Go and the linter need a place for their caches also without a home folder.
+ifeq ($(HOME),)
+export XDG_CACHE_HOME ?= $(CURDIR)/.cache
+export GOPATH ?= $(CURDIR)/.cache/gopath
+endif
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+TAGS    := libvirt_dlopen
+LDFLAGS := -X gpuvirt/internal/version.version=$(VERSION)
+GOBUILD  = go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)'
+
+GOLANGCI_VERSION := $(shell sed -n 's|.*github.com/golangci/golangci-lint/v2 \(v[^ ]*\).*|\1|p' tools/go.mod)
+GOLANGCI := $(CURDIR)/.cache/bin/golangci-lint-$(GOLANGCI_VERSION)
+
+-include test/lab/lab.mk
+
+##@ Build
+
+.PHONY: all
+all: build ## Build everything
+
+.PHONY: bootstrap
+bootstrap: ## Install what building and testing needs (only what is missing)
+	@hack/bootstrap
+
+.PHONY: build
+build: bootstrap ## Build bin/gpuvirtd and bin/gpuvirt
+	CGO_ENABLED=1 $(GOBUILD) -o bin/gpuvirtd ./cmd/gpuvirtd
+	CGO_ENABLED=0 $(GOBUILD) -o bin/gpuvirt ./cmd/gpuvirt
+
+.PHONY: generate
+generate: bootstrap ## Regenerate the generated files
+	go generate ./...
+
+.PHONY: install
+install: build ## Install the binaries under $(DESTDIR)$(PREFIX)
+	install -D -m 0755 bin/gpuvirtd '$(DESTDIR)$(PREFIX)/sbin/gpuvirtd'
+	install -D -m 0755 bin/gpuvirt '$(DESTDIR)$(PREFIX)/bin/gpuvirt'
+
+.PHONY: clean
+clean: ## Remove what was built (the caches under .cache stay)
+	rm -rf bin .cache/cover.out .cache/cover.html
+
+##@ Test
+
+.PHONY: test
+test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS=-v)
+	CGO_ENABLED=1 go test -race -timeout 3m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
+
+.PHONY: cover
+cover: bootstrap ## Measure how much the tests cover
+	CGO_ENABLED=1 go test -tags $(TAGS) -coverpkg=./... -coverprofile=.cache/cover.out ./...
+	go tool cover -html=.cache/cover.out -o .cache/cover.html
+	go tool cover -func=.cache/cover.out | tail -n 1
+
+.PHONY: bench
+bench: bootstrap ## Run the benchmarks
+	CGO_ENABLED=1 go test -tags $(TAGS) -run '^$$' -bench . -benchmem $(TESTFLAGS) $(or $(PKG),./...)
+
+.PHONY: demo
+demo: build ## Give a VM of a simulated host a partition, and take it back (KEEP=1: stay)
+	hack/demo
+
+##@ Check
+
+.PHONY: check
+check: check-format lint check-mod check-generated check-deps check-shell check-rules ## All that must hold before a commit, tests apart
+
+.PHONY: fmt
+fmt: $(GOLANGCI) ## Format the Go code
+	$(GOLANGCI) fmt
+
+.PHONY: lint
+lint: $(GOLANGCI) ## Run golangci-lint
+	$(GOLANGCI) run
+
+.PHONY: check-format
+check-format: $(GOLANGCI) ## Is the Go code formatted?
+	$(GOLANGCI) fmt --diff
+
+.PHONY: check-mod
+check-mod: bootstrap ## Are both go.mod and go.sum tidy?
+	go mod tidy -diff
+	go -C tools mod tidy -diff
+
+.PHONY: check-generated
+check-generated: bootstrap ## Are the generated files fresh?
+	hack/check-generated
+
+.PHONY: check-deps
+check-deps: bootstrap ## Do the binaries contain just the modules of hack/deps.txt?
+	@hack/deps | diff -u hack/deps.txt - || \
+		{ echo 'the modules in the binaries changed: if that is wanted, run: make deps-update' >&2; exit 1; }
+
+.PHONY: deps-update
+deps-update: bootstrap ## Write hack/deps.txt anew
+	@hack/deps >.cache/deps.txt
+	@mv .cache/deps.txt hack/deps.txt
+
+.PHONY: check-shell
+check-shell: ## Run shellcheck over all shell scripts
+	@hack/bootstrap shellcheck
+	hack/check-shell
+
+.PHONY: check-rules
+check-rules: $(GOLANGCI) ## Do the rules of the house hold, and do the linters enforce them?
+	GOLANGCI_LINT=$(GOLANGCI) go test -count=1 ./test/lint
+
+# Built once per version, as the module proxy serves no binaries. CGO is off so
+# that the file works on any Debian.
+$(GOLANGCI): | bootstrap
+	@echo 'building golangci-lint $(GOLANGCI_VERSION): this takes minutes, once' >&2
+	@mkdir -p $(@D)
+	CGO_ENABLED=0 nice go -C tools build -trimpath -o '$@' github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+##@ Help
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-zA-Z0-9_.-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
