@@ -1,0 +1,58 @@
+package gpu
+
+import "time"
+
+// A Partition is a piece of a GPU that was made. A backend fills what the kernel
+// says (up to IOMMUGroup); the host adds origin, use and conditions.
+type Partition struct {
+	ID         string // for an mdev its UUID; else "<gpu>/<kind>/<slot>"
+	GPU        ID
+	Parent     string // sysfs name of the device it was made on; a MIG instance's id for a vGPU on one
+	Kind       Kind
+	Profile    string // profile name
+	Native     string // the driver's type id
+	Slot       string // planned place, for kinds that take no name from us
+	Handle     Handle
+	DeviceAPI  string
+	IOMMUGroup string // number as text; its file is /dev/vfio/<number>
+
+	Origin     Origin
+	State      PartitionState
+	Assignment string
+	Holders    []Holder
+	Created    time.Time // zero for foreign partitions
+	Conditions []Condition
+}
+
+// Handle is how libvirt names a partition: by the mdev's UUID or the PCI address.
+type Handle struct {
+	MdevUUID   string `json:"mdev_uuid,omitempty"`
+	PCIAddress string `json:"pci_address,omitempty"`
+}
+
+// Origin says who made a partition.
+type Origin string
+
+// The origins.
+const (
+	OriginManaged Origin = "managed" // made or adopted by gpuvirt
+	OriginForeign Origin = "foreign" // made by somebody else: never touched
+)
+
+// PartitionState is where a partition is in its life.
+type PartitionState string
+
+// The states of a partition.
+const (
+	PartitionMaking   PartitionState = "making"   // stored, an operation is making it
+	PartitionMade     PartitionState = "made"     // stored and present
+	PartitionRemoving PartitionState = "removing" // an operation is removing it
+	PartitionMissing  PartitionState = "missing"  // stored, but the kernel does not have it
+)
+
+// A Holder is a process or VM that uses a partition.
+type Holder struct {
+	Kind string // "process" or "vm"
+	ID   string // pid, or the VM's UUID
+	Name string // command name, or the VM's name
+}

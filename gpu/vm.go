@@ -1,0 +1,68 @@
+package gpu
+
+// VMState is the state of a libvirt domain.
+type VMState string
+
+// The states of a VM.
+const (
+	VMRunning VMState = "running"
+	VMPaused  VMState = "paused"
+	VMShutoff VMState = "shutoff"
+	VMCrashed VMState = "crashed"
+	VMUnknown VMState = "unknown"
+)
+
+// Active reports whether a hypervisor process exists, so that devices can be
+// live-attached and are held.
+func (s VMState) Active() bool { return s == VMRunning || s == VMPaused }
+
+// A VM is a libvirt domain, known by UUID; its name is only for people.
+type VM struct {
+	UUID       string
+	Name       string
+	State      VMState
+	Autostart  bool
+	Persistent bool
+	Hostdevs   []Hostdev
+
+	Assignments []string // names; added by the host
+}
+
+// Hostdev returns the VM's device with the given alias.
+func (vm VM) Hostdev(alias string) (Hostdev, bool) {
+	for _, d := range vm.Hostdevs {
+		if d.Alias == alias {
+			return d, true
+		}
+	}
+	return Hostdev{}, false
+}
+
+// A Hostdev is a host device in a VM's definition: ours, if its alias says so.
+type Hostdev struct {
+	Alias        string
+	Handle       Handle
+	Model        string // device API of an mdev: "vfio-pci"
+	Display      bool
+	Live         bool   // in the running VM's XML
+	Config       bool   // in the persistent XML
+	GuestAddress string // PCI address inside the guest, from the live XML
+}
+
+// Scope says which of a VM's two definitions a change is for.
+type Scope struct{ Live, Config bool }
+
+// AliasPrefix begins the user alias of every hostdev that gpuvirt adds; libvirt
+// keeps aliases that begin with "ua-".
+const AliasPrefix = "ua-gpuvirt-"
+
+// Alias returns the user alias of a partition's hostdev.
+func Alias(partition string) string { return AliasPrefix + partition }
+
+// A VMEvent says that something about a VM changed; whoever hears it looks again.
+// An event with an empty UUID means that events may have been missed.
+type VMEvent struct {
+	UUID  string
+	Kind  string // "lifecycle", "device-added", "device-removed", "device-removal-failed", "connected", "disconnected"
+	Alias string // of device events
+}
