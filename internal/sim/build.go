@@ -1,0 +1,118 @@
+package sim
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// build lays out sysfs as the kernel would with this state.
+func (h *Host) build(s *state) *tree {
+	t := newTree()
+	for _, dir := range []string{"bus/pci/devices", "bus/pci/drivers", "class", "devices/virtual", "kernel/iommu_groups", "module"} {
+		t.mkdir(dir)
+	}
+	for i := range s.Cards {
+		c := &s.Cards[i]
+		if c.Hidden || !c.AppearAt.IsZero() {
+			if c.PCI != nil {
+				addPCI(t, c) // the card is in its slot; its driver has not registered it
+			}
+			continue
+		}
+		dir := addPCI(t, c)
+		h.addTypes(t, s, c, dir)
+		t.symlink("class/mdev_bus/"+c.Name, dir)
+		t.mkdir("bus/mdev/devices")
+	}
+	for uuid, m := range s.Mdevs {
+		h.addMdev(t, uuid, m, s.card(m.Card))
+	}
+	t.sort()
+	return t
+}
+
+func deviceDir(c *Card) string {
+	if c.PCI == nil {
+		return path.Join("devices/virtual", c.Driver, c.Name)
+	}
+	domainBus := c.Name[:strings.LastIndexByte(c.Name, ':')]
+	if strings.HasSuffix(domainBus, ":00") {
+		return path.Join("devices/pci"+domainBus, c.Name)
+	}
+	// Behind a root port of its own node.
+	domain := domainBus[:strings.IndexByte(domainBus, ':')]
+	port := fmt.Sprintf("%s:00:%02x.0", domain, max(0, c.PCI.NUMANode)+1)
+	return path.Join("devices/pci"+domain+":00", port, c.Name)
+}
+
+// addPCI adds the device itself, and returns where.
+func addPCI(t *tree, c *Card) string {
+	dir := deviceDir(c)
+	t.mkdir(dir)
+	if c.PCI == nil {
+		t.symlink(path.Join(dir, "subsystem"), "class/"+c.Driver)
+		t.symlink(path.Join("class", c.Driver, c.Name), dir)
+		return dir
+	}
+	p := c.PCI
+	for name, text := range map[string]string{
+		"vendor": p.Vendor, "device": p.Device, "subsystem_vendor": p.SubsystemVendor, "subsystem_device": p.SubsystemDevice,
+		"class": p.Class, "numa_node": strconv.Itoa(p.NUMANode), "reset_method": "bus",
+	} {
+		t.file(path.Join(dir, name), text+"\n")
+	}
+	if p.Serial != "" {
+		t.file(path.Join(dir, "serial_number"), p.Serial+"\n")
+	}
+	t.symlink(path.Join(dir, "subsystem"), "bus/pci")
+	t.symlink("bus/pci/devices/"+c.Name, dir)
+	driver := "bus/pci/drivers/" + c.Driver
+	t.symlink(path.Join(dir, "driver"), driver)
+	t.symlink(path.Join(driver, c.Name), dir)
+	if _, ok := t.nodes[driver+"/module"]; !ok {
+		t.mkdir("module/" + c.Driver)
+		t.symlink(driver+"/module", "module/"+c.Driver)
+		if c.DriverVersion != "" {
+			t.file("module/"+c.Driver+"/version", c.DriverVersion+"\n")
+		}
+	}
+	addGroup(t, dir, p.Group)
+	return dir
+}
+
+func addGroup(t *tree, dir string, number int) {
+	group := fmt.Sprintf("kernel/iommu_groups/%d", number)
+	t.symlink(path.Join(dir, "iommu_group"), group)
+	t.symlink(path.Join(group, "devices", path.Base(dir)), dir)
+}
+
+func (h *Host) addTypes(t *tree, s *state, c *Card, dir string) {
+	t.mkdir(path.Join(dir, "mdev_supported_types"))
+	used := s.used(c)
+	for i, typ := range c.Types {
+		at := path.Join(dir, "mdev_supported_types", c.dirName(typ))
+		t.mkdir(path.Join(at, "devices"))
+		t.file(path.Join(at, "available_instances"), fmt.Sprintf("%d\n", c.available(typ, used)))
+		t.file(path.Join(at, "device_api"), "vfio-pci\n")
+		if typ.Name != "" {
+			t.file(path.Join(at, "name"), typ.Name+"\n")
+		}
+		if typ.Description != "" {
+			t.file(path.Join(at, "description"), typ.Description+"\n")
+		}
+		t.add(path.Join(at, "create"), node{unread: true, act: func(value string) error { return h.create(c.Name, i, value) }})
+	}
+}
+
+func (h *Host) addMdev(t *tree, uuid string, m *mdev, c *Card) {
+	dir := path.Join(deviceDir(c), uuid)
+	typ := path.Join(deviceDir(c), "mdev_supported_types", c.dirName(c.Types[m.Type]))
+	t.symlink(path.Join(dir, "mdev_type"), typ)
+	t.symlink(path.Join(dir, "subsystem"), "bus/mdev")
+	t.symlink("bus/mdev/devices/"+uuid, dir)
+	t.symlink(path.Join(typ, "devices", uuid), dir)
+	addGroup(t, dir, m.Group)
+	t.add(path.Join(dir, "remove"), node{unread: true, act: func(value string) error { return h.remove(uuid, value) }})
+}
