@@ -1,0 +1,134 @@
+// Package mdev makes partitions on the kernel's mediated-device bus: NVIDIA vGPUs
+// on the physical function (cards before Ampere), Intel GVT-g, and whatever else
+// registers there. It owns the reading of that bus, the words in which drivers
+// describe their types, and the making and removing of devices on it.
+//
+// Everything is read afresh on each call. The only thing it remembers is which
+// writes into the kernel have not come back.
+//
+// Not offered yet: cards that carry their types on virtual functions, one device
+// on each (issue to come). Such a function is never taken for a GPU; until then
+// its card is left out.
+package mdev
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/internal/sysfs"
+)
+
+// Sysfs is what the backend needs of sysfs; *sysfs.Root has it. Errors wrap
+// syscall.Errno, and *sysfs.HungError where the kernel did not answer in time.
+type Sysfs interface {
+	Read(path string) (string, error)
+	List(dir string) ([]string, error)
+	Readlink(path string) (string, error)
+	Resolve(path string) (string, error)
+	Exists(path string) (bool, error)
+	Write(ctx context.Context, path, value string) error
+}
+
+// Paths of the bus, and how often a state is looked at again while waiting for it.
+const (
+	busDir    = "class/mdev_bus"
+	deviceDir = "bus/mdev/devices"
+	typesDir  = "mdev_supported_types"
+	pollEvery = 200 * time.Millisecond
+)
+
+// Options are the choices of a Backend. The zero value is right for a host.
+type Options struct {
+	Log *slog.Logger // default: none
+	// WriteTimeout is how long the driver may take over one device before the GPU
+	// counts as stuck. Default 30 s.
+	WriteTimeout time.Duration
+	// VanishWait is how long an NVIDIA driver is given to remove a device by itself
+	// before it is told to: some do after the VM stops, and telling them at the same
+	// time leaks. Default 10 s, as long as others wait; negative: not at all.
+	VanishWait time.Duration
+}
+
+// Backend makes mdevs. It is a gpu.Backend.
+type Backend struct {
+	fs   Sysfs
+	opts Options
+
+	mu    sync.Mutex
+	turn  map[gpu.ID]chan struct{}      // holds a token while somebody writes to the GPU
+	stuck map[gpu.ID][]*sysfs.HungError // writes that have not come back
+}
+
+var _ gpu.Backend = (*Backend)(nil)
+
+// New returns a backend over a sysfs.
+func New(fs Sysfs, opts Options) *Backend {
+	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
+	opts.WriteTimeout = cmp.Or(opts.WriteTimeout, 30*time.Second)
+	opts.VanishWait = cmp.Or(opts.VanishWait, 10*time.Second)
+	return &Backend{fs: fs, opts: opts, turn: map[gpu.ID]chan struct{}{}, stuck: map[gpu.ID][]*sysfs.HungError{}}
+}
+
+// GPUs lists the parents on the bus, sorted by ID. One that cannot be read is
+// listed with the condition Unknown.
+func (b *Backend) GPUs(ctx context.Context) ([]gpu.GPU, error) {
+	parents, err := b.parents()
+	if err != nil {
+		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot list gpus: %w", err)
+	}
+	out := []gpu.GPU{}
+	for _, p := range parents {
+		if ctx.Err() != nil {
+			return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot list gpus: %w", context.Cause(ctx))
+		}
+		g, err := b.describe(p)
+		if errors.Is(err, fs.ErrNotExist) && !b.present(p) {
+			continue // it went away while we looked
+		}
+		if err != nil {
+			g.Conditions = append(g.Conditions, gpu.Condition{
+				Type: gpu.Unknown, Status: true, Reason: "NotReadable", Message: err.Error(),
+			})
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+// Profiles lists the types of a GPU, sorted by name.
+func (b *Backend) Profiles(_ context.Context, id gpu.ID) ([]gpu.Profile, error) {
+	p, err := b.parent(id)
+	if err != nil {
+		return nil, wrap(err, "cannot list the profiles of gpu %q", id)
+	}
+	types, err := b.types(p)
+	if err != nil {
+		return nil, wrap(b.gone(p, err), "cannot list the profiles of gpu %q", id)
+	}
+	out := []gpu.Profile{}
+	for _, t := range types {
+		out = append(out, t.profile(p))
+	}
+	slices.SortFunc(out, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Partitions lists the devices on a GPU, whoever made them, sorted by UUID.
+func (b *Backend) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
+	p, err := b.parent(id)
+	if err != nil {
+		return nil, wrap(err, "cannot list the partitions of gpu %q", id)
+	}
+	out, err := b.devices(p)
+	if err != nil {
+		return nil, wrap(b.gone(p, err), "cannot list the partitions of gpu %q", id)
+	}
+	return out, nil
+}

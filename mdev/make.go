@@ -1,0 +1,241 @@
+package mdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"syscall"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/internal/sysfs"
+)
+
+// Make makes a device with the UUID that is the partition's ID, and returns it as
+// read back. One that is there already with the same parent and profile is
+// returned; with another, it is a conflict. When the driver does not answer in
+// time, the error is CodeStuck and the device may yet appear: it carries our UUID,
+// so that a later Make finds it and a later Remove removes it.
+func (b *Backend) Make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
+	made, err := b.make(ctx, want)
+	if err != nil {
+		return gpu.Partition{}, wrap(err, "cannot make partition %q on gpu %q", want.ID, want.GPU)
+	}
+	return made, nil
+}
+
+func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
+	uuid, err := uuidOf(want)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	if want.Kind != "" && want.Kind != gpu.KindMdev {
+		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is no kind of mdev", want.Kind)
+	}
+	if err := b.refuseStuck(want.GPU); err != nil {
+		return gpu.Partition{}, err
+	}
+	give, err := b.take(ctx, want.GPU)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	defer give()
+
+	p, err := b.parent(want.GPU)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	if want.Parent != "" && want.Parent != p.name() {
+		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is no device of this gpu that mdevs are made on", want.Parent)
+	}
+	if have, ok, err := b.same(p, uuid, want); ok || err != nil {
+		return have, err
+	}
+	types, err := b.types(p)
+	if err != nil {
+		return gpu.Partition{}, b.gone(p, err)
+	}
+	t, err := typeFor(types, want)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	if t.broken != nil {
+		return gpu.Partition{}, t.broken
+	}
+	if t.available == 0 {
+		return gpu.Partition{}, b.full(p, t, types)
+	}
+	if err := b.create(ctx, p, t, uuid, types); err != nil {
+		if !errors.Is(err, syscall.EEXIST) {
+			return gpu.Partition{}, err
+		}
+		// Somebody was quicker. Whether that was this very partition, the bus says.
+		have, ok, serr := b.same(p, uuid, want)
+		if serr == nil && !ok {
+			serr = err
+		}
+		return have, serr
+	}
+	return b.readBack(ctx, p, t, uuid)
+}
+
+// same looks for a device with our UUID: true if it is what is wanted, a conflict
+// if it is anything else.
+func (b *Backend) same(p parent, uuid string, want gpu.Partition) (gpu.Partition, bool, error) {
+	d, ok, err := b.device(uuid)
+	if err != nil || !ok {
+		return gpu.Partition{}, false, err
+	}
+	if d.parentDir() != p.dir {
+		return gpu.Partition{}, false, differs("gpu", path.Base(d.parentDir()), string(want.GPU))
+	}
+	profiles, _, err := b.names(p)
+	if err != nil {
+		return gpu.Partition{}, false, err
+	}
+	have, err := b.partition(p, d, profiles)
+	if err != nil {
+		return gpu.Partition{}, false, err
+	}
+	if have.Profile != want.Profile && (want.Profile != "" || have.Native != want.Native) {
+		return gpu.Partition{}, false, differs("profile", have.Profile, want.Profile)
+	}
+	return have, true, nil
+}
+
+func differs(field, have, want string) error {
+	err := gpu.Errorf(gpu.CodeConflict, "it exists with %s %q, not %q", field, have, want)
+	err.Diff = map[string][2]string{field: {have, want}}
+	return err
+}
+
+// create writes the UUID and turns the driver's answer into a kind of error.
+// EAGAIN and EINTR are tried again until the time is up.
+func (b *Backend) create(ctx context.Context, p parent, t mdevType, uuid string, types []mdevType) error {
+	ctx, cancel := context.WithTimeout(ctx, b.opts.WriteTimeout)
+	defer cancel()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	typeDir := path.Join(p.dir, typesDir, t.native)
+	for {
+		err := b.write(ctx, p.id, path.Join(typeDir, "create"), uuid)
+		if err == nil {
+			return nil
+		}
+		if hung, ok := errors.AsType[*sysfs.HungError](err); ok {
+			return stuckError(p.id, hung)
+		}
+		errno, ok := errors.AsType[syscall.Errno](err)
+		if !ok {
+			return unwritten(ctx, err)
+		}
+		switch errno {
+		case syscall.EAGAIN, syscall.EINTR:
+			if perr := pause(ctx, tick); perr != nil {
+				return gpu.Errorf(gpu.CodeUnavailable, "the driver is not ready and time is up: %w", err)
+			}
+		case syscall.EEXIST:
+			return gpu.Errorf(gpu.CodeConflict, "its uuid is taken on this host: %w", err)
+		case syscall.ENOSPC, syscall.EUSERS:
+			return b.full(p, t, types)
+		case syscall.EIO:
+			return b.refused(p, t, types, err)
+		case syscall.ENOENT:
+			return b.vanished(p, typeDir, err)
+		default:
+			return driverError(errno, err)
+		}
+	}
+}
+
+// driverError turns an answer that means the same for every write into its kind.
+func driverError(errno syscall.Errno, err error) error {
+	switch errno {
+	case syscall.EINVAL:
+		return gpu.Errorf(gpu.CodeInvalid, "the driver refuses this type or uuid: %w", err).
+			WithHint("the kernel log says why, if anything does; a type may need a licence, a mode or a driver of another version")
+	case syscall.EBUSY:
+		return gpu.Errorf(gpu.CodeGPUBusy, "the gpu is busy: %w", err)
+	case syscall.ENODEV:
+		return gpu.Errorf(gpu.CodeUnavailable, "the gpu is leaving the mdev bus: %w", err)
+	case syscall.EACCES, syscall.EPERM, syscall.EROFS:
+		return gpu.Errorf(gpu.CodeForbidden, "the system forbids the write: %w", err).
+			WithHint("the daemon runs as root, so a policy denies it: look for AppArmor or SELinux denials, and whether its unit may write to sysfs")
+	default:
+		return gpu.Errorf(gpu.CodeUnavailable, "the driver failed: %w", err).WithHint("the kernel log may say more")
+	}
+}
+
+// full says that a type does not fit, and why. Types is what was read last.
+func (b *Backend) full(p parent, t mdevType, types []mdevType) error {
+	err := gpu.Errorf(gpu.CodeNoCapacity, "0 of %s available on %s", t.name, p.name())
+	devices, derr := b.devices(p)
+	if derr != nil {
+		return err // the first cause is worth more than this one
+	}
+	memory, others := map[string]uint64{}, map[string]bool{}
+	for _, other := range types {
+		memory[other.native] = other.memory
+	}
+	for _, d := range devices {
+		err.Blockers = append(err.Blockers, gpu.Blocker{Kind: "partition", ID: d.ID, Name: d.Profile})
+		if m := memory[d.Native]; m != 0 && t.memory != 0 && m != t.memory {
+			others[d.Profile] = true
+		}
+	}
+	if t.nvidia() && len(others) > 0 {
+		err = gpu.Errorf(gpu.CodeNoCapacity, "%s: another vGPU size is active on this card (%s), and it takes one size at a time",
+			err.Detail, sortedKeys(others)).WithBlockers(err.Blockers...)
+	}
+	return err
+}
+
+// refused explains EIO, which is what NVIDIA's driver says to a size that does not
+// go with what is on the card. If it would fit by now, it was something else.
+func (b *Backend) refused(p parent, t mdevType, types []mdevType, err error) error {
+	if n, rerr := b.available(p, t.native); t.nvidia() && rerr == nil && n == 0 {
+		return b.full(p, t, types)
+	}
+	return driverError(syscall.EIO, err)
+}
+
+// vanished explains ENOENT: what is missing, the GPU or the type?
+func (b *Backend) vanished(p parent, typeDir string, err error) error {
+	if !b.present(p) {
+		return gpu.Errorf(gpu.CodeNotFound, "it has gone from the mdev bus: %w", err)
+	}
+	if ok, eerr := b.fs.Exists(typeDir); eerr == nil && !ok {
+		return gpu.Errorf(gpu.CodeProfileUnknown, "its driver no longer offers %q: %w", path.Base(typeDir), err)
+	}
+	return driverError(syscall.ENOENT, err)
+}
+
+// readBack looks at what was made. Anything but the device that was asked for is
+// removed again: the driver said yes to our UUID, so it is ours to remove.
+func (b *Backend) readBack(ctx context.Context, p parent, t mdevType, uuid string) (gpu.Partition, error) {
+	d, ok, err := b.device(uuid)
+	if err == nil && !ok {
+		return gpu.Partition{}, gpu.Errorf(gpu.CodeUnavailable, "the driver accepted it, but there is no such device").
+			WithHint("the kernel log may say more")
+	}
+	var made gpu.Partition
+	if err == nil && (d.parentDir() != p.dir || d.native != t.native) {
+		err = gpu.Errorf(gpu.CodeUnavailable, "the driver made a %s on %s instead", d.native, path.Base(d.parentDir()))
+	}
+	if err == nil {
+		made, err = b.partition(p, d, map[string]string{t.native: t.name})
+	}
+	if err == nil {
+		return made, nil
+	}
+	if rerr := b.destroy(context.WithoutCancel(ctx), p.id, uuid); rerr != nil {
+		err = fmt.Errorf("%w; and it cannot be removed again: %w", err, rerr)
+	}
+	return gpu.Partition{}, err
+}
+
+func isGone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV)
+}

@@ -1,0 +1,205 @@
+package mdev
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gpuvirt/gpu"
+)
+
+// A parent is a device that devices can be made on.
+type parent struct {
+	id  gpu.ID
+	dir string // real path
+	pci bool
+	err error // why it could not be looked at
+}
+
+// name is the parent's name in sysfs.
+func (p parent) name() string { return path.Base(p.dir) }
+
+// parents lists the GPUs on the bus, sorted by ID.
+func (b *Backend) parents() ([]parent, error) {
+	names, err := b.fs.List(busDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // no driver has registered yet: the usual state of a host
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []parent
+	for _, name := range names {
+		p, isGPU, err := b.look(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it went away while we looked
+		}
+		if err != nil {
+			p = parent{id: gpu.ID(name), err: err}
+		}
+		if isGPU || err != nil {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b parent) int { return strings.Compare(string(a.id), string(b.id)) })
+	return out, nil
+}
+
+// look reads one entry of the bus. A virtual function is not a GPU, whatever it
+// carries: it belongs to the physical function that its physfn link names.
+func (b *Backend) look(name string) (p parent, isGPU bool, err error) {
+	dir, err := b.fs.Resolve(path.Join(busDir, name))
+	if err != nil {
+		return parent{}, false, err
+	}
+	p = parent{id: gpu.ID(path.Base(dir)), dir: dir}
+	if vf, err := b.fs.Exists(path.Join(dir, "physfn")); vf || err != nil {
+		return parent{}, false, err
+	}
+	bus, err := b.base(path.Join(dir, "subsystem"))
+	if err != nil || bus != "pci" {
+		return p, true, err
+	}
+	address, err := gpu.ParseAddress(p.name())
+	if err != nil {
+		return parent{}, false, err
+	}
+	p.id, p.pci = address.ID(), true
+	return p, true, nil
+}
+
+// parent finds a GPU by its ID.
+func (b *Backend) parent(id gpu.ID) (parent, error) {
+	parents, err := b.parents()
+	if err != nil {
+		return parent{}, err
+	}
+	for _, p := range parents {
+		if p.id == id {
+			return p, p.err
+		}
+	}
+	return parent{}, gpu.Errorf(gpu.CodeNotFound, "there is no such gpu on the mdev bus")
+}
+
+// present reports whether a parent is still there. What cannot be told counts as
+// present: only a certain absence turns an error into "gone".
+func (b *Backend) present(p parent) bool {
+	ok, err := b.fs.Exists(path.Join(busDir, p.name()))
+	return ok || err != nil
+}
+
+// gone turns "no such file" into CodeNotFound where the parent itself has gone.
+func (b *Backend) gone(p parent, err error) error {
+	if errors.Is(err, fs.ErrNotExist) && !b.present(p) {
+		return gpu.Errorf(gpu.CodeNotFound, "it has gone from the mdev bus")
+	}
+	return err
+}
+
+// describe fills in what sysfs says of a GPU.
+func (b *Backend) describe(p parent) (gpu.GPU, error) {
+	g := gpu.GPU{ID: p.id, Kinds: []gpu.Kind{gpu.KindMdev}, NUMANode: -1}
+	if p.err != nil {
+		return g, p.err
+	}
+	g.Conditions = b.stuckConditions(p.id)
+	types, err := b.types(p)
+	if err != nil {
+		return g, err
+	}
+	if len(types) == 0 {
+		g.Conditions = append(g.Conditions, gpu.Condition{
+			Type: gpu.Degraded, Status: true, Reason: "NoTypes",
+			Message: "the driver has registered the gpu but offers no types yet",
+		})
+	}
+	if p.pci {
+		err = b.describePCI(p, &g, types)
+	} else {
+		g.Model = p.name()
+		if len(types) > 0 {
+			g.Vendor, _, _ = strings.Cut(types[0].native, "-")
+		}
+		g.Driver.Name = g.Vendor
+		g.Identity.Model = g.Model
+	}
+	if err != nil {
+		return g, err
+	}
+	if g.IOMMUGroup, err = b.base(path.Join(p.dir, "iommu_group")); err != nil {
+		return g, err
+	}
+	leak, err := b.leaked(p, types)
+	g.Conditions = append(g.Conditions, leak...)
+	return g, err
+}
+
+// describePCI fills in what a PCI device says. Model is the name that NVIDIA's
+// types carry, else the ids: sysfs has no names. The identity holds the ids
+// alone, which no driver can change.
+func (b *Backend) describePCI(p parent, g *gpu.GPU, types []mdevType) error {
+	read := func(name string) string {
+		s, err := b.fs.Read(path.Join(p.dir, name))
+		if err != nil {
+			return ""
+		}
+		return s
+	}
+	ids := func(vendor, device string) string {
+		v, d := strings.TrimPrefix(read(vendor), "0x"), strings.TrimPrefix(read(device), "0x")
+		if v == "" || d == "" {
+			return ""
+		}
+		return v + ":" + d
+	}
+	g.PCIAddress = string(p.id)
+	g.Identity.Model = ids("vendor", "device")
+	if g.Identity.Model == "" {
+		return fmt.Errorf("cannot read the pci ids in %q", p.dir)
+	}
+	g.Identity.Subsystem = ids("subsystem_vendor", "subsystem_device")
+	g.Serial = read("serial_number") // only some drivers have it
+	g.Identity.Serial = g.Serial
+	vendor, _, _ := strings.Cut(g.Identity.Model, ":")
+	switch vendor {
+	case "10de":
+		g.Vendor = "NVIDIA"
+	case "8086":
+		g.Vendor = "Intel"
+	case "1002":
+		g.Vendor = "AMD"
+	default:
+		g.Vendor = vendor
+	}
+	if g.Model = modelOf(types); g.Model == "" {
+		g.Model = g.Identity.Model
+	}
+	if n, err := strconv.Atoi(read("numa_node")); err == nil && n >= 0 {
+		g.NUMANode = n
+	}
+	g.SRIOV.TotalVFs, _ = strconv.Atoi(read("sriov_totalvfs"))
+	g.SRIOV.NumVFs, _ = strconv.Atoi(read("sriov_numvfs"))
+	var err error
+	if g.Driver.Name, err = b.base(path.Join(p.dir, "driver")); err != nil {
+		return err
+	}
+	g.Driver.Version = read("driver/module/version")
+	return nil
+}
+
+// base returns the last part of what a link points to, empty if there is no link.
+func (b *Backend) base(link string) (string, error) {
+	target, err := b.fs.Readlink(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return path.Base(target), nil
+}
