@@ -1,0 +1,54 @@
+package vmapi
+
+import (
+	"gpuvirt/gpu"
+)
+
+// A hypervisor is one open connection to libvirt. Its calls block for as long as
+// libvirt likes; Client bounds them. Errors are libvirt.Error, or wrap one. It
+// may be used by many goroutines at once.
+type hypervisor interface {
+	// Domains lists the UUIDs of all domains, running or not.
+	Domains() ([]string, error)
+	// Lookup returns the UUID of the domain with a name.
+	Lookup(name string) (uuid string, err error)
+	// Read returns what libvirt says of a domain. A brief answer leaves out what
+	// only people ask for (state reason, autostart) and so costs fewer round trips.
+	Read(uuid string, brief bool) (definition, error)
+	// Attach adds a device to the definitions in scope, in one call.
+	Attach(uuid, xml string, scope gpu.Scope) error
+	// DetachAlias removes a device by alias. For the live definition this only
+	// asks the guest.
+	DetachAlias(uuid, alias string, scope gpu.Scope) error
+	// Detach is DetachAlias for a libvirt that finds devices by their XML only.
+	Detach(uuid, xml string, scope gpu.Scope) error
+	// Versions tells what libvirt and the hypervisor are.
+	Versions() (versions, error)
+	// Close ends the connection once the calls under way have returned.
+	Close()
+}
+
+// An opener opens a connection and registers for its events. It calls event and
+// lost from libvirt's event loop, so neither may block.
+type opener func(uri string, event func(gpu.VMEvent), lost func(error)) (hypervisor, error)
+
+// A definition is a domain as libvirt tells it.
+type definition struct {
+	live       string // XML of the running domain, empty if it does not run
+	config     string // persistent XML, empty for a transient domain
+	state      runState
+	autostart  bool
+	persistent bool
+}
+
+// runState is the part of libvirt's domain state that matters here.
+type runState int
+
+const (
+	stateOther  runState = iota
+	statePaused          // a hypervisor process whose CPUs stand still
+	stateCrashed
+)
+
+// versions are the numbers that libvirt gives, as "major.minor.release".
+type versions struct{ driver, library, hypervisor string }
