@@ -1,0 +1,211 @@
+// Package inventory says what is there now: it merges what the backends and
+// libvirt answer into one picture, and tells a listener when it may have changed.
+// It keeps nothing between calls: the kernel and libvirt are asked each time.
+package inventory
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"gpuvirt/gpu"
+)
+
+// VMs is what the inventory needs of libvirt.
+type VMs interface {
+	VMs(ctx context.Context) ([]gpu.VM, error)
+	VM(ctx context.Context, nameOrUUID string) (gpu.VM, error)
+	Events() <-chan gpu.VMEvent
+}
+
+// Holders tells which processes hold a partition's device file. An error means
+// that it is not known, never that nobody does.
+type Holders interface {
+	Holders(ctx context.Context, p gpu.Partition) ([]gpu.Holder, error)
+}
+
+// Config is what New needs.
+type Config struct {
+	Backends map[gpu.Kind]gpu.Backend
+	VMs      VMs
+	Holders  Holders
+	// Devices delivers the name of a device that the kernel says has changed;
+	// an empty name means that events were missed. May be nil.
+	Devices <-chan string
+}
+
+// Inventory answers what is there now.
+type Inventory struct {
+	cfg   Config
+	kinds []gpu.Kind // sorted, so that answers have one order
+}
+
+// New returns an inventory over the given sources.
+func New(cfg Config) *Inventory {
+	return &Inventory{cfg: cfg, kinds: slices.Sorted(maps.Keys(cfg.Backends))}
+}
+
+// Backend returns the backend that makes partitions of a kind.
+func (i *Inventory) Backend(kind gpu.Kind) (gpu.Backend, error) {
+	b, ok := i.cfg.Backends[kind]
+	if !ok {
+		return nil, gpu.Errorf(gpu.CodeInvalid, "cannot handle partitions of kind %q: no backend for it on this host", kind)
+	}
+	return b, nil
+}
+
+// GPUs lists the GPUs of all backends, one entry each, sorted by ID. The GPUs of
+// a backend that fails are missing from the answer, and the error says so: the
+// others are returned with it.
+func (i *Inventory) GPUs(ctx context.Context) ([]gpu.GPU, error) {
+	merged := map[gpu.ID]gpu.GPU{}
+	var errs []error
+	for _, kind := range i.kinds {
+		gpus, err := i.cfg.Backends[kind].GPUs(ctx)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot list gpus for %s: %w", kind, err))
+			continue
+		}
+		for _, g := range gpus {
+			if have, ok := merged[g.ID]; ok {
+				g = merge(have, g)
+			}
+			merged[g.ID] = g
+		}
+	}
+	out := slices.SortedFunc(maps.Values(merged), func(a, b gpu.GPU) int { return cmp.Compare(a.ID, b.ID) })
+	return out, errors.Join(errs...)
+}
+
+// merge adds to a GPU what a second backend knows of it.
+func merge(a, b gpu.GPU) gpu.GPU {
+	a.Kinds = append(slices.Clone(a.Kinds), b.Kinds...)
+	slices.Sort(a.Kinds)
+	a.Kinds = slices.Compact(a.Kinds)
+	a.Conditions = append(slices.Clone(a.Conditions), b.Conditions...)
+	a.MemoryBytes = max(a.MemoryBytes, b.MemoryBytes)
+	a.UUID = cmp.Or(a.UUID, b.UUID)
+	a.Serial = cmp.Or(a.Serial, b.Serial)
+	a.Driver.Version = cmp.Or(a.Driver.Version, b.Driver.Version)
+	if b.MIG.Capable {
+		a.MIG = b.MIG
+	}
+	if b.SRIOV.TotalVFs > 0 {
+		a.SRIOV = b.SRIOV
+	}
+	return a
+}
+
+// GPU returns one GPU, or CodeNotFound.
+func (i *Inventory) GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
+	gpus, err := i.GPUs(ctx)
+	for _, g := range gpus {
+		if g.ID == id {
+			return g, nil
+		}
+	}
+	if err != nil {
+		return gpu.GPU{}, err
+	}
+	return gpu.GPU{}, gpu.Errorf(gpu.CodeNotFound, "cannot find gpu %q", id)
+}
+
+// Profiles lists what a GPU can make, over all kinds.
+func (i *Inventory) Profiles(ctx context.Context, g gpu.GPU) ([]gpu.Profile, error) {
+	var out []gpu.Profile
+	for _, kind := range g.Kinds {
+		b, ok := i.cfg.Backends[kind]
+		if !ok {
+			continue
+		}
+		ps, err := b.Profiles(ctx, g.ID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ps...)
+	}
+	return out, nil
+}
+
+// Partitions lists the partitions that are there on a GPU, foreign ones too.
+func (i *Inventory) Partitions(ctx context.Context, g gpu.GPU) ([]gpu.Partition, error) {
+	var out []gpu.Partition
+	for _, kind := range g.Kinds {
+		b, ok := i.cfg.Backends[kind]
+		if !ok {
+			continue
+		}
+		ps, err := b.Partitions(ctx, g.ID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ps...)
+	}
+	return out, nil
+}
+
+// VMs lists the VMs.
+func (i *Inventory) VMs(ctx context.Context) ([]gpu.VM, error) { return i.cfg.VMs.VMs(ctx) }
+
+// VM finds one by UUID or name.
+func (i *Inventory) VM(ctx context.Context, nameOrUUID string) (gpu.VM, error) {
+	return i.cfg.VMs.VM(ctx, nameOrUUID)
+}
+
+// Holders lists the VMs and processes that use a partition: every VM of vms that
+// names it in its live or persistent definition, and every process that has its
+// device file open. An error means unknown.
+func (i *Inventory) Holders(ctx context.Context, p gpu.Partition, vms []gpu.VM) ([]gpu.Holder, error) {
+	var out []gpu.Holder
+	for _, vm := range vms {
+		for _, d := range vm.Hostdevs {
+			if Same(d.Handle, p.Handle) {
+				out = append(out, gpu.Holder{Kind: "vm", ID: vm.UUID, Name: vm.Name})
+				break
+			}
+		}
+	}
+	procs, err := i.cfg.Holders.Holders(ctx, p)
+	return append(out, procs...), err
+}
+
+// Same reports whether two handles name the same device.
+func Same(a, b gpu.Handle) bool {
+	if a.MdevUUID != "" || b.MdevUUID != "" {
+		return a.MdevUUID == b.MdevUUID
+	}
+	return a.PCIAddress != "" && a.PCIAddress == b.PCIAddress
+}
+
+// A Change says that something may look different now.
+type Change struct {
+	Device string       // the kernel's name of a device, for changes of devices
+	VM     *gpu.VMEvent // for changes of VMs
+}
+
+// Follow calls fn for every change that the kernel or libvirt tells of, until ctx
+// ends. Calls do not overlap.
+func (i *Inventory) Follow(ctx context.Context, fn func(Change)) {
+	devices, vms := i.cfg.Devices, i.cfg.VMs.Events()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d, ok := <-devices:
+			if !ok {
+				devices = nil
+				continue
+			}
+			fn(Change{Device: d})
+		case e, ok := <-vms:
+			if !ok {
+				vms = nil
+				continue
+			}
+			fn(Change{VM: &e})
+		}
+	}
+}
