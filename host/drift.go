@@ -1,0 +1,60 @@
+package host
+
+import (
+	"context"
+	"time"
+
+	"gpuvirt/gpu"
+)
+
+const (
+	driftSettle = 2 * time.Second // changes come in bursts: look once after each
+	driftEvery  = 5 * time.Minute // and now and then without one, as an event may be lost
+)
+
+// watchDrift compares what was asked with what is there: at start, after changes,
+// and every few minutes.
+func (h *Host) watchDrift(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	soon := true
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.dirty:
+			if !soon { // a stream of changes must not put the look off for ever
+				timer.Reset(driftSettle)
+				soon = true
+			}
+		case <-timer.C:
+			h.reportDrift(ctx)
+			timer.Reset(driftEvery)
+			soon = false
+		}
+	}
+}
+
+// reportDrift says once, when it begins, that what is differs from what was asked.
+// It repairs nothing: a device is not put back into a running VM behind the back
+// of whoever took it out.
+func (h *Host) reportDrift(ctx context.Context) {
+	as, err := h.Assignments(ctx)
+	if err != nil {
+		h.cfg.Log.Warn("cannot compare assignments with the host", "err", err)
+		return
+	}
+	now := map[string]string{}
+	for _, a := range as {
+		for _, c := range a.Conditions {
+			if c.Status && c.Type == gpu.Drifted {
+				now[a.Name] = c.Reason
+				if h.drift[a.Name] != c.Reason {
+					h.cfg.Log.Warn("assignment drifted", "assignment", a.Name, "reason", c.Reason, "message", c.Message)
+					h.hub.emit("assignment.drifted", a.Name, map[string]string{"reason": c.Reason, "message": c.Message})
+				}
+			}
+		}
+	}
+	h.drift = now
+}

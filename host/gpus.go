@@ -1,0 +1,191 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+)
+
+// GPUs lists the GPUs with what an administrator decided about each. A GPU that
+// is under management but not there now is listed too, as Unknown.
+func (h *Host) GPUs(ctx context.Context) ([]gpu.GPU, error) {
+	gpus, err := h.cfg.Inventory.GPUs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	records, err := h.cfg.Store.GPURecords()
+	if err != nil {
+		return nil, err
+	}
+	for i, g := range gpus {
+		if r, ok := recordOf(g.ID, records); ok {
+			gpus[i] = decided(g, r)
+		}
+	}
+	for _, r := range records {
+		if r.Managed && !slices.ContainsFunc(gpus, func(g gpu.GPU) bool { return g.ID == r.ID }) {
+			gpus = append(gpus, absent(r))
+		}
+	}
+	slices.SortFunc(gpus, func(a, b gpu.GPU) int { return cmp.Compare(a.ID, b.ID) })
+	return gpus, nil
+}
+
+func recordOf(id gpu.ID, records []gpu.GPURecord) (gpu.GPURecord, bool) {
+	for _, r := range records {
+		if r.ID == id {
+			return r, true
+		}
+	}
+	return gpu.GPURecord{}, false
+}
+
+// decided adds a record to what is observed.
+func decided(g gpu.GPU, r gpu.GPURecord) gpu.GPU {
+	g.Managed, g.Quarantined, g.Labels = r.Managed, r.Quarantined, r.Labels
+	if r.Quarantined {
+		g.Conditions = append(g.Conditions, gpu.Condition{
+			Type: gpu.Quarantined, Status: true, Reason: "Quarantined",
+			Message: "an administrator has put it in quarantine: nothing new is placed on it",
+		})
+	}
+	if r.Managed && !sameCard(r.Identity, g.Identity) {
+		g.Conditions = append(g.Conditions, gpu.Condition{
+			Type: gpu.Drifted, Status: true, Reason: "OtherCard",
+			Message: fmt.Sprintf("another card (%s) is where %s was put under management: put this one under management again, or swap them back",
+				describe(g.Identity), describe(r.Identity)),
+		})
+	}
+	return g
+}
+
+// sameCard reports whether an identity can be that of the recorded card. What one
+// side does not know cannot differ.
+func sameCard(recorded, now gpu.Identity) bool {
+	same := func(a, b string) bool { return a == "" || b == "" || a == b }
+	return same(recorded.UUID, now.UUID) && same(recorded.Serial, now.Serial) &&
+		same(recorded.Subsystem, now.Subsystem) && same(recorded.Model, now.Model)
+}
+
+func describe(id gpu.Identity) string {
+	for _, s := range []string{id.UUID, id.Serial} {
+		if s != "" {
+			return fmt.Sprintf("%s, %s", id.Model, s)
+		}
+	}
+	return id.Model
+}
+
+func absent(r gpu.GPURecord) gpu.GPU {
+	return gpu.GPU{
+		ID: r.ID, Model: r.Identity.Model, UUID: r.Identity.UUID, Serial: r.Identity.Serial,
+		Identity: r.Identity, NUMANode: -1,
+		Managed: r.Managed, Quarantined: r.Quarantined, Labels: r.Labels,
+		Conditions: []gpu.Condition{{
+			Type: gpu.Unknown, Status: true, Reason: "NotThere",
+			Message: "it is under management, but the kernel does not show it: is its driver loaded?",
+		}},
+	}
+}
+
+// GPU returns one GPU, or CodeNotFound.
+func (h *Host) GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
+	gpus, err := h.GPUs(ctx)
+	if err != nil {
+		return gpu.GPU{}, err
+	}
+	for _, g := range gpus {
+		if g.ID == id {
+			return g, nil
+		}
+	}
+	return gpu.GPU{}, gpu.Errorf(gpu.CodeNotFound, "cannot find gpu %q", id)
+}
+
+// PatchGPU records what an administrator decides about a GPU. It touches no
+// hardware, and writes nothing where nothing changes.
+func (h *Host) PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatch, dryRun bool) (gpu.GPU, gpu.Plan, error) {
+	h.planning.Lock()
+	defer h.planning.Unlock()
+	g, err := h.GPU(ctx, id)
+	if err != nil {
+		return gpu.GPU{}, gpu.Plan{}, err
+	}
+	want := gpu.GPURecord{ID: id, Managed: g.Managed, Quarantined: g.Quarantined, Labels: g.Labels, Identity: g.Identity}
+	old := want
+	var sums []gpu.PlanStep
+	if p.Managed != nil && (*p.Managed != g.Managed || *p.Managed && drifted(g)) {
+		want.Managed = *p.Managed
+		what := "put " + string(id) + " under management"
+		if !want.Managed {
+			what = "take " + string(id) + " out of management"
+		}
+		sums = append(sums, gpu.PlanStep{Kind: "gpu.record", Summary: what})
+	}
+	if p.Quarantined != nil && *p.Quarantined != g.Quarantined {
+		want.Quarantined = *p.Quarantined
+		sums = append(sums, gpu.PlanStep{Kind: "gpu.record", Summary: fmt.Sprintf("set quarantine of %s to %t", id, want.Quarantined)})
+	}
+	if p.Labels != nil && !maps.Equal(*p.Labels, g.Labels) {
+		want.Labels = *p.Labels
+		sums = append(sums, gpu.PlanStep{Kind: "gpu.record", Summary: "set the labels of " + string(id)})
+	}
+	plan := gpu.Plan{Summary: "change gpu " + string(id), Steps: sums, Changes: len(sums) > 0}
+	if old.Managed && !want.Managed {
+		plan.Refusal = h.unmanageable(id)
+	}
+	if dryRun {
+		return g, plan, nil
+	}
+	if plan.Refusal != nil {
+		return gpu.GPU{}, plan, plan.Refusal
+	}
+	if !plan.Changes {
+		return g, plan, nil
+	}
+	if err := h.cfg.Store.Apply(operation.Put(gpu.RecordGPU, string(id), want)); err != nil {
+		return gpu.GPU{}, plan, err
+	}
+	h.cfg.Log.Info("gpu record changed", "gpu", id, "actor", actor, "managed", want.Managed, "quarantined", want.Quarantined)
+	h.hub.emit("gpu.changed", string(id), map[string]string{"managed": fmt.Sprint(want.Managed)})
+	g, err = h.GPU(ctx, id)
+	return g, plan, err
+}
+
+func drifted(g gpu.GPU) bool {
+	return slices.ContainsFunc(g.Conditions, func(c gpu.Condition) bool { return c.Status && c.Type == gpu.Drifted })
+}
+
+// unmanageable says why a GPU cannot be taken out of management: partitions that
+// we made on it would become nobody's.
+func (h *Host) unmanageable(id gpu.ID) error {
+	records, err := h.cfg.Store.PartitionRecords()
+	if err != nil {
+		return err
+	}
+	var blockers []gpu.Blocker
+	for _, r := range records {
+		if r.GPU == id {
+			blockers = append(blockers, gpu.Blocker{Kind: "partition", ID: r.ID, Name: r.Assignment, Note: r.Profile})
+		}
+	}
+	if len(blockers) == 0 {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot take gpu %q out of management: %d of our partitions are on it", id, len(blockers)).
+		WithBlockers(blockers...).WithHint("delete their assignments and partitions first, or put the gpu in quarantine so that nothing new is placed on it")
+}
+
+// Profiles lists what a GPU can make.
+func (h *Host) Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error) {
+	g, err := h.cfg.Inventory.GPU(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return h.cfg.Inventory.Profiles(ctx, g)
+}

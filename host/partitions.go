@@ -1,0 +1,334 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+)
+
+// offers reads every GPU's profiles, with what was decided about the GPU.
+func (h *Host) offers(ctx context.Context) ([]offer, error) {
+	gpus, err := h.GPUs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]offer, len(gpus))
+	for i, g := range gpus {
+		out[i].gpu = g
+		out[i].profiles, out[i].err = h.cfg.Inventory.Profiles(ctx, g)
+	}
+	return out, nil
+}
+
+// Capacity answers how many more of each profile fit; with a profile, of that one.
+func (h *Host) Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapacity, error) {
+	offers, err := h.offers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := capacity(profile, offers)
+	if profile != "" && len(c) == 0 {
+		return nil, unknownProfile(profile, "", offers)
+	}
+	return c, nil
+}
+
+// Partitions lists what is there and what should be: foreign partitions, ours,
+// and ours that are missing.
+func (h *Host) Partitions(ctx context.Context) ([]gpu.Partition, error) {
+	out, err := h.partitions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vms, vmErr := h.cfg.Inventory.VMs(ctx)
+	for i := range out {
+		h.addHolders(ctx, &out[i], vms, vmErr)
+	}
+	return out, nil
+}
+
+// partitions compares the records with the kernel, holders not yet asked for.
+func (h *Host) partitions(ctx context.Context) ([]gpu.Partition, error) {
+	gpus, err := h.cfg.Inventory.GPUs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	before, err := h.cfg.Store.PartitionRecords()
+	if err != nil {
+		return nil, err
+	}
+	present := map[string]gpu.Partition{}
+	for _, g := range gpus {
+		ps, err := h.cfg.Inventory.Partitions(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range ps {
+			p.Origin, p.State = gpu.OriginForeign, gpu.PartitionMade
+			present[p.ID] = p
+		}
+	}
+	after, err := h.cfg.Store.PartitionRecords()
+	if err != nil {
+		return nil, err
+	}
+	reconcile(present, before, after)
+	out := make([]gpu.Partition, 0, len(present))
+	for _, p := range present {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b gpu.Partition) int { return cmp.Or(cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.ID, b.ID)) })
+	return out, nil
+}
+
+// reconcile compares what is present with the records from just before and just
+// after it was read: an operation may have made or removed a partition in between,
+// and that must show neither as foreign nor as missing.
+func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRecord) {
+	was := map[string]gpu.PartitionRecord{}
+	for _, r := range before {
+		was[r.ID] = r
+	}
+	for _, r := range after {
+		p, there := present[r.ID]
+		if !there {
+			p = r.Partition()
+		}
+		p.Origin, p.State, p.Assignment, p.Created = gpu.OriginManaged, r.State, r.Assignment, r.Created
+		switch {
+		case !there && r.State == gpu.PartitionMade && was[r.ID].State == gpu.PartitionMade:
+			p.State = gpu.PartitionMissing
+			p.Conditions = append(p.Conditions, gpu.Condition{
+				Type: gpu.Drifted, Status: true, Reason: "Missing",
+				Message: fmt.Sprintf("gpuvirt made it on %s, but the kernel does not have it", r.Parent),
+			})
+		case there && (p.Parent != r.Parent || p.Native != r.Native):
+			p.Conditions = append(p.Conditions, gpu.Condition{
+				Type: gpu.Drifted, Status: true, Reason: "Different",
+				Message: fmt.Sprintf("it should be %s on %s, but is %s on %s", r.Native, r.Parent, p.Native, p.Parent),
+			})
+		}
+		present[r.ID] = p
+		delete(was, r.ID)
+	}
+	for id := range was {
+		delete(present, id) // removed by us since
+	}
+}
+
+func (h *Host) addHolders(ctx context.Context, p *gpu.Partition, vms []gpu.VM, vmErr error) {
+	holders, err := h.cfg.Inventory.Holders(ctx, *p, vms)
+	p.Holders = holders
+	if err = errors.Join(vmErr, err); err != nil {
+		p.Conditions = append(p.Conditions, gpu.Condition{
+			Type: gpu.Unknown, Status: true, Reason: "HoldersUnknown", Message: "who uses it is not known: " + err.Error(),
+		})
+	}
+}
+
+// Partition returns one partition, or CodeNotFound.
+func (h *Host) Partition(ctx context.Context, id string) (gpu.Partition, error) {
+	p, err := h.partition(ctx, id)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	vms, vmErr := h.cfg.Inventory.VMs(ctx)
+	h.addHolders(ctx, &p, vms, vmErr)
+	return p, nil
+}
+
+func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) {
+	all, err := h.partitions(ctx)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	for _, p := range all {
+		if p.ID == id {
+			return p, nil
+		}
+	}
+	return gpu.Partition{}, gpu.Errorf(gpu.CodeNotFound, "cannot find partition %q", id)
+}
+
+// newRecord chooses the identity of a partition that is to be made: before any
+// hardware is touched.
+func (h *Host) newRecord(g gpu.GPU, p gpu.Profile, assignment string) gpu.PartitionRecord {
+	id := h.cfg.NewUUID()
+	return gpu.PartitionRecord{
+		ID: id, GPU: g.ID, Identity: g.Identity, Parent: string(g.ID), Kind: p.Kind,
+		Profile: p.Name, Native: p.NativeID, Handle: gpu.Handle{MdevUUID: id}, DeviceAPI: p.DeviceAPI,
+		State: gpu.PartitionMaking, Assignment: assignment, Created: h.cfg.Now().UTC(),
+	}
+}
+
+func makeStep(r gpu.PartitionRecord) operation.PlanStep {
+	return operation.PlanStep{
+		Kind: stepMake, Summary: fmt.Sprintf("make %s on %s", r.Profile, r.GPU), Args: r,
+	}
+}
+
+func removeStep(r gpu.PartitionRecord) operation.PlanStep {
+	return operation.PlanStep{
+		Kind: stepRemove, Summary: fmt.Sprintf("remove %s from %s", r.Profile, r.GPU), Args: r,
+	}
+}
+
+func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
+	offers, err := h.offers(ctx)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	g, p, err := pick(w.Profile, w.GPU, w.Placement, offers)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	r := h.newRecord(g, p, "")
+	return operation.Plan{
+		Kind: "partition.create", Summary: fmt.Sprintf("create partition %s on %s", p.Name, g.ID),
+		Keys:    []string{"gpu/" + string(g.ID), "partition/" + r.ID},
+		Steps:   []operation.PlanStep{makeStep(r)},
+		Rows:    []operation.Row{operation.Put(gpu.RecordPartition, r.ID, r)},
+		Release: []operation.Row{operation.Delete(gpu.RecordPartition, r.ID)},
+	}, nil
+}
+
+// CreatePartition starts making a partition that is not for a VM. The same
+// Idempotency-Key with the same request answers the operation it started before.
+func (h *Host) CreatePartition(ctx context.Context, actor string, w gpu.PartitionWish, idem gpu.Idempotency) (operation.Operation, error) {
+	h.planning.Lock()
+	defer h.planning.Unlock()
+	if idem.Key != "" {
+		switch r, err := h.cfg.Store.IdempotencyRecord(idem.Key); {
+		case err == nil && r.Request == idem.Request:
+			return h.cfg.Engine.Get(r.Operation)
+		case err == nil:
+			return operation.Operation{}, gpu.Errorf(gpu.CodeConflict, "cannot create partition: Idempotency-Key %q was used for another request", idem.Key)
+		case gpu.CodeOf(err) != gpu.CodeNotFound:
+			return operation.Operation{}, err
+		}
+	}
+	n, err := h.planPartition(ctx, w)
+	if err != nil {
+		return operation.Operation{}, err
+	}
+	n.Actor = actor
+	if idem.Key != "" {
+		n.ID = h.cfg.Engine.NewID()
+		n.Rows = append(n.Rows, operation.Put(gpu.RecordIdempotency, idem.Key, gpu.IdempotencyRecord{
+			Key: idem.Key, Request: idem.Request, Operation: n.ID, Created: h.cfg.Now().UTC(),
+		}))
+	}
+	return h.cfg.Engine.Add(ctx, n)
+}
+
+// PlanPartition is the dry run of CreatePartition.
+func (h *Host) PlanPartition(ctx context.Context, w gpu.PartitionWish) (gpu.Plan, error) {
+	n, err := h.planPartition(ctx, w)
+	return h.plan(n, err)
+}
+
+// plan turns a planned operation, or its refusal, into the answer of a dry run.
+func (h *Host) plan(n operation.Plan, refusal error) (gpu.Plan, error) {
+	p := gpu.Plan{Summary: n.Summary, Changes: len(n.Steps) > 0, Steps: []gpu.PlanStep{}}
+	if refusal == nil {
+		refusal = h.held(n.Keys)
+	}
+	if refusal != nil {
+		p.Refusal, p.Changes = refusal, false
+		return p, nil
+	}
+	for _, s := range n.Steps {
+		p.Steps = append(p.Steps, gpu.PlanStep{Kind: s.Kind, Summary: s.Summary})
+	}
+	return p, nil
+}
+
+// held answers a ConflictError where one of the keys is held now.
+func (h *Host) held(keys []string) error {
+	for _, k := range keys {
+		if op, ok := h.cfg.Engine.Holder(k); ok {
+			return &operation.ConflictError{Key: k, Holder: op.ID, Summary: op.Summary}
+		}
+	}
+	return nil
+}
+
+func (h *Host) planDeletePartition(ctx context.Context, id string) (operation.Plan, error) {
+	p, err := h.Partition(ctx, id)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	if p.Origin == gpu.OriginForeign {
+		return operation.Plan{}, gpu.Errorf(gpu.CodeForeignDevice, "cannot delete partition %q: gpuvirt did not make it", id).
+			WithHint("whoever made it must remove it")
+	}
+	if p.Assignment != "" {
+		return operation.Plan{}, gpu.Errorf(gpu.CodeConflict, "cannot delete partition %q: it belongs to assignment %q", id, p.Assignment).
+			WithBlockers(gpu.Blocker{Kind: "assignment", ID: p.Assignment}).WithHint("delete the assignment: gpuvirt detach %s", p.Assignment)
+	}
+	if err := inUse(p); err != nil {
+		return operation.Plan{}, err
+	}
+	r, err := h.record(id)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	return operation.Plan{
+		Kind: "partition.delete", Summary: fmt.Sprintf("delete partition %s (%s on %s)", id, p.Profile, p.GPU),
+		Keys:  []string{"gpu/" + string(p.GPU), "partition/" + id},
+		Steps: []operation.PlanStep{removeStep(r)},
+	}, nil
+}
+
+func (h *Host) record(id string) (gpu.PartitionRecord, error) {
+	records, err := h.cfg.Store.PartitionRecords()
+	if err != nil {
+		return gpu.PartitionRecord{}, err
+	}
+	for _, r := range records {
+		if r.ID == id {
+			return r, nil
+		}
+	}
+	return gpu.PartitionRecord{}, gpu.Errorf(gpu.CodeNotFound, "cannot find partition %q in the store", id)
+}
+
+// inUse refuses where somebody holds a partition, or where that is not known.
+func inUse(p gpu.Partition) error {
+	for _, c := range p.Conditions {
+		if c.Status && c.Type == gpu.Unknown {
+			return gpu.Errorf(gpu.CodeUnavailable, "cannot remove partition %q: %s", p.ID, c.Message)
+		}
+	}
+	if len(p.Holders) == 0 {
+		return nil
+	}
+	err := gpu.Errorf(gpu.CodeGPUBusy, "cannot remove partition %q: it is in use", p.ID)
+	for _, hd := range p.Holders {
+		err.Blockers = append(err.Blockers, gpu.Blocker{Kind: hd.Kind, ID: hd.ID, Name: hd.Name})
+	}
+	return err.WithHint("free it first: detach it from the vm, or end the process")
+}
+
+// DeletePartition starts removing a partition of ours that nobody uses.
+func (h *Host) DeletePartition(ctx context.Context, actor, id string) (operation.Operation, error) {
+	h.planning.Lock()
+	defer h.planning.Unlock()
+	n, err := h.planDeletePartition(ctx, id)
+	if err != nil {
+		return operation.Operation{}, err
+	}
+	n.Actor = actor
+	return h.cfg.Engine.Add(ctx, n)
+}
+
+// PlanDeletePartition is the dry run of DeletePartition.
+func (h *Host) PlanDeletePartition(ctx context.Context, id string) (gpu.Plan, error) {
+	n, err := h.planDeletePartition(ctx, id)
+	return h.plan(n, err)
+}

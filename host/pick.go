@@ -1,0 +1,214 @@
+package host
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gpuvirt/gpu"
+)
+
+// offer is one GPU's profiles, as read just now.
+type offer struct {
+	gpu      gpu.GPU
+	profiles []gpu.Profile
+	err      error // why its profiles could not be read
+}
+
+func (o offer) profile(name string) (gpu.Profile, bool) {
+	for _, p := range o.profiles {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return gpu.Profile{}, false
+}
+
+// closed says why nothing new may be placed on a GPU, empty if it may.
+func closed(g gpu.GPU) (gpu.Code, string) {
+	if !g.Managed {
+		return gpu.CodeGPUUnmanaged, "it is not under management"
+	}
+	if g.Quarantined {
+		return gpu.CodeGPUBusy, "it is in quarantine"
+	}
+	for _, c := range g.Conditions {
+		if !c.Status {
+			continue
+		}
+		switch c.Type {
+		case gpu.Stuck:
+			return gpu.CodeStuck, c.Message
+		case gpu.Unknown:
+			return gpu.CodeUnavailable, c.Message
+		case gpu.Drifted:
+			return gpu.CodeDrift, c.Message
+		case gpu.Ready, gpu.Degraded, gpu.Quarantined:
+		}
+	}
+	return "", ""
+}
+
+// pick chooses the GPU for a profile: of those that are open and have room, the
+// fullest to pack or the emptiest to spread; the first by ID among equals. It
+// refuses with the reason of every GPU that could have been meant.
+func pick(profile string, on gpu.ID, placement gpu.Placement, offers []offer) (gpu.GPU, gpu.Profile, error) {
+	type candidate struct {
+		gpu     gpu.GPU
+		profile gpu.Profile
+	}
+	var fits []candidate
+	var known []gpu.Blocker // GPUs that have the profile but cannot make it, and why
+	var refused []gpu.Code
+	refuse := func(code gpu.Code, id gpu.ID, why string) {
+		refused = append(refused, code)
+		known = append(known, gpu.Blocker{Kind: "gpu", ID: string(id), Note: why})
+	}
+	if on != "" && !slices.ContainsFunc(offers, func(o offer) bool { return o.gpu.ID == on }) {
+		return gpu.GPU{}, gpu.Profile{}, gpu.Errorf(gpu.CodeNotFound, "cannot place %q: there is no gpu %q", profile, on)
+	}
+	for _, o := range offers {
+		if on != "" && o.gpu.ID != on {
+			continue
+		}
+		if o.err != nil {
+			refuse(gpu.CodeOf(o.err), o.gpu.ID, o.err.Error())
+			continue
+		}
+		p, ok := o.profile(profile)
+		if !ok {
+			continue
+		}
+		if code, why := closed(o.gpu); code != "" {
+			refuse(code, o.gpu.ID, why)
+			continue
+		}
+		if p.NotCreatable != "" {
+			refuse(gpu.CodeProfileNotCreatable, o.gpu.ID, p.NotCreatable)
+			continue
+		}
+		if p.Available < 1 {
+			refuse(gpu.CodeNoCapacity, o.gpu.ID, noRoom(p))
+			continue
+		}
+		fits = append(fits, candidate{o.gpu, p})
+	}
+	if len(fits) > 0 {
+		best := slices.MinFunc(fits, func(a, b candidate) int {
+			room := cmp.Compare(a.profile.Available, b.profile.Available)
+			if placement == gpu.Spread {
+				room = -room
+			}
+			return cmp.Or(room, cmp.Compare(a.gpu.ID, b.gpu.ID))
+		})
+		return best.gpu, best.profile, nil
+	}
+	if len(known) == 0 {
+		return gpu.GPU{}, gpu.Profile{}, unknownProfile(profile, on, offers)
+	}
+	err := gpu.Errorf(worst(refused), "cannot place %q: %s", profile, because(known)).WithBlockers(known...)
+	switch err.Code { //nolint:exhaustive // only these have a remedy we know
+	case gpu.CodeGPUUnmanaged:
+		err.Hint = "put a gpu under management first: gpuvirt gpu manage " + known[0].ID
+	case gpu.CodeNoCapacity:
+		err.Hint = "see what fits: gpuvirt capacity"
+	}
+	return gpu.GPU{}, gpu.Profile{}, err
+}
+
+func because(known []gpu.Blocker) string {
+	parts := make([]string, len(known))
+	for i, b := range known {
+		parts[i] = b.ID + ": " + b.Note
+	}
+	return strings.Join(parts, "; ")
+}
+
+// worst is the code of a refusal by several GPUs: the reason that the client is
+// nearest to being able to mend. A full GPU says more than one not managed.
+func worst(codes []gpu.Code) gpu.Code {
+	for _, c := range []gpu.Code{
+		gpu.CodeNoCapacity, gpu.CodeProfileNotCreatable, gpu.CodeGPUBusy, gpu.CodeDrift, gpu.CodeStuck,
+		gpu.CodeUnavailable, gpu.CodeGPUUnmanaged,
+	} {
+		if slices.Contains(codes, c) {
+			return c
+		}
+	}
+	return codes[0]
+}
+
+func noRoom(p gpu.Profile) string {
+	if p.MaxInstances > 0 {
+		return fmt.Sprintf("no room for another (at most %d of this profile fit, fewer beside other partitions)", p.MaxInstances)
+	}
+	return "no room for another beside the partitions that are there"
+}
+
+func unknownProfile(profile string, on gpu.ID, offers []offer) error {
+	var names []string
+	for _, o := range offers {
+		if on != "" && o.gpu.ID != on {
+			continue
+		}
+		for _, p := range o.profiles {
+			names = append(names, p.Name)
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	where := "on this host"
+	if on != "" {
+		where = fmt.Sprintf("on gpu %q", on)
+	}
+	err := gpu.Errorf(gpu.CodeProfileUnknown, "cannot place %q: no such profile %s", profile, where)
+	for _, n := range names {
+		if strings.EqualFold(n, profile) {
+			return err.WithHint("did you mean %q? names are compared exactly", n)
+		}
+	}
+	if len(names) > 0 {
+		err.Hint = "profiles here: " + strings.Join(names[:min(len(names), 24)], ", ")
+	}
+	return err
+}
+
+// capacity answers how many more of each profile (or of one) fit, GPU by GPU.
+func capacity(profile string, offers []offer) []gpu.ProfileCapacity {
+	byName := map[string]*gpu.ProfileCapacity{}
+	var order []string
+	for _, o := range offers {
+		for _, p := range o.profiles {
+			if profile != "" && p.Name != profile {
+				continue
+			}
+			c, ok := byName[p.Name]
+			if !ok {
+				c = &gpu.ProfileCapacity{Profile: p.Name, Kind: p.Kind}
+				byName[p.Name] = c
+				order = append(order, p.Name)
+			}
+			room := gpu.GPUCapacity{GPU: o.gpu.ID, Available: p.Available, Reasons: []string{}}
+			if p.Available < 1 {
+				room.Reasons = append(room.Reasons, noRoom(p))
+			}
+			if p.NotCreatable != "" {
+				room.Available = 0
+				room.Reasons = append(room.Reasons, p.NotCreatable)
+			}
+			if _, why := closed(o.gpu); why != "" {
+				room.Available = 0
+				room.Reasons = append(room.Reasons, why)
+			}
+			c.Available += room.Available
+			c.GPUs = append(c.GPUs, room)
+		}
+	}
+	slices.Sort(order)
+	out := make([]gpu.ProfileCapacity, len(order))
+	for i, name := range order {
+		out[i] = *byName[name]
+	}
+	return out
+}

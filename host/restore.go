@@ -1,0 +1,115 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"gpuvirt/gpu"
+	"gpuvirt/inventory"
+)
+
+// Restored is what became of one partition at boot.
+type Restored struct {
+	Record gpu.PartitionRecord
+	Made   bool  // it was missing and is there again
+	Err    error // why it is not there
+}
+
+// Restore puts back, before libvirt starts its guests, every partition that the
+// store says was made: same identity, same parent, same type. It waits for parents
+// that are not there yet until ctx ends, and goes on with the others meanwhile. It
+// writes nothing to the store, and nothing to the kernel where all is there.
+// changed delivers something whenever a parent may have appeared.
+func Restore(ctx context.Context, records []gpu.PartitionRecord, inv *inventory.Inventory, changed <-chan struct{}, log *slog.Logger) ([]Restored, error) {
+	records = slices.DeleteFunc(slices.Clone(records), func(r gpu.PartitionRecord) bool {
+		return r.State != gpu.PartitionMade // an unfinished operation brings its own to an end
+	})
+	done := make([]Restored, len(records))
+	for i, r := range records {
+		done[i] = Restored{Record: r}
+	}
+	for {
+		waiting := restoreAll(ctx, done, inv, log)
+		if !waiting {
+			break
+		}
+		select {
+		case <-changed:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	var errs []error
+	for _, d := range done {
+		if d.Err != nil {
+			errs = append(errs, fmt.Errorf("cannot restore partition %s (%s on %s, assignment %q): %w",
+				d.Record.ID, d.Record.Profile, d.Record.GPU, d.Record.Assignment, d.Err))
+		}
+	}
+	return done, errors.Join(errs...)
+}
+
+// restoreAll tries each that is not there, and reports whether one waits for its
+// parent to appear.
+func restoreAll(ctx context.Context, done []Restored, inv *inventory.Inventory, log *slog.Logger) bool {
+	waiting := false
+	for i := range done {
+		d := &done[i]
+		if d.Made || (d.Err == nil && presentNow(ctx, d.Record, inv)) {
+			continue
+		}
+		d.Err = restoreOne(ctx, d.Record, inv)
+		switch code := gpu.CodeOf(d.Err); {
+		case d.Err == nil:
+			d.Made = true
+			log.Info("partition restored", "partition", d.Record.ID, "gpu", d.Record.GPU, "profile", d.Record.Profile)
+		case code == gpu.CodeNotFound || code == gpu.CodeUnavailable || code == gpu.CodeProfileUnknown:
+			waiting = true // absent just after boot is not gone
+		default:
+			log.Error("cannot restore partition", "partition", d.Record.ID, "gpu", d.Record.GPU, "err", d.Err)
+		}
+	}
+	return waiting
+}
+
+func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inventory) bool {
+	b, err := inv.Backend(r.Kind)
+	if err != nil {
+		return false
+	}
+	ps, err := b.Partitions(ctx, r.GPU)
+	return err == nil && slices.ContainsFunc(ps, func(p gpu.Partition) bool {
+		return p.ID == r.ID && p.Parent == r.Parent && p.Native == r.Native
+	})
+}
+
+// restoreOne makes one partition again, on the card that it was made on. The type
+// is found by its name: a driver may have given it another number since.
+func restoreOne(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inventory) error {
+	g, err := inv.GPU(ctx, r.GPU)
+	if err != nil {
+		return err
+	}
+	if !sameCard(r.Identity, g.Identity) {
+		return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(g.Identity), describe(r.Identity))
+	}
+	profiles, err := inv.Profiles(ctx, g)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(profiles, func(p gpu.Profile) bool { return p.Name == r.Profile && p.Kind == r.Kind })
+	if i < 0 {
+		return gpu.Errorf(gpu.CodeProfileUnknown, "gpu %q has no profile %q", r.GPU, r.Profile)
+	}
+	r.Native = profiles[i].NativeID
+	b, err := inv.Backend(r.Kind)
+	if err != nil {
+		return err
+	}
+	_, err = b.Make(ctx, r.Partition())
+	return err
+}
