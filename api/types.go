@@ -1,0 +1,283 @@
+// Package api holds the wire types of gpuvirt's REST interface, its problem type
+// and its OpenAPI description. It imports only the standard library, so that a
+// client can use it without the daemon.
+package api
+
+import "time"
+
+// List is a page of items. Next is the cursor of the next page, empty on the last.
+type List[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Info describes the daemon and its host: GET /v1.
+type Info struct {
+	Product    string   `json:"product"`
+	Version    string   `json:"version"`
+	APIVersion string   `json:"api_version"`
+	Features   []string `json:"features"`
+	HostID     string   `json:"host_id"`
+	BootID     string   `json:"boot_id"`
+	State      string   `json:"state"` // starting, restoring, ready, degraded
+	Reasons    []string `json:"reasons"`
+	Simulated  bool     `json:"simulated"`
+}
+
+// Condition is one aspect of an object's health.
+type Condition struct {
+	Type    string    `json:"type"`
+	Status  bool      `json:"status"`
+	Reason  string    `json:"reason"`
+	Message string    `json:"message"`
+	Since   time.Time `json:"since"`
+}
+
+// GPU is a physical GPU.
+type GPU struct {
+	ID          string            `json:"id"`
+	Vendor      string            `json:"vendor"`
+	Model       string            `json:"model"`
+	PCIAddress  string            `json:"pci_address,omitempty"`
+	UUID        string            `json:"uuid,omitempty"`
+	Serial      string            `json:"serial,omitempty"`
+	NUMANode    *int              `json:"numa_node,omitempty"`
+	IOMMUGroup  string            `json:"iommu_group,omitempty"`
+	Driver      Driver            `json:"driver"`
+	MemoryBytes uint64            `json:"memory_bytes"`
+	Managed     bool              `json:"managed"`
+	Quarantined bool              `json:"quarantined"`
+	Kinds       []string          `json:"kinds"`
+	MIG         MIGMode           `json:"mig"`
+	SRIOV       SRIOV             `json:"sriov"`
+	Labels      map[string]string `json:"labels"`
+	Conditions  []Condition       `json:"conditions"`
+}
+
+// Driver is the kernel driver bound to a GPU.
+type Driver struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// MIGMode tells whether a GPU can be cut by MIG, and its mode now and after a reset.
+type MIGMode struct {
+	Capable bool `json:"capable"`
+	Current bool `json:"current"`
+	Pending bool `json:"pending"`
+}
+
+// SRIOV tells how many virtual functions a GPU can have and has.
+type SRIOV struct {
+	TotalVFs int `json:"total_vfs"`
+	NumVFs   int `json:"num_vfs"`
+}
+
+// GPUPatch changes what an administrator decides about a GPU. Absent fields stay.
+type GPUPatch struct {
+	Managed     *bool              `json:"managed,omitempty"`
+	Quarantined *bool              `json:"quarantined,omitempty"`
+	Labels      *map[string]string `json:"labels,omitempty"` // replaces all labels
+}
+
+// Profile is a size of partition that a GPU can make.
+type Profile struct {
+	Name         string            `json:"name"`
+	Kind         string            `json:"kind"`
+	GPU          string            `json:"gpu"`
+	On           string            `json:"on,omitempty"`
+	MemoryBytes  uint64            `json:"memory_bytes"`
+	MaxInstances int               `json:"max_instances"`
+	Available    int               `json:"available"`
+	NativeID     string            `json:"native_id"`
+	DeviceAPI    string            `json:"device_api,omitempty"`
+	Attributes   map[string]string `json:"attributes"`
+	NotCreatable string            `json:"not_creatable,omitempty"`
+}
+
+// Handle is how libvirt names a partition.
+type Handle struct {
+	MdevUUID   string `json:"mdev_uuid,omitempty"`
+	PCIAddress string `json:"pci_address,omitempty"`
+}
+
+// Holder is who uses a partition.
+type Holder struct {
+	Kind string `json:"kind"`
+	ID   string `json:"id"`
+	Name string `json:"name,omitempty"`
+}
+
+// Partition is a piece of a GPU that was made.
+type Partition struct {
+	ID         string      `json:"id"`
+	GPU        string      `json:"gpu"`
+	Parent     string      `json:"parent"`
+	Kind       string      `json:"kind"`
+	Profile    string      `json:"profile"`
+	Slot       string      `json:"slot,omitempty"`
+	Native     string      `json:"native"`
+	Handle     Handle      `json:"handle"`
+	DeviceAPI  string      `json:"device_api,omitempty"`
+	IOMMUGroup string      `json:"iommu_group,omitempty"`
+	Origin     string      `json:"origin"` // managed, foreign
+	State      string      `json:"state"`  // making, made, removing, missing
+	Assignment string      `json:"assignment,omitempty"`
+	Holders    []Holder    `json:"holders"`
+	Created    *time.Time  `json:"created,omitempty"`
+	Conditions []Condition `json:"conditions"`
+}
+
+// PartitionRequest asks for a partition that is not (yet) for a VM.
+type PartitionRequest struct {
+	GPU       string `json:"gpu,omitempty"` // empty: any managed GPU that fits
+	Profile   string `json:"profile"`
+	Placement string `json:"placement,omitempty"` // pack (default), spread
+}
+
+// Hostdev is a host device in a VM.
+type Hostdev struct {
+	Alias        string `json:"alias,omitempty"`
+	Handle       Handle `json:"handle"`
+	Model        string `json:"model,omitempty"`
+	Display      bool   `json:"display"`
+	Live         bool   `json:"live"`
+	Config       bool   `json:"config"`
+	GuestAddress string `json:"guest_address,omitempty"`
+}
+
+// VM is a libvirt domain.
+type VM struct {
+	UUID        string    `json:"uuid"`
+	Name        string    `json:"name"`
+	State       string    `json:"state"`
+	Autostart   bool      `json:"autostart"`
+	Persistent  bool      `json:"persistent"`
+	Hostdevs    []Hostdev `json:"hostdevs"`
+	Assignments []string  `json:"assignments"`
+}
+
+// AssignmentRequest is a client's wish: the body of PUT /v1/assignments/{name}.
+type AssignmentRequest struct {
+	VM        string `json:"vm"` // UUID or name
+	Profile   string `json:"profile"`
+	GPU       string `json:"gpu,omitempty"`
+	Placement string `json:"placement,omitempty"` // pack (default), spread
+	Hotplug   string `json:"hotplug,omitempty"`   // auto (default), require, never
+	Display   bool   `json:"display,omitempty"`
+}
+
+// Assignment is the lasting wish "VM x has a partition of profile p", and what is
+// observed of it.
+type Assignment struct {
+	Name            string      `json:"name"`
+	VM              string      `json:"vm"` // UUID
+	VMName          string      `json:"vm_name"`
+	Profile         string      `json:"profile"`
+	GPU             string      `json:"gpu,omitempty"` // as asked for
+	Placement       string      `json:"placement"`
+	Hotplug         string      `json:"hotplug"`
+	Display         bool        `json:"display"`
+	Partition       string      `json:"partition"`
+	PartitionGPU    string      `json:"partition_gpu"` // the GPU that was picked
+	State           string      `json:"state"`         // attaching, attached, detaching, unknown, drifted
+	Attached        Attached    `json:"attached"`
+	RestartRequired bool        `json:"restart_required"`
+	Operation       string      `json:"operation,omitempty"`
+	Created         time.Time   `json:"created"`
+	Conditions      []Condition `json:"conditions"`
+}
+
+// Attached says in which of the VM's definitions the device is.
+type Attached struct {
+	Live   bool `json:"live"`
+	Config bool `json:"config"`
+}
+
+// Capacity answers how many more partitions of each profile fit.
+type Capacity struct {
+	Profiles []ProfileCapacity `json:"profiles"`
+}
+
+// ProfileCapacity is how many more of one profile fit, in all and on each GPU.
+type ProfileCapacity struct {
+	Profile   string        `json:"profile"`
+	Kind      string        `json:"kind"`
+	Available int           `json:"available"` // on managed, healthy GPUs
+	GPUs      []GPUCapacity `json:"gpus"`
+}
+
+// GPUCapacity is how many more of a profile fit on one GPU, and why not more.
+type GPUCapacity struct {
+	GPU       string   `json:"gpu"`
+	Available int      `json:"available"`
+	Reasons   []string `json:"reasons"`
+}
+
+// Plan is the answer to a dry run: what would be done, or why it cannot be.
+type Plan struct {
+	Summary     string     `json:"summary"`
+	Steps       []PlanStep `json:"steps"`
+	Blockers    []Blocker  `json:"blockers"`
+	MustBeIdle  []string   `json:"must_be_idle"`
+	NeedsReset  bool       `json:"needs_reset"`
+	NeedsReboot bool       `json:"needs_reboot"`
+	// Changes is false where the wish is already fulfilled.
+	Changes bool `json:"changes"`
+	// Problem is why the request would be refused, absent if it would be accepted.
+	Problem *Problem `json:"problem,omitempty"`
+}
+
+// PlanStep is one step of a plan.
+type PlanStep struct {
+	Kind    string `json:"kind"`
+	Summary string `json:"summary"`
+}
+
+// Operation is a persisted list of steps that carries a wish out.
+type Operation struct {
+	ID      string    `json:"id"`
+	Kind    string    `json:"kind"`
+	Summary string    `json:"summary"`
+	Actor   string    `json:"actor"`
+	Status  string    `json:"status"`
+	Reason  string    `json:"reason,omitempty"`
+	Abort   bool      `json:"abort"`
+	Forgot  bool      `json:"forgot"`
+	Steps   []Step    `json:"steps"`
+	Keys    []string  `json:"keys"`
+	Problem *Problem  `json:"problem,omitempty"`
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
+}
+
+// Step is one step of an operation.
+type Step struct {
+	Kind    string    `json:"kind"`
+	Summary string    `json:"summary"`
+	Status  string    `json:"status"`
+	Done    int64     `json:"done"`
+	Total   int64     `json:"total"`
+	Log     []LogLine `json:"log"`
+}
+
+// LogLine is something a step said.
+type LogLine struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// Event is one event of the stream GET /v1/events.
+type Event struct {
+	ID     string            `json:"id"`
+	Time   time.Time         `json:"time"`
+	Type   string            `json:"type"`
+	Object string            `json:"object"`
+	Detail map[string]string `json:"detail,omitempty"`
+}
+
+// Health is the answer of the health routes.
+type Health struct {
+	Status  string   `json:"status"` // ok, not-ready
+	Reasons []string `json:"reasons"`
+}

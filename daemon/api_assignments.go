@@ -1,0 +1,85 @@
+package daemon
+
+import (
+	"slices"
+
+	"gpuvirt/api"
+)
+
+func listAssignments(s *Server, q *request) (response, error) {
+	assignments, err := s.host.Assignments(q.Context())
+	if err != nil {
+		return response{}, err
+	}
+	items := filter(q, convert(assignments, assignmentOf), map[string]func(api.Assignment) string{
+		"profile": func(a api.Assignment) string { return a.Profile },
+		"state":   func(a api.Assignment) string { return a.State },
+	})
+	// Two filters mean either of two fields.
+	either := func(name string, get func(api.Assignment) []string) {
+		if want, given := q.query[name]; given {
+			items = slices.DeleteFunc(items, func(a api.Assignment) bool { return !slices.Contains(get(a), want) })
+		}
+	}
+	either("vm", func(a api.Assignment) []string { return []string{a.VM, a.VMName} })
+	either("gpu", func(a api.Assignment) []string { return []string{a.GPU, a.PartitionGPU} })
+	return page(q, items, func(a api.Assignment) string { return a.Name })
+}
+
+func getAssignment(s *Server, q *request) (response, error) {
+	a, err := s.host.Assignment(q.Context(), q.path["assignment"])
+	if err != nil {
+		return response{}, err
+	}
+	return object(assignmentOf(a)), nil
+}
+
+func putAssignment(s *Server, q *request) (response, error) {
+	body, err := decode[api.AssignmentRequest](q)
+	if err != nil {
+		return response{}, err
+	}
+	wish, err := wishOf(body)
+	if err != nil {
+		return response{}, err
+	}
+	name := q.path["assignment"]
+	if err := q.precondition(s.currentAssignment(q, name)); err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		plan, err := s.host.PlanAssignment(q.Context(), name, wish)
+		return s.planned(q, plan, err)
+	}
+	a, op, err := s.host.PutAssignment(q.Context(), q.who.Actor, name, wish)
+	if err != nil {
+		return response{}, err
+	}
+	if op != nil {
+		return accepted(*op), nil
+	}
+	return object(assignmentOf(a)), nil
+}
+
+func deleteAssignment(s *Server, q *request) (response, error) {
+	name := q.path["assignment"]
+	if err := q.precondition(s.currentAssignment(q, name)); err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		plan, err := s.host.PlanDeleteAssignment(q.Context(), name)
+		return s.planned(q, plan, err)
+	}
+	op, err := s.host.DeleteAssignment(q.Context(), q.who.Actor, name)
+	if err != nil {
+		return response{}, err
+	}
+	return accepted(op), nil
+}
+
+func (s *Server) currentAssignment(q *request, name string) func() (any, error) {
+	return func() (any, error) {
+		a, err := s.host.Assignment(q.Context(), name)
+		return assignmentOf(a), err
+	}
+}

@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"gpuvirt/api"
+	"gpuvirt/gpu"
+)
+
+func getInfo(s *Server, q *request) (response, error) {
+	return object(infoOf(s.host.Info(q.Context()), s.version)), nil
+}
+
+func getOpenAPI(_ *Server, _ *request) (response, error) {
+	return response{raw: api.OpenAPI}, nil
+}
+
+// getLive answers as long as the daemon can answer at all.
+func getLive(_ *Server, _ *request) (response, error) {
+	return ok(api.Health{Status: "ok", Reasons: []string{}}), nil
+}
+
+// getReady tells whether requests can be served: a degraded host still can.
+func getReady(s *Server, q *request) (response, error) {
+	info := s.host.Info(q.Context())
+	switch info.State {
+	case gpu.HostReady, gpu.HostDegraded:
+		return ok(api.Health{Status: "ok", Reasons: list(info.Reasons)}), nil
+	case gpu.HostStarting, gpu.HostRestoring:
+	}
+	reasons := append([]string{fmt.Sprintf("the daemon is %s", info.State)}, info.Reasons...)
+	return response{status: http.StatusServiceUnavailable, body: api.Health{Status: "not-ready", Reasons: reasons}}, nil
+}
+
+func getBackup(s *Server, q *request) (response, error) {
+	release, err := s.takeStream()
+	if err != nil {
+		return response{}, err
+	}
+	return response{stream: func(w http.ResponseWriter) error {
+		defer release()
+		name := "gpuvirt-" + time.Now().UTC().Format("20060102T150405Z") + ".db"
+		b := &backupWriter{w: w, control: q.control, name: name}
+		ctx, cancel := context.WithCancel(q.Context())
+		defer cancel()
+		if err := s.host.Backup(ctx, b); err != nil {
+			return err
+		}
+		b.begin() // an empty one, too
+		return nil
+	}}, nil
+}
+
+// A backupWriter sends what it is given, in time or not at all: the store must
+// not wait for a client that does not read.
+type backupWriter struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	name    string
+	begun   bool
+}
+
+func (b *backupWriter) begin() {
+	if b.begun {
+		return
+	}
+	b.begun = true
+	h := b.w.Header()
+	h.Set("Content-Type", mediaBinary)
+	h.Set("Content-Disposition", `attachment; filename="`+b.name+`"`)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	b.w.WriteHeader(http.StatusOK)
+}
+
+func (b *backupWriter) Write(p []byte) (int, error) {
+	b.begin()
+	_ = b.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // not every connection of a test has deadlines
+	return b.w.Write(p)
+}
+
+// takeStream takes one of the slots for long requests.
+func (s *Server) takeStream() (release func(), err error) {
+	select {
+	case s.streams <- struct{}{}:
+		return func() { <-s.streams }, nil
+	default:
+		return nil, tooManyStreams()
+	}
+}

@@ -1,0 +1,62 @@
+// Package daemon serves the REST interface: one table of routes with access
+// rules, strict requests, problems, events, and the sockets they arrive on. It
+// is the only package that knows HTTP status codes.
+package daemon
+
+import (
+	"context"
+	"io"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+)
+
+// Host is what the routes need of the domain. Its errors are *gpu.Error or
+// *operation.ConflictError; anything else is a defect and answers 500.
+type Host interface {
+	Info(ctx context.Context) gpu.HostInfo
+
+	GPUs(ctx context.Context) ([]gpu.GPU, error)
+	GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error)
+	// PatchGPU writes nothing where nothing changes. With dryRun it only plans.
+	PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatch, dryRun bool) (gpu.GPU, gpu.Plan, error)
+	Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error)
+	Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapacity, error)
+
+	Partitions(ctx context.Context) ([]gpu.Partition, error)
+	Partition(ctx context.Context, id string) (gpu.Partition, error)
+	// CreatePartition and DeletePartition start an operation.
+	CreatePartition(ctx context.Context, actor string, w gpu.PartitionWish, idem gpu.Idempotency) (operation.Operation, error)
+	PlanPartition(ctx context.Context, w gpu.PartitionWish) (gpu.Plan, error)
+	DeletePartition(ctx context.Context, actor, id string) (operation.Operation, error)
+	PlanDeletePartition(ctx context.Context, id string) (gpu.Plan, error)
+
+	VMs(ctx context.Context) ([]gpu.VM, error)
+	VM(ctx context.Context, nameOrUUID string) (gpu.VM, error)
+
+	Assignments(ctx context.Context) ([]gpu.Assignment, error)
+	Assignment(ctx context.Context, name string) (gpu.Assignment, error)
+	// PutAssignment returns the operation that carries the wish out, or nil where
+	// the wish is already stored and fulfilled: then nothing is written.
+	PutAssignment(ctx context.Context, actor, name string, w gpu.Wish) (gpu.Assignment, *operation.Operation, error)
+	PlanAssignment(ctx context.Context, name string, w gpu.Wish) (gpu.Plan, error)
+	DeleteAssignment(ctx context.Context, actor, name string) (operation.Operation, error)
+	PlanDeleteAssignment(ctx context.Context, name string) (gpu.Plan, error)
+
+	Backup(ctx context.Context, w io.Writer) error
+	// Events returns the events after seq that are still kept (complete is false
+	// where some were dropped), and a channel of those to come until ctx ends. Zero
+	// means from now on. It never waits for a listener: it closes the channel of one
+	// that is too far behind, and when ctx ends.
+	Events(ctx context.Context, after uint64) (past []gpu.Event, complete bool, live <-chan gpu.Event)
+}
+
+// Operations is what the routes need of the engine.
+type Operations interface {
+	Get(id string) (operation.Operation, error)
+	List() ([]operation.Operation, error)
+	Wait(ctx context.Context, id string) (operation.Operation, error)
+	Abort(id string) (operation.Operation, error)
+	Retry(id string) (operation.Operation, error)
+	Forget(id string) (operation.Operation, error)
+}

@@ -1,0 +1,106 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Role is what somebody may do. Each role may do what those before it may.
+type Role int
+
+// The roles.
+const (
+	Nobody   Role = iota // may use open routes only
+	Viewer               // may look
+	Operator             // may also ask for partitions and attach them to VMs
+	Admin                // may also decide about GPUs and give up on operations
+)
+
+// String returns the role's name.
+func (r Role) String() string {
+	switch r {
+	case Nobody:
+		return "nobody"
+	case Viewer:
+		return "viewer"
+	case Operator:
+		return "operator"
+	case Admin:
+		return "admin"
+	}
+	return fmt.Sprintf("Role(%d)", int(r))
+}
+
+// An Identity is who sent a request.
+type Identity struct {
+	Actor string // for operations and the log: "root", "uid:1000"
+	UID   uint32
+	PID   int32 // when it connected
+	Role  Role
+}
+
+type identityKey struct{}
+
+// WithIdentity returns a context whose requests come from who.
+func WithIdentity(ctx context.Context, who Identity) context.Context {
+	return context.WithValue(ctx, identityKey{}, who)
+}
+
+func identityOf(ctx context.Context) (Identity, bool) {
+	who, ok := ctx.Value(identityKey{}).(Identity)
+	return who, ok
+}
+
+// ConnContext identifies the process at the other end of a unix socket; it is
+// meant for http.Server. Who cannot be identified is nobody.
+func (s *Server) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	cred, err := peerCredentials(c)
+	if err != nil {
+		s.log.Warn("cannot tell who connected", "err", err)
+		return ctx
+	}
+	return WithIdentity(ctx, s.identify(cred))
+}
+
+// identify is the whole role model.
+func (s *Server) identify(cred *unix.Ucred) Identity {
+	who := Identity{Actor: fmt.Sprintf("uid:%d", cred.Uid), UID: cred.Uid, PID: cred.Pid, Role: Operator}
+	if role, ok := s.roles[cred.Uid]; ok {
+		who.Role = role
+	}
+	if cred.Uid == uint32(os.Getuid()) { //nolint:gosec // a uid has 32 bits
+		who.Role = Admin
+	}
+	if cred.Uid == 0 {
+		who.Actor, who.Role = "root", Admin
+	}
+	return who
+}
+
+// peerCredentials asks the kernel who connected: the credentials are those at the
+// time of connect(2), so a socket that is passed on keeps its first owner's.
+func peerCredentials(c net.Conn) (*unix.Ucred, error) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("cannot read peer credentials of a %T", c)
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read peer credentials: %w", err)
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) //nolint:gosec // a descriptor fits an int
+	}); err != nil {
+		return nil, fmt.Errorf("cannot read peer credentials: %w", err)
+	}
+	if credErr != nil {
+		return nil, fmt.Errorf("cannot read peer credentials: %w", credErr)
+	}
+	return cred, nil
+}

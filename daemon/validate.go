@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"gpuvirt/api"
+	"gpuvirt/gpu"
+)
+
+// Bounds of what a request may hold. The same stand in openapi.yaml.
+const (
+	maxText     = 256 // bytes of a VM's or a profile's name and of a label's value
+	maxLabels   = 64
+	maxWait     = 10 * time.Minute
+	defaultWait = 30 * time.Second
+)
+
+// patterns are the rules as they stand in openapi.yaml.
+const (
+	patternAssignment = `^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`
+	patternGPU        = `^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`
+	patternPartition  = `^[A-Za-z0-9][A-Za-z0-9._:/@+,=-]{0,254}$`
+	patternOperation  = `^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`
+	patternLabel      = `^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`
+)
+
+var (
+	reAssignment = regexp.MustCompile(patternAssignment)
+	reGPU        = regexp.MustCompile(patternGPU)
+	rePartition  = regexp.MustCompile(patternPartition)
+	reOperation  = regexp.MustCompile(patternOperation)
+	reLabel      = regexp.MustCompile(patternLabel)
+)
+
+func checkAssignmentName(v string) error {
+	if !reAssignment.MatchString(v) {
+		return errors.New("a name has 1 to 63 of a-z, 0-9, '.', '_' and '-', and begins and ends with a letter or digit")
+	}
+	return nil
+}
+
+func checkGPU(v string) error {
+	if !reGPU.MatchString(v) {
+		return errors.New("a gpu is named by its full PCI address, such as 0000:41:00.0, or by a device name")
+	}
+	return nil
+}
+
+func checkPartition(v string) error {
+	if !rePartition.MatchString(v) {
+		return errors.New("a partition's id is a UUID, or <gpu>/<kind>/<slot> with / escaped as %2F")
+	}
+	return nil
+}
+
+func checkOperation(v string) error {
+	if !reOperation.MatchString(v) {
+		return errors.New("an operation's id has 1 to 64 letters, digits and '-'")
+	}
+	return nil
+}
+
+// checkVM accepts what libvirt would: a name may hold nearly anything.
+func checkVM(v string) error {
+	if err := checkText(v); err != nil {
+		return err
+	}
+	if strings.Contains(v, "/") {
+		return errors.New("a VM's name holds no '/'")
+	}
+	return nil
+}
+
+// checkText accepts names that others choose.
+func checkText(v string) error {
+	switch {
+	case v == "":
+		return errors.New("it is empty")
+	case len(v) > maxText:
+		return fmt.Errorf("it is longer than %d bytes", maxText)
+	case !utf8.ValidString(v):
+		return errors.New("it is not valid UTF-8")
+	case strings.ContainsFunc(v, unicode.IsControl):
+		return errors.New("it holds a control character")
+	}
+	return nil
+}
+
+func checkPathParam(name, v string) error {
+	switch name {
+	case "gpu":
+		return checkGPU(v)
+	case "vm":
+		return checkVM(v)
+	case "partition":
+		return checkPartition(v)
+	case "assignment":
+		return checkAssignmentName(v)
+	case "operation":
+		return checkOperation(v)
+	}
+	return fmt.Errorf("no rule for %q", name) // a test walks the routes
+}
+
+func checkLimit(v string) error {
+	if n, err := strconv.Atoi(v); err != nil || n < 1 || n > maxLimit || v[0] == '+' {
+		return fmt.Errorf("%s is not a number from 1 to %d", quote(v), maxLimit)
+	}
+	return nil
+}
+
+func checkTimeout(v string) error {
+	if d, err := time.ParseDuration(v); err != nil || d < 0 || d > maxWait {
+		return fmt.Errorf("%s is not a duration from 0s to %v, such as 30s or 1m30s", quote(v), maxWait)
+	}
+	return nil
+}
+
+// checkIdempotencyKey accepts 1 to 255 visible ASCII characters.
+func checkIdempotencyKey(v string) error {
+	if len(v) < 1 || len(v) > 255 || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return invalid("header Idempotency-Key must have 1 to 255 visible ASCII characters")
+	}
+	return nil
+}
+
+// field says which field of a body is wrong.
+func field(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return invalid("field %q is malformed: %w", name, err)
+}
+
+func required(name, v string, check func(string) error) error {
+	if v == "" {
+		return invalid("field %q is missing", name)
+	}
+	return field(name, check(v))
+}
+
+func optional(name, v string, check func(string) error) error {
+	if v == "" {
+		return nil
+	}
+	return field(name, check(v))
+}
+
+func oneOf[T ~string](values []T) func(string) error {
+	return func(v string) error {
+		if !slices.Contains(values, T(v)) {
+			return fmt.Errorf("%s is none of %s", quote(v), strings.Join(texts(values), ", "))
+		}
+		return nil
+	}
+}
+
+func texts[T ~string](values []T) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = string(v)
+	}
+	return out
+}
+
+// wishOf checks a client's wish and fills in what it left open.
+func wishOf(a api.AssignmentRequest) (gpu.Wish, error) {
+	err := errors.Join(
+		required("vm", a.VM, checkVM),
+		required("profile", a.Profile, checkText),
+		optional("gpu", a.GPU, checkGPU),
+		optional("placement", a.Placement, oneOf(placements())),
+		optional("hotplug", a.Hotplug, oneOf(hotplugs())),
+	)
+	return gpu.Wish{
+		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display,
+		Placement: orDefault(a.Placement, gpu.Pack),
+		Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
+	}, joined(err)
+}
+
+func partitionWishOf(p api.PartitionRequest) (gpu.PartitionWish, error) {
+	err := errors.Join(
+		required("profile", p.Profile, checkText),
+		optional("gpu", p.GPU, checkGPU),
+		optional("placement", p.Placement, oneOf(placements())),
+	)
+	return gpu.PartitionWish{
+		GPU: gpu.ID(p.GPU), Profile: p.Profile, Placement: orDefault(p.Placement, gpu.Pack),
+	}, joined(err)
+}
+
+func patchOf(p api.GPUPatch) (gpu.GPUPatch, error) {
+	patch := gpu.GPUPatch{Managed: p.Managed, Quarantined: p.Quarantined, Labels: p.Labels}
+	if p.Labels == nil {
+		return patch, nil
+	}
+	if len(*p.Labels) > maxLabels {
+		return patch, invalid("field %q has more than %d labels", "labels", maxLabels)
+	}
+	for k, v := range *p.Labels {
+		if !reLabel.MatchString(k) {
+			return patch, invalid("field %q is malformed: name %s must have 1 to 63 letters, digits, '.', '_', '/' and '-', and begin and end with a letter or digit", "labels", quote(k))
+		}
+		if v == "" {
+			continue
+		}
+		if err := checkText(v); err != nil {
+			return patch, invalid("field %q is malformed: the value of %q: %w", "labels", k, err)
+		}
+	}
+	return patch, nil
+}
+
+// joined tells several errors of a body in one.
+func joined(err error) error {
+	if err == nil {
+		return nil
+	}
+	return invalid("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+func orDefault[T ~string](v string, def T) T {
+	if v == "" {
+		return def
+	}
+	return T(v)
+}
