@@ -1,0 +1,62 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+
+	"gpuvirt/api"
+)
+
+// ListOptions choose what a list holds. The zero value means everything.
+type ListOptions struct {
+	// Filter holds fields and the value that they must have, such as
+	// "vendor": "NVIDIA". The daemon refuses a field that it does not know.
+	Filter map[string]string
+	// PageSize is how many items one request asks for; the daemon's choice if
+	// zero. All pages are read in any case.
+	PageSize int
+}
+
+func (o ListOptions) query() url.Values {
+	q := url.Values{}
+	for field, value := range o.Filter {
+		q.Set(field, value)
+	}
+	if o.PageSize > 0 {
+		q.Set("limit", strconv.Itoa(o.PageSize))
+	}
+	return q
+}
+
+// list reads all pages of a list. It never returns nil without an error.
+func list[T any](ctx context.Context, c *Client, o ListOptions, path ...string) ([]T, error) {
+	items := []T{}
+	seen := map[string]bool{}
+	query := o.query()
+	for {
+		r := get(path...)
+		r.query = query
+		var page api.List[T]
+		if _, err := c.do(ctx, r, &page); err != nil {
+			return nil, err
+		}
+		items = append(items, page.Items...)
+		if page.Next == "" {
+			return items, nil
+		}
+		if seen[page.Next] {
+			return nil, fmt.Errorf("cannot list %s: gpuvirtd gave the page %q twice", path[len(path)-1], page.Next)
+		}
+		seen[page.Next] = true
+		query.Set("cursor", page.Next)
+	}
+}
+
+// one reads one object.
+func one[T any](ctx context.Context, c *Client, r *request) (T, error) {
+	var v T
+	_, err := c.do(ctx, r, &v)
+	return v, err
+}

@@ -1,0 +1,115 @@
+package main
+
+import "gpuvirt/api"
+
+const (
+	webUUID  = "6f3a2c1e-0000-4000-8000-000000000001"
+	partUUID = "c0ffee00-0000-4000-8000-00000000000a"
+)
+
+var (
+	zero = 0
+
+	gpus = []api.GPU{
+		{
+			ID: "0000:3b:00.0", Vendor: "NVIDIA", Model: "Tesla T4", PCIAddress: "0000:3b:00.0",
+			UUID: "GPU-11111111-2222-3333-4444-555555555555", Serial: "1320220000001", NUMANode: &zero, IOMMUGroup: "17",
+			Driver: api.Driver{Name: "nvidia", Version: "550.90.05"}, MemoryBytes: 16 << 30, Managed: true,
+			Kinds: []string{"mdev"}, SRIOV: api.SRIOV{TotalVFs: 16, NumVFs: 4}, MIG: api.MIGMode{Capable: true, Current: true},
+			Labels:     map[string]string{"rack": "b2", "class": "vdi"},
+			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Present", Message: "it answers", Since: at(0)}},
+		},
+		{
+			ID: "0000:d8:00.0", Vendor: "NVIDIA", Model: "Tesla T4\x1b[31m", PCIAddress: "0000:d8:00.0", Driver: api.Driver{Name: "nvidia", Version: "535.1"},
+			MemoryBytes: 15<<30 + 1<<29, Kinds: []string{"mdev"}, Labels: map[string]string{},
+			Conditions: []api.Condition{
+				{Type: "Ready", Reason: "DriverOld", Message: "the driver is too old"},
+				{Type: "Degraded", Status: true},
+			},
+		},
+		{ID: "mbochs", Vendor: "mbochs", Model: "mbochs", Kinds: []string{"mdev"}, Labels: map[string]string{}, Quarantined: true, Conditions: []api.Condition{}},
+	}
+
+	profiles = []api.Profile{
+		{Name: "T4-1Q", Kind: "mdev", GPU: "0000:3b:00.0", On: "0000:3b:00.0", MemoryBytes: 1 << 30, MaxInstances: 16, Available: 14, NativeID: "nvidia-222", DeviceAPI: "vfio-pci", Attributes: map[string]string{"frl": "60", "heads": "4"}},
+		{Name: "T4-16Q", Kind: "mdev", GPU: "0000:3b:00.0", MemoryBytes: 16 << 30, MaxInstances: 1, NativeID: "nvidia-234", NotCreatable: "T4-1Q is in use there"},
+		{Name: "mbochs-small", Kind: "mdev", GPU: "mbochs", MemoryBytes: 4 << 20, Available: 64, NativeID: "mbochs-small"},
+	}
+
+	vms = []api.VM{
+		{Name: "web1", UUID: webUUID, State: "running", Autostart: true, Persistent: true, Assignments: []string{"web1-gpu"}, Hostdevs: []api.Hostdev{
+			{Alias: "ua-gpuvirt-web1-gpu", Handle: api.Handle{MdevUUID: partUUID}, Model: "vfio-pci", Live: true, Config: true, Display: true, GuestAddress: "0000:07:00.0"},
+			{Handle: api.Handle{PCIAddress: "0000:5e:00.1"}, Config: true},
+		}},
+		{Name: "db1", UUID: "6f3a2c1e-0000-4000-8000-000000000002", State: "shutoff", Persistent: true, Hostdevs: []api.Hostdev{}, Assignments: []string{}},
+	}
+
+	created = at(5)
+
+	partitions = []api.Partition{
+		{
+			ID: partUUID, GPU: "0000:3b:00.0", Parent: "0000:3b:00.0", Kind: "mdev", Profile: "T4-1Q", Native: "nvidia-222", DeviceAPI: "vfio-pci", IOMMUGroup: "101",
+			Handle: api.Handle{MdevUUID: partUUID}, Origin: "managed", State: "made", Assignment: "web1-gpu", Created: &created,
+			Holders: []api.Holder{{Kind: "vm", ID: webUUID, Name: "web1"}, {Kind: "process", ID: "4711", Name: "qemu-system-x86"}},
+		},
+		{
+			ID: "c0ffee00-0000-4000-8000-00000000000b", GPU: "0000:3b:00.0", Parent: "0000:3b:00.0", Kind: "mdev", Profile: "T4-1Q",
+			Native: "nvidia-222", Origin: "foreign", State: "made", Holders: []api.Holder{},
+		},
+	}
+
+	assignments = []api.Assignment{
+		{
+			Name: "web1-gpu", VM: webUUID, VMName: "web1", Profile: "T4-1Q", Placement: "pack", Hotplug: "auto", Partition: partUUID,
+			PartitionGPU: "0000:3b:00.0", State: "attached", Attached: api.Attached{Live: true, Config: true}, Created: at(5),
+			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Attached", Since: at(6)}},
+		},
+		{
+			Name: "db1-gpu", VM: "6f3a2c1e-0000-4000-8000-000000000002", VMName: "db1", Profile: "T4-1Q", GPU: "0000:3b:00.0", Placement: "pack",
+			Hotplug: "never", State: "attached", Attached: api.Attached{Config: true}, RestartRequired: true, Created: at(7),
+		},
+	}
+
+	operations = map[string]api.Operation{
+		"attach": {
+			ID: "attach", Kind: "assignment.put", Summary: "attach T4-1Q to web1", Actor: "root", Status: "ready", Created: at(1), Updated: at(1),
+			Steps: []api.Step{
+				{Kind: "partition.make", Summary: "T4-1Q on 0000:3b:00.0", Status: "pending"},
+				{Kind: "vm.attach", Summary: "to web1, live and persistent", Status: "pending"},
+			},
+			Keys: []string{"assignment/web1-gpu", "gpu/0000:3b:00.0", "vm/" + webUUID},
+		},
+		"detach": {
+			ID: "detach", Kind: "assignment.delete", Summary: "detach web1-gpu from web1", Status: "ready", Created: at(2), Updated: at(2),
+			Steps: []api.Step{{Kind: "vm.detach", Summary: "from web1", Status: "pending"}},
+		},
+		"make": {
+			ID: "make", Kind: "partition.create", Summary: "make T4-1Q", Status: "ready", Created: at(3), Updated: at(3),
+			Steps: []api.Step{{Kind: "partition.make", Summary: "T4-1Q on 0000:3b:00.0", Status: "pending"}},
+			Keys:  []string{"gpu/0000:3b:00.0", "partition/" + partUUID},
+		},
+		"remove": {
+			ID: "remove", Kind: "partition.delete", Summary: "remove T4-1Q", Status: "ready", Created: at(4), Updated: at(4),
+			Steps: []api.Step{{Kind: "partition.remove", Summary: "T4-1Q on 0000:3b:00.0", Status: "pending"}},
+		},
+		"waiting": {
+			ID: "waiting", Kind: "assignment.delete", Summary: "detach web1-gpu from web1", Status: "waiting", Reason: "the guest keeps the device",
+			Created: at(5), Updated: at(6), Steps: []api.Step{
+				{Kind: "vm.detach", Summary: "from web1", Status: "doing", Done: 1, Total: 3, Log: []api.LogLine{{Time: at(6), Text: "asked the guest"}}},
+			},
+		},
+	}
+
+	plan = api.Plan{
+		Summary: "attach T4-1Q on 0000:3b:00.0 to web1", Changes: true, MustBeIdle: []string{"0000:3b:00.0"}, NeedsReset: true,
+		Steps:    []api.PlanStep{{Kind: "partition.make", Summary: "T4-1Q on 0000:3b:00.0"}, {Kind: "vm.attach", Summary: "to web1"}},
+		Blockers: []api.Blocker{},
+	}
+
+	busy = &api.Problem{
+		Status: 409, Code: "conflict", Detail: `cannot attach "web1-gpu": another wish is stored under this name`, Hint: "detach it first, or choose another name",
+		Diff:      map[string]api.Difference{"profile": {Stored: "T4-1Q", Asked: "T4-2Q"}, "gpu": {Stored: "", Asked: "0000:3b:00.0"}},
+		Blockers:  []api.Blocker{{Kind: "vm", ID: webUUID, Name: "web1", Note: "it runs"}, {Kind: "operation", ID: "attach"}},
+		Operation: "attach",
+	}
+)

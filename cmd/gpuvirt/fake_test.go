@@ -1,0 +1,207 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gpuvirt/api"
+)
+
+// A fake is a daemon with fixed data. It answers writes with what a daemon could
+// have answered, and does nothing.
+type fake struct {
+	mu       sync.Mutex
+	requests []string // writes only
+	waits    map[string][]api.Operation
+	answers  map[string]any // in place of the usual ones, by "METHOD path"
+}
+
+func startFake(t *testing.T) (*fake, string) {
+	t.Helper()
+	f := &fake{waits: map[string][]api.Operation{}, answers: map[string]any{}}
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(f)
+	s.Listener = l
+	s.Start()
+	t.Cleanup(s.Close)
+	return f, socket
+}
+
+func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(err)
+	}
+	path := strings.TrimPrefix(r.URL.Path, "/v1/")
+	if r.Method != http.MethodGet {
+		f.requests = append(f.requests, strings.TrimSpace(r.Method+" "+r.RequestURI+" "+string(body)))
+	}
+	if v, found := f.answers[r.Method+" "+path]; found {
+		answer(w, v)
+		return
+	}
+	if r.FormValue("dry_run") == "true" {
+		answer(w, plan)
+		return
+	}
+	switch kind, id, _ := strings.Cut(path, "/"); {
+	case r.Method == http.MethodGet && path == "events":
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, "id: 7.1\ndata: {\"type\":\"vm.lifecycle\",\"object\":\"web1\",\"time\":\"2026-11-23T10:00:00Z\",\"detail\":{\"state\":\"running\"}}\n\n")
+		fmt.Fprint(w, "id: 7.2\ndata: {\"type\":\"gpu.changed\",\"object\":\"0000:3b:00.0\",\"time\":\"2026-11-23T10:00:01Z\"}\n\n")
+		if flusher, ok := w.(http.Flusher); ok {
+			flusher.Flush()
+		}
+		f.mu.Unlock()
+		<-r.Context().Done()
+		f.mu.Lock()
+	case r.Method == http.MethodGet && strings.HasSuffix(id, "/wait"):
+		id = strings.TrimSuffix(id, "/wait")
+		f.waitFor(w, id)
+	case r.Method == http.MethodGet:
+		get(w, path, r)
+	case r.Method == http.MethodPatch:
+		g := gpus[0]
+		var p api.GPUPatch
+		if err := json.Unmarshal(body, &p); err != nil {
+			panic(err)
+		}
+		if p.Managed != nil {
+			g.Managed = *p.Managed
+		}
+		if p.Labels != nil {
+			g.Labels = *p.Labels
+		}
+		answer(w, g)
+	case r.Method == http.MethodPut:
+		answer(w, accepted{operations["attach"]})
+	case r.Method == http.MethodDelete && kind == "assignments":
+		answer(w, accepted{operations["detach"]})
+	case r.Method == http.MethodDelete:
+		answer(w, accepted{operations["remove"]})
+	case path == "partitions":
+		answer(w, accepted{operations["make"]})
+	default:
+		answer(w, operations["waiting"])
+	}
+}
+
+// waitFor answers with the next snapshot that a test has for an operation, or
+// with its end.
+func (f *fake) waitFor(w http.ResponseWriter, id string) {
+	if rest := f.waits[id]; len(rest) > 0 {
+		f.waits[id] = rest[1:]
+		answer(w, rest[0])
+		return
+	}
+	op := operations[id]
+	if op.Status == "ready" {
+		op.Status = "done"
+		op.Steps = slices.Clone(op.Steps)
+		for i := range op.Steps {
+			op.Steps[i].Status = "done"
+		}
+	}
+	answer(w, op)
+}
+
+// accepted is an answer with status 202.
+type accepted struct{ api.Operation }
+
+func answer(w http.ResponseWriter, v any) {
+	status, kind := http.StatusOK, "application/json"
+	switch v := v.(type) {
+	case accepted:
+		status = http.StatusAccepted
+	case *api.Problem:
+		status, kind = v.Status, api.ContentTypeProblem
+	}
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		panic(err)
+	}
+}
+
+func get(w http.ResponseWriter, path string, r *http.Request) {
+	kind, id, one := strings.Cut(path, "/")
+	switch {
+	case path == "/v1":
+		answer(w, api.Info{Product: "gpuvirt", Version: "v9.8.7", APIVersion: "1", State: "ready"})
+	case path == "health/ready":
+		answer(w, api.Health{Status: "ok"})
+	case path == "backup":
+		_, _ = io.WriteString(w, "the store")
+	case path == "capacity":
+		answer(w, capacityOf(r.FormValue("profile")))
+	case strings.HasSuffix(path, "/profiles"):
+		gpu := strings.TrimSuffix(id, "/profiles")
+		items := slices.DeleteFunc(slices.Clone(profiles), func(p api.Profile) bool { return p.GPU != gpu })
+		answer(w, api.List[api.Profile]{Items: items})
+	case kind == "gpus":
+		find(w, gpus, gpuTable.name, id, one)
+	case kind == "vms":
+		find(w, vms, vmTable.name, id, one)
+	case kind == "partitions":
+		find(w, partitions, partitionTable.name, id, one)
+	case kind == "assignments":
+		find(w, assignments, assignmentTable.name, id, one)
+	case kind == "operations":
+		var all []api.Operation
+		for _, key := range slices.Sorted(maps.Keys(operations)) {
+			all = append(all, operations[key])
+		}
+		find(w, all, operationTable.name, id, one)
+	default:
+		answer(w, &api.Problem{Status: 404, Code: "not-found", Detail: "there is nothing at " + path})
+	}
+}
+
+func find[T any](w http.ResponseWriter, items []T, name func(T) string, id string, one bool) {
+	if !one {
+		answer(w, api.List[T]{Items: items})
+		return
+	}
+	for _, item := range items {
+		if name(item) == id {
+			answer(w, item)
+			return
+		}
+	}
+	answer(w, &api.Problem{Status: 404, Code: "not-found", Detail: fmt.Sprintf("cannot find %q: it does not exist", id)})
+}
+
+func capacityOf(profile string) api.Capacity {
+	all := []api.ProfileCapacity{
+		{Profile: "T4-1Q", Kind: "mdev", Available: 14, GPUs: []api.GPUCapacity{
+			{GPU: "0000:3b:00.0", Available: 14, Reasons: []string{}},
+			{GPU: "0000:d8:00.0", Available: 0, Reasons: []string{"not managed", "driver 535.1 differs"}},
+		}},
+		{Profile: "T4-16Q", Kind: "mdev", Available: 0, GPUs: []api.GPUCapacity{
+			{GPU: "0000:3b:00.0", Available: 0, Reasons: []string{"T4-1Q is in use there"}},
+		}},
+	}
+	if profile != "" {
+		all = slices.DeleteFunc(all, func(p api.ProfileCapacity) bool { return p.Profile != profile })
+	}
+	return api.Capacity{Profiles: all}
+}
+
+func at(second int) time.Time { return time.Date(2026, 11, 23, 10, 0, second, 0, time.UTC) }

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gpuvirt/api"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// A session is what a person sees of one command line.
+type session struct {
+	args     []string
+	stdin    string
+	terminal bool
+	stdout   string
+	stderr   string
+	code     int
+}
+
+// gpuvirt runs one command line against a daemon at a socket.
+func (s *session) run(ctx context.Context, socket string) {
+	var out, err bytes.Buffer
+	s.code = run(ctx, s.args, streams{
+		in: strings.NewReader(s.stdin), out: &out, err: &err,
+		inTerminal: s.terminal, errTerminal: s.terminal, socket: socket,
+	})
+	s.stdout, s.stderr = out.String(), err.String()
+}
+
+func (s *session) String() string {
+	return fmt.Sprintf("$ gpuvirt %s\n%s-- stderr --\n%s-- exit %d --\n", strings.Join(s.args, " "), s.stdout, s.stderr, s.code)
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("-want +got (if it is right: go test ./cmd/gpuvirt -update)\n%s", diff)
+	}
+}
+
+// Each file holds what the command lines of one noun or verb show.
+func TestGolden(t *testing.T) {
+	tests := map[string][]string{
+		"gpu":        {"gpu list", "gpu list -o wide", "gpu list -o name", "gpu show 0000:3b:00.0", "gpu manage 0000:3b:00.0", "gpu manage 0000:3b:00.0 mbochs -o name", "gpu unmanage 0000:3b:00.0 --dry-run", "gpu label 0000:3b:00.0 class- tier=gold", "gpu show 0000:ff:00.0"},
+		"gpu_json":   {"gpu list -o json"},
+		"gpu_yaml":   {"gpu show 0000:3b:00.0 -o yaml"},
+		"profile":    {"profile list", "profile list --gpu mbochs -o wide", "profile list --gpu 0000:d8:00.0"},
+		"partition":  {"partition list", "partition list -o wide", "partition show " + partUUID, "partition create --profile T4-1Q", "partition create --profile T4-1Q --dry-run", "partition delete " + partUUID},
+		"vm":         {"vm list", "vm list -o wide", "vm show web1", "vm show db1 -o json"},
+		"attach":     {"attach web1-gpu --vm web1 --profile T4-1Q", "attach web1-gpu --vm web1 --profile T4-1Q --no-wait -o name", "attach web1-gpu --vm web1 --profile T4-1Q --dry-run", "attach db1-gpu --vm db1 --profile T4-1Q --hotplug never -o json"},
+		"detach":     {"detach web1-gpu", "detach web1-gpu --no-wait", "detach web1-gpu --dry-run -o json"},
+		"assignment": {"assignment list", "assignment list -o wide", "assignment show web1-gpu", "assignment show db1-gpu"},
+		"operation":  {"operation list", "operation show waiting", "operation wait waiting", "operation wait attach", "operation retry waiting --dry-run"},
+		"capacity":   {"capacity", "capacity -o wide --profile T4-16Q", "capacity -o name", "capacity --profile T4-16Q -o json"},
+		"events":     {"events --timeout 300ms", "events --timeout 300ms -o json"},
+		"health":     {"health", "health --wait -o name", "version -o json", "version"},
+		"usage": {
+			"gpus", "gpu lst", "gpu show", "gpu list -o xml", "attach a", "attach", "gpu list --wait --no-wait", "gpu label g x",
+			"vm list --filter x", "gpu list --timeout -1s", "--nonsense",
+		},
+	}
+	for name, lines := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, socket := startFake(t)
+			var got strings.Builder
+			for _, line := range lines {
+				s := session{args: strings.Fields(line)}
+				s.run(t.Context(), socket)
+				fmt.Fprintln(&got, &s)
+			}
+			golden(t, name, got.String())
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	failed := operations["attach"]
+	failed.Status = "failed"
+	failed.Problem = &api.Problem{Detail: "cannot remove T4-1Q: it is in use", Step: "partition.make", Blockers: []api.Blocker{{Kind: "process", ID: "4711", Name: "qemu"}}}
+	undone := operations["attach"]
+	undone.Status = "undone"
+	undone.Problem = &api.Problem{Detail: "cannot attach to web1: no free slot", Hint: "add a pcie-root-port", Step: "vm.attach"}
+	tests := []struct {
+		name   string
+		answer any
+		code   int
+	}{
+		{"conflict", busy, exitConflict},
+		{"no-capacity", &api.Problem{Status: 507, Detail: "cannot attach: no capacity"}, exitConflict},
+		{"locked", &api.Problem{Status: 423, Detail: "cannot attach: busy", Operation: "o"}, exitConflict},
+		{"stale", &api.Problem{Status: 412, Detail: "cannot attach: changed"}, exitConflict},
+		{"starting", &api.Problem{Status: 503, Detail: "cannot attach: starting"}, exitNotReady},
+		{"unknown", &api.Problem{Status: 422, Detail: "cannot attach: profile is unknown"}, exitFailed},
+		{"failed", failed, exitFailed},
+		{"undone", undone, exitFailed},
+		{"already", assignments[0], exitDone},
+	}
+	var got strings.Builder
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f, socket := startFake(t)
+			f.answers["PUT assignments/web1-gpu"] = tt.answer
+			if op, ok := tt.answer.(api.Operation); ok {
+				f.answers["PUT assignments/web1-gpu"] = accepted{op}
+				f.waits["attach"] = []api.Operation{op}
+			}
+			s := session{args: []string{"attach", "web1-gpu", "--vm", "web1", "--profile", "T4-2Q"}}
+			s.run(t.Context(), socket)
+			fmt.Fprintln(&got, &s)
+			if s.code != tt.code {
+				t.Errorf("exit code %d, not %d: %s", s.code, tt.code, &s)
+			}
+		})
+	}
+	golden(t, "refusals", got.String())
+}
+
+// A dry run of what would be refused says so.
+func TestRefusedPlan(t *testing.T) {
+	f, socket := startFake(t)
+	f.answers["PUT assignments/web1-gpu"] = api.Plan{Summary: "attach", Problem: busy, Blockers: busy.Blockers}
+	s := session{args: []string{"attach", "web1-gpu", "--vm", "web1", "--profile", "T4-2Q", "--dry-run"}}
+	s.run(t.Context(), socket)
+	if s.code != exitConflict || !strings.Contains(s.stderr, "blocker: vm "+webUUID) {
+		t.Error(&s)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	s := session{args: []string{"gpu", "list"}}
+	s.run(t.Context(), filepath.Join(t.TempDir(), "s"))
+	if s.code != exitNotReady || !strings.Contains(s.stderr, "systemctl status gpuvirtd") {
+		t.Error(&s)
+	}
+	s = session{args: []string{"health", "--wait", "--timeout", "100ms"}}
+	s.run(t.Context(), filepath.Join(t.TempDir(), "s"))
+	if s.code != exitNotReady {
+		t.Error(&s)
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	f, socket := startFake(t)
+	running := operations["attach"]
+	running.Status = "running"
+	f.answers["GET operations/attach/wait"] = running
+	s := session{args: []string{"attach", "a", "--vm", "web1", "--profile", "T4-1Q", "--timeout", "150ms"}}
+	s.run(t.Context(), socket)
+	if s.code != exitNotReady || !strings.Contains(s.stderr, "gpuvirt operation wait attach") {
+		t.Error(&s)
+	}
+}
+
+func TestNotReady(t *testing.T) {
+	f, socket := startFake(t)
+	f.answers["GET health/ready"] = api.Health{Status: "not-ready", Reasons: []string{"restoring"}}
+	s := session{args: []string{"health"}}
+	s.run(t.Context(), socket)
+	if s.code != exitNotReady || !strings.Contains(s.stdout, "restoring") {
+		t.Error(&s)
+	}
+}
+
+// A person is asked before something is lost; a script is not held up.
+func TestConfirm(t *testing.T) {
+	tests := []struct {
+		name, line, stdin string
+		terminal, writes  bool
+	}{
+		{name: "no", line: "detach web1-gpu", stdin: "n\n", terminal: true},
+		{name: "nothing", line: "detach web1-gpu", terminal: true},
+		{name: "yes", line: "detach web1-gpu", stdin: "Y\n", terminal: true, writes: true},
+		{name: "flag", line: "detach web1-gpu --yes", terminal: true, writes: true},
+		{name: "script", line: "detach web1-gpu", writes: true},
+		{name: "shut-off", line: "detach db1-gpu", terminal: true, writes: true},
+		{name: "delete", line: "partition delete " + partUUID, stdin: "n\n", terminal: true},
+		{name: "forget", line: "operation forget waiting", stdin: "n\n", terminal: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f, socket := startFake(t)
+			f.answers["GET vms/"+webUUID] = vms[0]
+			f.answers["GET vms/"+vms[1].UUID] = vms[1]
+			s := session{args: strings.Fields(tt.line), stdin: tt.stdin, terminal: tt.terminal}
+			s.run(t.Context(), socket)
+			if got := len(f.requests) > 0; got != tt.writes {
+				t.Errorf("wrote: %v\n%s", f.requests, &s)
+			}
+			if got := s.code == exitDone; got != tt.writes {
+				t.Error(&s)
+			}
+		})
+	}
+}
+
+func TestRequests(t *testing.T) {
+	f, socket := startFake(t)
+	for _, line := range []string{
+		"attach web1-gpu --vm web1 --profile T4-1Q --gpu 0000:3b:00.0 --placement spread --hotplug require --display",
+		"gpu quarantine 0000:3b:00.0", "gpu label 0000:3b:00.0 a=b rack-", "partition create --profile T4-1Q --dry-run",
+	} {
+		s := session{args: strings.Fields(line)}
+		if s.run(t.Context(), socket); s.code != exitDone {
+			t.Error(&s)
+		}
+	}
+	want := []string{
+		`PUT /v1/assignments/web1-gpu {"vm":"web1","profile":"T4-1Q","gpu":"0000:3b:00.0","placement":"spread","hotplug":"require","display":true}`,
+		`PATCH /v1/gpus/0000:3b:00.0 {"quarantined":true}`,
+		`PATCH /v1/gpus/0000:3b:00.0 {"labels":{"a":"b","class":"vdi"}}`,
+		`POST /v1/partitions?dry_run=true {"profile":"T4-1Q"}`,
+	}
+	if !slices.Equal(want[1:], f.requests[len(f.requests)-3:]) || f.requests[0] != want[0] {
+		t.Error(cmp.Diff(want, f.requests))
+	}
+}
+
+func TestBackup(t *testing.T) {
+	f, socket := startFake(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "store.db")
+	backup := func(args ...string) *session {
+		s := &session{args: append([]string{"backup", path}, args...)}
+		s.run(t.Context(), socket)
+		return s
+	}
+	if s := backup(); s.code != exitDone {
+		t.Fatal(s)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("got %v, %v", info, err)
+	}
+	if s := backup(); s.code != exitFailed || !strings.Contains(s.stderr, "--yes") {
+		t.Error(s)
+	}
+	if s := backup("--yes"); s.code != exitDone {
+		t.Error(s)
+	}
+	f.answers["GET backup"] = &api.Problem{Status: 503, Detail: "not now"}
+	if s := backup("--yes"); s.code != exitNotReady {
+		t.Error(s)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || string(data) != "the store" {
+		t.Errorf("got %q, %v", data, err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	_, socket := startFake(t)
+	tests := map[string]string{
+		"__complete gpu show ":                  "0000:3b:00.0\n0000:d8:00.0\nmbochs\n:4\n",
+		"__complete attach x --vm ":             "web1\ndb1\n:4\n",
+		"__complete attach x --profile ":        "T4-1Q\nT4-16Q\n:4\n",
+		"__complete attach x --hotplug ":        "auto\nrequire\nnever\n:4\n",
+		"__complete detach ":                    "web1-gpu\ndb1-gpu\n:4\n",
+		"__complete detach a ":                  ":4\n",
+		"__complete operation wait ":            "attach\ndetach\nmake\nremove\nwaiting\n:4\n",
+		"__complete gpu list -o ":               "table\nwide\njson\nyaml\nname\n:4\n",
+		"__complete --socket /nowhere vm show ": ":1\n",
+	}
+	for line, want := range tests {
+		args := strings.Fields(line)
+		if strings.HasSuffix(line, " ") {
+			args = append(args, "")
+		}
+		s := session{args: args}
+		s.run(t.Context(), socket)
+		if diff := cmp.Diff(want, s.stdout); diff != "" {
+			t.Errorf("%s: %s", line, diff)
+		}
+	}
+	s := session{args: []string{"completion", "bash"}}
+	if s.run(t.Context(), socket); s.code != exitDone || !strings.Contains(s.stdout, "__start_gpuvirt") {
+		t.Error(&s)
+	}
+}
