@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+
+	"gpuvirt/gpu"
+	"gpuvirt/host"
+	"gpuvirt/internal/proc"
+	"gpuvirt/internal/sim"
+	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/uevent"
+	"gpuvirt/inventory"
+	"gpuvirt/mdev"
+	"gpuvirt/vmapi"
+)
+
+// parts are the ways to a host: this one, or a simulated one.
+type parts struct {
+	sysfs   mdev.Sysfs
+	holders inventory.Holders
+	vms     interface {
+		inventory.VMs
+		host.VMs
+	}
+	devices        <-chan string // names of devices that changed
+	hostID, bootID string
+	simulated      bool
+	// run serves the parts until ctx ends; nil: nothing to serve.
+	run   func(ctx context.Context) error
+	close func() error
+}
+
+func (p parts) inventory(log *slog.Logger) *inventory.Inventory {
+	return inventory.New(inventory.Config{
+		Backends: map[gpu.Kind]gpu.Backend{
+			gpu.KindMdev: mdev.New(p.sysfs, mdev.Options{Log: log}),
+		},
+		VMs: p.vms, Holders: p.holders, Devices: p.devices,
+	})
+}
+
+func openParts(ctx context.Context, o options, log *slog.Logger) (parts, error) {
+	if o.sim != "" {
+		return simulated(o.sim)
+	}
+	return real(ctx, o, log)
+}
+
+func simulated(dir string) (parts, error) {
+	h, err := sim.Open(filepath.Clean(dir))
+	if err != nil {
+		return parts{}, err
+	}
+	hostID, err1 := h.HostID()
+	bootID, err2 := h.BootID()
+	if err := errors.Join(err1, err2); err != nil {
+		return parts{}, errors.Join(err, h.Close())
+	}
+	return parts{
+		sysfs: h.Sysfs, holders: h, vms: h.Libvirt, devices: h.Devices(),
+		hostID: hostID, bootID: bootID, simulated: true, close: h.Close,
+	}, nil
+}
+
+func real(ctx context.Context, o options, log *slog.Logger) (_ parts, err error) {
+	var opened []func() error
+	closeAll := func() error {
+		var errs []error
+		for _, c := range slices.Backward(opened) {
+			errs = append(errs, c())
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll())
+		}
+	}()
+	fs, err := sysfs.OpenLogged(sysfs.DefaultRoot, log)
+	if err != nil {
+		return parts{}, err
+	}
+	opened = append(opened, fs.Close)
+	processes, err := proc.Open(proc.DefaultRoot, fs)
+	if err != nil {
+		return parts{}, err
+	}
+	opened = append(opened, processes.Close)
+	hostID, err := proc.HostID(proc.MachineID)
+	if err != nil {
+		return parts{}, err
+	}
+	bootID, err := processes.BootID()
+	if err != nil {
+		return parts{}, err
+	}
+	devices, err := uevent.Devices(ctx)
+	if err != nil {
+		return parts{}, err
+	}
+	vms := vmapi.New(vmapi.Config{URI: o.libvirtURI, Log: log, DetachTimeout: o.detachTimeout})
+	return parts{
+		sysfs: fs, holders: processes, vms: vms, devices: devices,
+		hostID: hostID, bootID: bootID, run: vms.Run, close: closeAll,
+	}, nil
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"gpuvirt/host"
+)
+
+// restore puts back, before libvirt starts its guests, what the store says was
+// made. On a host where gpuvirt has never stored anything there is nothing to do.
+func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
+	if _, err := os.Stat(filepath.Join(o.stateDir, storeFile)); errors.Is(err, fs.ErrNotExist) {
+		log.Info("nothing to restore: there is no store yet", "folder", o.stateDir)
+		return nil
+	}
+	db, err := openStore(ctx, o)
+	if err != nil {
+		return err
+	}
+	records, err := db.PartitionRecords()
+	if err = errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.restoreTimeout)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	p, err := openParts(ctx, o, log)
+	if err != nil {
+		return err
+	}
+	defer func() { cancel(); err = errors.Join(err, p.close()) }()
+
+	// Whatever changes may be the parent that is waited for; many changes at once
+	// are one.
+	changed := make(chan struct{}, 1)
+	work.Go(func() {
+		for {
+			select {
+			case _, ok := <-p.devices:
+				if !ok {
+					return
+				}
+				select {
+				case changed <- struct{}{}:
+				default:
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	done, err := host.Restore(ctx, records, p.inventory(log), changed, log)
+	made := 0
+	for _, d := range done {
+		if d.Made {
+			made++
+		}
+	}
+	log.Info("restore ended", "partitions", len(done), "made", made)
+	return err
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	rest "gpuvirt/daemon"
+	"gpuvirt/host"
+	"gpuvirt/internal/version"
+	"gpuvirt/operation"
+	"gpuvirt/store"
+)
+
+const (
+	storeFile    = "gpuvirt.db"
+	storeTimeout = 5 * time.Second // for another process to let go of the store
+	keepAge      = 30 * 24 * time.Hour
+	keepCount    = 10000
+	pruneEvery   = time.Hour
+)
+
+func openStore(ctx context.Context, o options) (*store.Store, error) {
+	return store.Open(ctx, filepath.Join(o.stateDir, storeFile), store.Options{Timeout: storeTimeout})
+}
+
+// serve is the daemon.
+func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
+	db, err := openStore(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	group, ctx := errgroup.WithContext(ctx)
+	p, err := openParts(ctx, o, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+
+	var h *host.Host
+	engine := operation.New(operation.Config{
+		Store: db, Log: log, Problem: host.Problem, KeepAge: keepAge, KeepCount: keepCount,
+		Changed: func(op operation.Operation) { h.OperationChanged(op) },
+	})
+	h = host.New(host.Config{
+		Store: db, Engine: engine, Inventory: p.inventory(log), VMs: p.vms, Log: log,
+		Now: time.Now, NewUUID: uuid.NewString,
+		HostID: p.hostID, BootID: p.bootID, Simulated: p.simulated,
+		DetachTimeout: o.detachTimeout,
+	})
+	server := rest.New(rest.Config{
+		Host: h, Operations: engine, Log: log, Version: version.String(),
+		SocketPath: o.socket, SocketGroup: o.group,
+	})
+
+	if p.run != nil {
+		group.Go(func() error { return p.run(ctx) })
+	}
+	group.Go(func() error { return h.Run(ctx) })
+	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-server.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		log.Info("gpuvirtd is ready", "version", version.String(), "socket", o.socket, "simulated", p.simulated)
+		return attend(ctx, db, engine, log)
+	})
+	err = group.Wait()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	return err
+}
+
+// attend tells systemd that the daemon is ready and then that it is alive, as
+// long as the store answers; and prunes finished operations now and then.
+func attend(ctx context.Context, db *store.Store, engine *operation.Engine, log *slog.Logger) error {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		return fmt.Errorf("cannot tell systemd: %w", err)
+	}
+	defer func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) }()
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return fmt.Errorf("cannot read systemd's watchdog: %w", err)
+	}
+	var alive <-chan time.Time
+	if every > 0 {
+		tick := time.NewTicker(every / 3)
+		defer tick.Stop()
+		alive = tick.C
+	}
+	prune := time.NewTicker(pruneEvery)
+	defer prune.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-alive:
+			if _, err := db.GPURecords(); err != nil {
+				log.Error("the store does not answer", "err", err)
+				continue
+			}
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		case <-prune.C:
+			if _, err := engine.Prune(); err != nil {
+				log.Warn("cannot prune operations", "err", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,93 @@
+// Package packaging holds what a package installs beside the binaries; here it
+// is checked.
+package packaging
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// systemd itself reads the units. The program they start is not there: it is
+// replaced by one that is.
+func TestUnits(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("there is no systemd-analyze")
+	}
+	dir := t.TempDir()
+	var units []string
+	for _, name := range []string{"gpuvirtd.service", "gpuvirt-restore.service"} {
+		text := regexp.MustCompile(`(?m)^ExecStart=.*$`).ReplaceAllString(read(t, name), "ExecStart=/bin/true")
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		units = append(units, path)
+	}
+	cmd := exec.CommandContext(t.Context(), analyze, append([]string{"verify", "--man=no"}, units...)...)
+	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
+	out, err := cmd.CombinedOutput()
+	// What it says of other units of this machine is not about ours.
+	ours := slices.DeleteFunc(strings.Split(string(out), "\n"), func(line string) bool {
+		return !strings.Contains(line, "gpuvirt")
+	})
+	if err != nil || len(ours) > 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Neither waits for what waits for it, and neither is kept from what it works on.
+func TestUnitRules(t *testing.T) {
+	restore, daemon := read(t, "gpuvirt-restore.service"), read(t, "gpuvirtd.service")
+	for _, unit := range []string{"libvirtd.service", "virtqemud.service"} {
+		if slices.Contains(words(restore, "After"), unit) || !slices.Contains(words(restore, "Before"), unit) {
+			t.Errorf("gpuvirt-restore.service must be before %s", unit)
+		}
+		if !slices.Contains(words(daemon, "After"), unit) {
+			t.Errorf("gpuvirtd.service must be after %s", unit)
+		}
+	}
+	for name, text := range map[string]string{"gpuvirt-restore.service": restore, "gpuvirtd.service": daemon} {
+		if regexp.MustCompile(`(?m)^(Requires|BindsTo|Requisite)=`).MatchString(text) {
+			t.Errorf("%s requires another unit", name)
+		}
+		for _, setting := range []string{
+			"ProtectKernelTunables", "ProtectClock", "PrivateDevices", "DeviceAllow", "DevicePolicy", "ProtectProc", "ProcSubset", "PrivateUsers",
+		} {
+			if words(text, setting) != nil {
+				t.Errorf("%s sets %s", name, setting)
+			}
+		}
+		if words(text, "TimeoutStartSec") == nil && words(text, "Type")[0] == "oneshot" {
+			t.Errorf("%s can hold a boot for ever", name)
+		}
+		if got := words(text, "StateDirectoryMode"); len(got) != 1 || got[0] != "0700" {
+			t.Errorf("%s: StateDirectoryMode=%v", name, got)
+		}
+	}
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("systemd", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// words returns the values of a setting.
+func words(unit, setting string) []string {
+	var out []string
+	for line := range strings.Lines(unit) {
+		if value, found := strings.CutPrefix(line, setting+"="); found {
+			out = append(out, strings.Fields(value)...)
+		}
+	}
+	return out
+}
