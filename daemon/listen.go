@@ -43,6 +43,7 @@ func (s *Server) listen(ctx context.Context) ([]net.Listener, func(), error) {
 			return nil, nil, errors.New("cannot use the sockets passed by systemd: one is not a unix stream socket")
 		}
 	}
+	s.log.Info("using the sockets passed by systemd", "address", passed[0].Addr().String())
 	return passed, closeAll, nil
 }
 
@@ -82,6 +83,7 @@ func (s *Server) listenUnix(ctx context.Context) ([]net.Listener, func(), error)
 		}
 		unlock()
 	}
+	s.log.Info("made the socket", "path", path)
 	return []net.Listener{l}, cleanup, nil
 }
 

@@ -138,7 +138,7 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	close(s.ready)
-	s.log.Info("listening", "address", listeners[0].Addr().String())
+	s.log.Info("listening", "sockets", len(listeners))
 
 	select {
 	case <-ctx.Done():

@@ -122,6 +122,9 @@ func (c *Client) end(r *request, err error) {
 	delete(c.late, r)
 	c.mu.Unlock()
 	if late {
+		if err != nil {
+			err = fault(err, "cannot %s", r.what)
+		}
 		c.log.Warn("libvirt answered after its caller had gone",
 			"call", r.what, "vm", r.vm, "after", time.Since(r.began), "err", err)
 	}

@@ -43,7 +43,7 @@ func (c *Client) Detach(ctx context.Context, vmUUID, alias string, scope gpu.Sco
 		c.log.InfoContext(ctx, "detached a device", "vm", id, "device", alias, "live", true, "config", false)
 	}
 	if scope.Config && has(vm, alias).Config {
-		if err := c.undefine(ctx, id, alias); err != nil {
+		if err := c.undefine(ctx, vm, alias); err != nil {
 			return fault(err, "cannot detach %q from the persistent definition of VM %q", alias, name)
 		}
 		c.log.InfoContext(ctx, "detached a device", "vm", id, "device", alias, "live", false, "config", true)
@@ -64,15 +64,12 @@ func has(vm gpu.VM, alias string) gpu.Scope {
 }
 
 // undefine removes a device from the persistent definition.
-func (c *Client) undefine(ctx context.Context, id, alias string) error {
-	vm, err := c.read(ctx, id, true) // the fallback needs the device of this definition
-	if err != nil {
+func (c *Client) undefine(ctx context.Context, vm gpu.VM, alias string) error {
+	err := c.detach(ctx, vm, alias, gpu.Scope{Config: true})
+	if err != nil && !isCode(err, libvirt.ERR_DEVICE_MISSING) {
 		return err
 	}
-	if err := c.detach(ctx, vm, alias, gpu.Scope{Config: true}); err != nil && !isCode(err, libvirt.ERR_DEVICE_MISSING) {
-		return err
-	}
-	if vm, err = c.read(ctx, id, true); err != nil {
+	if vm, err = c.read(ctx, vm.UUID, true); err != nil {
 		return err
 	}
 	if has(vm, alias).Config {

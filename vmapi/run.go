@@ -49,7 +49,7 @@ func (c *Client) keepConnected(ctx context.Context) {
 				failures = 0
 			}
 		} else if ctx.Err() == nil {
-			c.unreachable(err, failures == 0)
+			c.failed(err, failures == 0)
 		}
 		if ctx.Err() != nil {
 			return
@@ -129,8 +129,8 @@ func (c *Client) serve(ctx context.Context, hv hypervisor, lost chan error) {
 	c.work.Go(hv.Close) // says goodbye to libvirt, which may not listen
 }
 
-// unreachable keeps why there is no connection, and logs it once per outage.
-func (c *Client) unreachable(err error, first bool) {
+// failed keeps why there is no connection, and logs it once per outage.
+func (c *Client) failed(err error, first bool) {
 	down := unreachable(c.cfg.URI, err)
 	c.mu.Lock()
 	c.down = down
