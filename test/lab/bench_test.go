@@ -1,0 +1,18 @@
+//go:build lab && bench
+
+package lab
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// What REST costs over the bare calls, and against the usual tools: make bench.
+func TestRatios(t *testing.T) {
+	ctx := begin(t, 10*time.Minute, "mbochs")
+	_, err := hypervisor.DefineGuest(ctx, "bench", GuestOptions{Start: true})
+	must(t, err)
+	must(t, hypervisor.Put(ctx, filepath.Join(hypervisor.repo, "bin", "labbench"), "/usr/local/bin/labbench", 0o755))
+	t.Logf("ratios of medians, one run:\n%s", run(ctx, t, "labbench -vm bench"))
+}

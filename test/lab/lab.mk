@@ -1,0 +1,23 @@
+##@ Lab
+
+# SUITE=bookworm runs all of it on Debian 12: Linux 6.1, libvirt 9.0.
+SUITE ?= trixie
+export SUITE
+
+.PHONY: lab-deps
+lab-deps: ## Install what the lab needs (only what is missing)
+	@test/lab/deps.sh
+
+.PHONY: lab
+lab: bootstrap lab-deps ## Build the lab's hypervisor image, unless it is there (SUITE=bookworm)
+	@test/lab/build.sh
+
+.PHONY: lab-test
+lab-test: build lab ## Run the scenarios in the lab (LAB_ARGS='-run TestSmoke -v')
+	go test -tags lab,$(TAGS) -count=1 -timeout 20m ./test/lab/... $(LAB_ARGS)
+
+.PHONY: lab-shell
+lab-shell: build lab ## Boot the lab with this tree's daemon and open a shell in it
+	@mkdir -p .cache/lab
+	@go build -tags lab,$(TAGS) -o .cache/lab/shell ./test/lab/shell
+	@.cache/lab/shell

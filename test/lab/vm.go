@@ -1,0 +1,291 @@
+//go:build lab
+
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Limits on what the hypervisor may take: generous, since the machine below
+// may be shared. They bound a failure; nothing waits them out.
+const (
+	bootLimit     = 4 * time.Minute
+	shutdownLimit = 2 * time.Minute
+)
+
+// Options say what Start boots. The zero value is right for tests.
+type Options struct {
+	// Suite is the Debian release of the image: trixie (default) or
+	// bookworm. Default: $SUITE.
+	Suite string
+	// Image is the folder that build.sh made. Default: $LAB_IMAGE, else
+	// .cache/lab/SUITE in the repository.
+	Image string
+	// MemoryMiB of the hypervisor. Default 6144: it is touched only as far
+	// as guests use it.
+	MemoryMiB int
+	// QEMUArgs are added to the command line, for devices that a scenario
+	// of its own machine needs.
+	QEMUArgs []string
+	// SerialLog is where the hypervisor's console goes. Default:
+	// test/lab/out/hypervisor.log.
+	SerialLog string
+}
+
+// VM is a running hypervisor.
+type VM struct {
+	repo      string // root of the working tree
+	suite     string
+	image     string
+	dir       string // sockets and what else lives as long as the VM
+	serialLog string
+	port      int
+	machine   *process
+
+	mu     sync.Mutex // guards master
+	master *process   // ssh's control connection, nil when it has to be made anew
+}
+
+// Start boots a hypervisor and returns when it answers. The caller must Close
+// it; should the calling process die first, the hypervisor dies with it.
+func Start(ctx context.Context, opts Options) (*VM, error) {
+	repo, err := repoRoot()
+	if err != nil {
+		return nil, err
+	}
+	opts.fill(repo)
+	if _, err := os.Stat(filepath.Join(opts.Image, "complete")); err != nil {
+		return nil, fmt.Errorf("cannot use image %q: %w: run test/lab/build.sh", opts.Image, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(opts.SerialLog), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the log's folder: %w", err)
+	}
+	dir, err := runFolder()
+	if err != nil {
+		return nil, err
+	}
+	vm := &VM{repo: repo, suite: opts.Suite, image: opts.Image, dir: dir, serialLog: opts.SerialLog}
+	if err := vm.boot(ctx, opts); err != nil {
+		return nil, errors.Join(err, vm.Close())
+	}
+	return vm, nil
+}
+
+func (o *Options) fill(repo string) {
+	if o.Suite == "" {
+		o.Suite = os.Getenv("SUITE")
+	}
+	if o.Suite == "" {
+		o.Suite = "trixie"
+	}
+	if o.Image == "" {
+		o.Image = os.Getenv("LAB_IMAGE")
+	}
+	if o.Image == "" {
+		cache := os.Getenv("LAB_CACHE")
+		if cache == "" {
+			cache = filepath.Join(repo, ".cache", "lab")
+		}
+		o.Image = filepath.Join(cache, o.Suite)
+	}
+	if o.MemoryMiB == 0 {
+		o.MemoryMiB = 6144
+	}
+	if o.SerialLog == "" {
+		o.SerialLog = filepath.Join(repo, "test", "lab", "out", "hypervisor.log")
+	}
+}
+
+func (vm *VM) boot(ctx context.Context, opts Options) error {
+	var err error
+	if vm.port, err = freePort(); err != nil {
+		return err
+	}
+	// The key is copied: ssh refuses one that others may read, and the cache
+	// may have been copied around.
+	key, err := os.ReadFile(filepath.Join(vm.image, "id_ed25519"))
+	if err != nil {
+		return fmt.Errorf("cannot read the lab's key: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(vm.dir, "key"), key, 0o600); err != nil {
+		return fmt.Errorf("cannot write the lab's key: %w", err)
+	}
+	if err := os.RemoveAll(opts.SerialLog); err != nil {
+		return fmt.Errorf("cannot remove the old console log: %w", err)
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
+		// Software emulation only: a /dev/kvm that does not boot this kernel
+		// is worse than none. EPYC's SVM is emulated too, which is what
+		// makes KVM work inside.
+		"-accel", "tcg,thread=multi",
+		"-machine", "q35,kernel-irqchip=split,hpet=off",
+		"-cpu", "EPYC,-sse4a",
+		"-smp", "2", "-m", fmt.Sprint(opts.MemoryMiB),
+		"-device", "intel-iommu,intremap=on",
+		"-kernel", filepath.Join(vm.image, "vmlinux"),
+		"-initrd", filepath.Join(vm.image, "initrd"),
+		"-append", "root=/dev/vda rw console=ttyS0 intel_iommu=on " +
+			// What only costs time under emulation.
+			"mitigations=off tsc=reliable nowatchdog no_timer_check random.trust_cpu=on init_on_alloc=0 lsm=capability audit=0 " +
+			"cryptomgr.notests initcall_blacklist=jent_mod_init,load_system_certificate_list,init_encrypted " +
+			"loglevel=4 systemd.show_status=error",
+		"-drive", "file=" + filepath.Join(vm.image, "disk.img") + ",format=raw,if=none,id=root,snapshot=on,cache=unsafe",
+		"-device", "virtio-blk-pci,drive=root",
+		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", vm.port),
+		"-device", "virtio-net-pci,netdev=net,romfile=",
+		"-serial", "file:" + opts.SerialLog,
+		"-qmp", "unix:" + vm.path("qmp") + ",server=on,wait=off",
+	}
+	cmd := exec.Command("qemu-system-x86_64", append(args, opts.QEMUArgs...)...)
+	if vm.machine, err = start(cmd); err != nil {
+		return fmt.Errorf("cannot start qemu: %w: test/lab/deps.sh installs it", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	if err := vm.connect(ctx); err != nil {
+		return fmt.Errorf("cannot reach the booting hypervisor: %w (console: %s)", err, opts.SerialLog)
+	}
+	return vm.settle(ctx)
+}
+
+// settle waits until systemd has finished what a boot has to do.
+func (vm *VM) settle(ctx context.Context) error {
+	// It prints "degraded" and fails when some unit failed: scenarios make
+	// units fail, so that is for them to judge.
+	_, err := vm.Run(ctx, "systemctl is-system-running --wait || true")
+	return err
+}
+
+// Close ends the hypervisor and removes what Start made.
+func (vm *VM) Close() error {
+	vm.disconnect()
+	if vm.machine != nil {
+		vm.machine.kill()
+	}
+	return os.RemoveAll(vm.dir)
+}
+
+// Suite is the Debian release that runs in the VM.
+func (vm *VM) Suite() string { return vm.suite }
+
+// Reboot restarts the hypervisor in the orderly way and returns when it
+// answers again.
+func (vm *VM) Reboot(ctx context.Context) error {
+	return vm.restart(ctx, "reboot", func() error {
+		// The connection may break before the command has answered.
+		_, err := vm.Run(ctx, "systemctl reboot")
+		if err != nil && ExitCode(err) < 0 {
+			return err
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, shutdownLimit, errors.New("it does not go down"))
+		defer cancel()
+		return vm.hangUp(ctx)
+	})
+}
+
+// PowerCut resets the hypervisor at once, as if power had failed: what its
+// kernel had not written to the disk is lost, what it had written stays. It
+// returns when the hypervisor answers again.
+func (vm *VM) PowerCut(ctx context.Context) error {
+	return vm.restart(ctx, "cut power", func() error { return vm.QMP(ctx, "system_reset") })
+}
+
+func (vm *VM) restart(ctx context.Context, verb string, do func() error) error {
+	const bootID = "cat /proc/sys/kernel/random/boot_id"
+	before, err := vm.Run(ctx, bootID)
+	if err != nil {
+		return fmt.Errorf("cannot %s: %w", verb, err)
+	}
+	if err := do(); err != nil {
+		return fmt.Errorf("cannot %s: %w (console: %s)", verb, err, vm.serialLog)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("it does not come up"))
+	defer cancel()
+	err = waitFor(ctx, time.Second, func() (bool, error) {
+		vm.disconnect()
+		after, err := vm.Run(ctx, bootID)
+		return err == nil && after != before, err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot reach the hypervisor after a restart: %w (console: %s)", err, vm.serialLog)
+	}
+	return vm.settle(ctx)
+}
+
+func (vm *VM) path(name string) string { return filepath.Join(vm.dir, name) }
+
+// runFolder makes the folder for sockets: not in the repository, whose path
+// may be too long for them. It first removes those of processes that were
+// killed.
+func runFolder() (string, error) {
+	const prefix = "gpuvirt-lab-"
+	old, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range old {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
+		if n, err := strconv.Atoi(pid); err == nil && syscall.Kill(n, 0) == syscall.ESRCH {
+			os.RemoveAll(dir)
+		}
+	}
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", prefix, os.Getpid()))
+	if err != nil {
+		return "", fmt.Errorf("cannot make a run folder: %w", err)
+	}
+	return dir, nil
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("cannot find a free port: %w", err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+func repoRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for at := dir; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(filepath.Join(at, "go.mod")); err == nil {
+			return at, nil
+		}
+		if at == filepath.Dir(at) {
+			return "", fmt.Errorf("cannot find go.mod above %q", dir)
+		}
+	}
+}
+
+// greeted says whether an ssh server answers on the port: QEMU accepts the
+// connection long before there is one.
+func greeted(ctx context.Context, port int, patience time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetReadDeadline(deadline)
+	line, err := bufio.NewReader(io.LimitReader(conn, 256)).ReadString('\n')
+	return strings.HasPrefix(line, "SSH-"), err
+}
