@@ -40,15 +40,14 @@ func TestFullDiskT03(t *testing.T) {
 					}
 				}
 				s.open(operation.Config{Changed: full}, kinds...)
-				s.store.Fail(errDiskFull)
+				s.store.Fail(0, errDiskFull)
 				if _, err := s.engine.Add(t.Context(), p); !errors.Is(err, errDiskFull) {
 					t.Fatalf("Add with a full disk: %v", err)
 				}
-				s.store.Fail(nil)
+				s.store.Fail(1, errDiskFull)
 				if _, err := s.engine.Add(t.Context(), p); err != nil {
 					t.Fatal(err)
 				}
-				s.store.Fail(errDiskFull)
 				s.rest()
 				if diff := cmp.Diff([]string{"a:do"}, s.calls); diff != "" {
 					t.Errorf("calls while the disk is full (-want +got):\n%s", diff)
@@ -62,10 +61,10 @@ func TestFullDiskT03(t *testing.T) {
 				}
 				if test.meanwhile != "" {
 					s.engine.Stop()
-					s.store.Fail(nil)
+					s.store.Fail(0, nil)
 					s.open(operation.Config{}, kinds...)
 				}
-				s.store.Fail(nil)
+				s.store.Fail(0, nil)
 				s.rest()
 				s.engine.Stop()
 				op, err = s.store.Operation("op")
@@ -90,12 +89,12 @@ func TestAbortBeforeResultIsSaved(t *testing.T) {
 		s := newStage(t)
 		p, kinds := s.plan("a b")
 		s.open(operation.Config{}, kinds...)
+		s.store.Fail(1, errDiskFull)
 		if _, err := s.engine.Add(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
-		s.store.Fail(errDiskFull)
 		synctest.Wait() // a is done, its result is not stored
-		s.store.Fail(nil)
+		s.store.Fail(0, nil)
 		if _, err := s.engine.Abort("op"); err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +212,7 @@ func TestStrangeOperations(t *testing.T) {
 		want operation.Status
 	}{
 		{"ready", operation.Operation{Status: operation.Ready, Steps: []operation.Step{{Kind: "a", Status: operation.StepPending}}}, operation.Done},
-		{"ready without steps", operation.Operation{Status: operation.Ready}, operation.Failed},
+		{"ready without steps", operation.Operation{Status: operation.Ready}, operation.Done},
 		{"running, nothing under way", operation.Operation{Status: operation.Running, Steps: []operation.Step{{Kind: "a", Status: operation.StepPending}}}, operation.Undone},
 		{"running, all done", operation.Operation{Status: operation.Running, Steps: []operation.Step{{Kind: "a", Status: operation.StepDone}}}, operation.Failed},
 		{"waiting, unknown", operation.Operation{Status: operation.Waiting, Steps: []operation.Step{{Kind: "z", Status: operation.StepDoing}}}, operation.Failed},

@@ -37,7 +37,8 @@ type outcome struct {
 func (l *live) run(ctx context.Context, resumed bool) {
 	defer l.e.work.Done()
 	if op, _ := l.look(); op.Status == Ready {
-		if _, ok := l.commit(ctx, func(op *Operation) []Row { l.e.proceed(op); return nil }); !ok {
+		op, ok := l.commit(ctx, func(op *Operation) []Row { l.e.proceed(op); return nil })
+		if !ok || op.Final() {
 			return
 		}
 	}

@@ -92,7 +92,11 @@ func open(ctx context.Context, path string, o Options, steps []migration) (_ *St
 	if err != nil {
 		return nil, err
 	}
-	if err := verify(file); err != nil {
+	info, err := file.Stat()
+	if err == nil {
+		err = verify(file, info.Size())
+	}
+	if err != nil {
 		_ = file.Close() // the damage is what matters
 		return nil, &DamagedError{Path: path, Err: err}
 	}

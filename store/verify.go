@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
-	"os"
 )
 
 // bbolt maps its file and follows the page numbers it finds there: in a torn file
@@ -43,19 +42,15 @@ type boltFile struct {
 
 // verify reads a bbolt file through: its newest valid meta page, and every page
 // that is reachable from there.
-func verify(f *os.File) error {
-	info, err := f.Stat()
+func verify(r io.ReaderAt, size int64) error {
+	m, err := newestMeta(r)
 	if err != nil {
 		return err
 	}
-	m, err := newestMeta(f)
-	if err != nil {
-		return err
-	}
-	if size := uint64(info.Size()); m.pages > size/m.pageSize {
+	if m.pages > uint64(size)/m.pageSize {
 		return fmt.Errorf("the file is cut short: it has %d bytes of %d", size, m.pages*m.pageSize)
 	}
-	b := &boltFile{r: f, pageSize: m.pageSize, pages: m.pages, seen: make([]bool, m.pages)}
+	b := &boltFile{r: r, pageSize: m.pageSize, pages: m.pages, seen: make([]bool, m.pages)}
 	b.seen[0], b.seen[1] = true, true
 	if err := b.tree(m.root, nil, 0); err != nil {
 		return err

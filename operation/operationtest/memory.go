@@ -19,6 +19,7 @@ type Memory struct {
 	keys   map[string]string // key to operation id
 	rows   map[string]json.RawMessage
 	writes int
+	room   int // writes before fail
 	fail   error
 }
 
@@ -27,11 +28,21 @@ func NewMemory() *Memory {
 	return &Memory{ops: map[string][]byte{}, keys: map[string]string{}, rows: map[string]json.RawMessage{}}
 }
 
-// Fail has every write from now on return err, as a full disk would; nil ends it.
-func (m *Memory) Fail(err error) {
+// Fail has every write but the next few return err, as a disk that is about to be
+// full would; a nil err ends it.
+func (m *Memory) Fail(few int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.fail = err
+	m.room, m.fail = few, err
+}
+
+// full returns the error of a write that finds no room. The caller holds mu.
+func (m *Memory) full() error {
+	if m.fail != nil && m.room <= 0 {
+		return m.fail
+	}
+	m.room--
+	return nil
 }
 
 // Writes returns how many writes took effect.
@@ -91,11 +102,11 @@ func (m *Memory) free(op operation.Operation) error {
 }
 
 func (m *Memory) write(op operation.Operation, rows []operation.Row) error {
-	if m.fail != nil {
-		return m.fail
-	}
 	data, err := json.Marshal(op)
 	if err != nil {
+		return err
+	}
+	if err := m.full(); err != nil {
 		return err
 	}
 	m.writes++
@@ -153,13 +164,13 @@ func (m *Memory) Operations() ([]operation.Operation, error) {
 func (m *Memory) DeleteOperations(ids []string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fail != nil {
-		return m.fail
-	}
 	for _, id := range ids {
 		if op, err := m.read(id); err == nil && op.Holds() {
 			return fmt.Errorf("operation %q holds keys", id)
 		}
+	}
+	if err := m.full(); err != nil {
+		return err
 	}
 	m.writes++
 	for _, id := range ids {
