@@ -82,7 +82,8 @@ func statusOf(code gpu.Code) int {
 	case gpu.CodeNotFound, gpu.CodeVMNotFound:
 		return http.StatusNotFound
 	case gpu.CodeConflict, gpu.CodeGPUBusy, gpu.CodeGPUUnmanaged, gpu.CodeForeignDevice, gpu.CodeVMRunning,
-		gpu.CodeDrift, gpu.CodeNeedsReset, gpu.CodeNeedsReboot, gpu.CodeDriverMismatch:
+		gpu.CodeDrift, gpu.CodeNeedsReset, gpu.CodeNeedsReboot, gpu.CodeDriverMismatch,
+		gpu.CodeAborted:
 		return http.StatusConflict
 	case gpu.CodeStale:
 		return http.StatusPreconditionFailed
@@ -147,6 +148,8 @@ func titleOf(code gpu.Code) string {
 		return "Device does not answer"
 	case gpu.CodeNoCapacity:
 		return "No capacity"
+	case gpu.CodeAborted:
+		return "Aborted"
 	case gpu.CodeInternal:
 		return "Internal error"
 	}

@@ -32,6 +32,7 @@ const (
 	CodeStale               Code = "stale"
 	CodeUnavailable         Code = "unavailable"
 	CodeStuck               Code = "stuck"
+	CodeAborted             Code = "aborted"  // of an operation that a person stopped
 	CodeInternal            Code = "internal" // a defect of ours
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"gpuvirt/gpu"
 	"gpuvirt/operation"
 
 	"go.etcd.io/bbolt"
@@ -159,12 +160,33 @@ func (s *Store) operations(bucket string) ([]operation.Operation, error) {
 	return ops, nil
 }
 
-// DeleteOperations removes operations from the record. One that holds keys refuses
-// them all; ids that are not there are fine.
+// forgetKeys deletes the idempotency records that lead to operations that are gone:
+// a request repeated under such a key is a new one.
+func forgetKeys(tx *bbolt.Tx, gone map[string]bool) error {
+	var rows []operation.Row
+	err := tx.Bucket([]byte(gpu.RecordIdempotency)).ForEach(func(key, value []byte) error {
+		r, err := decode[gpu.IdempotencyRecord](value, false)
+		if err != nil {
+			return fmt.Errorf("idempotency key %q: %w", key, err)
+		}
+		if gone[r.Operation] {
+			rows = append(rows, operation.Delete(gpu.RecordIdempotency, r.Key))
+		}
+		return nil
+	})
+	if err == nil {
+		_, err = apply(tx, rows)
+	}
+	return err
+}
+
+// DeleteOperations removes operations from the record, and the idempotency keys
+// that led to them. One that holds keys refuses them all; ids that are not there
+// are fine.
 func (s *Store) DeleteOperations(ids []string) error {
 	err := s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(operationBucket))
-		changed := false
+		gone := map[string]bool{}
 		for _, id := range ids {
 			switch op, err := getOperation(tx, id); {
 			case errors.Is(err, operation.ErrNotFound):
@@ -177,12 +199,12 @@ func (s *Store) DeleteOperations(ids []string) error {
 			if err := b.Delete([]byte(id)); err != nil {
 				return err
 			}
-			changed = true
+			gone[id] = true
 		}
-		if !changed {
+		if len(gone) == 0 {
 			return errNoChange
 		}
-		return nil
+		return forgetKeys(tx, gone)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot delete operations: %w", err)

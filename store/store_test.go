@@ -324,8 +324,16 @@ func TestOperations(t *testing.T) {
 	if err := s.DeleteOperations([]string{"op0"}); err != nil || s.Writes() != writes {
 		t.Errorf("deleting nothing: %v, %d writes", err, s.Writes()-writes)
 	}
+	for key, op := range map[string]string{"k1": "op1", "k2": "op2"} {
+		if err := s.Apply(operation.Put(gpu.RecordIdempotency, key, gpu.IdempotencyRecord{Key: key, Operation: op})); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := s.DeleteOperations([]string{"op1", "op0"}); err != nil {
 		t.Fatal(err)
+	}
+	if keys, err := s.IdempotencyRecords(); err != nil || len(keys) != 1 || keys[0].Key != "k2" {
+		t.Errorf("keys of operations that are gone must go, others stay: %+v, %v", keys, err)
 	}
 	if ops, err := s.Operations(); err != nil || len(ops) != 1 {
 		t.Errorf("operations: %+v, %v", ops, err)

@@ -32,11 +32,13 @@ key=$(cd "$here" && {
 } | sha256sum | cut -c1-16)
 out=$cache/$suite-$key
 
-if [ -e "$out/complete" ]; then
+use_cached() {
+	[ -e "$out/complete" ] || return 0
 	ln -sfn "$suite-$key" "$cache/$suite"
 	echo "lab: $suite image is up to date: $out"
 	exit 0
-fi
+}
+use_cached
 if [ "$(id -u)" != 0 ]; then
 	echo "lab: cannot build the image: run as root" >&2
 	exit 1
@@ -46,6 +48,7 @@ mkdir -p "$cache"
 # Two builds at once would fight for the disk and for the same folder.
 exec 9>"$cache/lock"
 flock 9
+use_cached # by the one that we waited for
 
 began=$SECONDS
 work=$cache/build-$suite
@@ -54,7 +57,7 @@ mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 say() { echo "lab: [$((SECONDS - began)) s] $*"; }
 
-say "building the $suite image; logs in $cache/*.log"
+say "building the $suite image, some three minutes; logs in $cache/*.log"
 # The modules need a compiler, the image must not have one: two roots, made
 # at the same time.
 "$here/build-modules.sh" "$suite" "$mirror" "$series" "$work/modules" >"$cache/modules-$suite.log" 2>&1 &
@@ -75,10 +78,12 @@ say "kernel modules built"
 "$here/pack.sh" "$work"
 say "disk packed"
 
-# Older generations of this suite go, so that they do not pile up.
-find "$cache" -mindepth 1 -maxdepth 1 -type d -name "$suite-*" -exec rm -rf {} +
+rm -rf "$out"
 mkdir "$out"
 mv "$work"/{disk.img,vmlinux,initrd,id_ed25519,packages} "$out/"
 touch "$out/complete"
 ln -sfn "$suite-$key" "$cache/$suite"
+# Older generations of this suite go, so that they do not pile up. A lab that
+# runs from one holds its files open.
+find "$cache" -mindepth 1 -maxdepth 1 -type d -name "$suite-*" ! -name "$suite-$key" -exec rm -rf {} +
 say "done: $out ($(du -sh "$out" | cut -f1))"

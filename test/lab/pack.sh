@@ -112,6 +112,16 @@ modules_for mtty mdpy mbochs kvm_amd vfio_iommu_type1 vfio_pci nvme button evdev
 	done
 chroot "$root" depmod "$release"
 
+# Rules for devices that this board does not have are tried all the same.
+mkdir -p "$root/etc/udev/rules.d"
+for name in 50-firmware 55-dm 60-autosuspend 60-cdrom_id 60-dmi-id 60-drm 60-evdev 60-fido-id 60-infiniband \
+	60-input-id 60-persistent-alsa 60-persistent-input 60-persistent-storage-dm 60-persistent-storage-mtd \
+	60-persistent-storage-tape 60-persistent-storage 60-persistent-v4l 60-sensor 60-serial 64-btrfs 70-camera \
+	70-joystick 70-memory 70-mouse 70-power-switch 70-touchpad 70-uaccess 71-seat 73-seat-late 73-special-net-names \
+	75-net-description 75-probe_mtd 78-sound-card 80-debian-compat 81-net-dhcp 90-iocost 95-dm-notify; do
+	ln -s /dev/null "$root/etc/udev/rules.d/$name.rules"
+done
+
 # Generators are a process each, at every boot and daemon-reload.
 mkdir -p "$root/etc/systemd/system-generators"
 for name in "$root"/usr/lib/systemd/system-generators/*; do
@@ -134,6 +144,9 @@ chroot "$root" systemctl -q mask \
 	systemd-machine-id-commit.service keyboard-setup.service console-setup.service \
 	networking.service libvirt-guests.service \
 	modprobe@drm.service modprobe@efi_pstore.service modprobe@configfs.service modprobe@fuse.service \
+	systemd-logind.service systemd-ask-password-console.path systemd-ask-password-wall.path \
+	systemd-creds.socket systemd-importd.socket systemd-initctl.socket systemd-sysext.socket \
+	sys-kernel-tracing.mount dev-mqueue.mount run-lock.mount systemd-tmpfiles-clean.timer \
 	sys-kernel-config.mount sys-fs-fuse-connections.mount systemd-pstore.service \
 	systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-hostnamed.socket \
 	systemd-udev-load-credentials.service systemd-random-seed.service sshd-keygen.service
