@@ -9,10 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"gpuvirt/operation"
 	"gpuvirt/operation/operationtest"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // Two engines on one store, as two daemons would be: of all who want a key at the

@@ -11,10 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"gpuvirt/operation"
 	"gpuvirt/operation/operationtest"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // A stage is an engine whose steps behave as a line of setup says, and what they

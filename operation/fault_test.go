@@ -11,10 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"gpuvirt/operation"
 	"gpuvirt/operation/operationtest"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 var errDiskFull = errors.New("no space left on device")

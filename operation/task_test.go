@@ -10,10 +10,10 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
+
 	"gpuvirt/operation"
 	"gpuvirt/operation/operationtest"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // perform runs one operation of one step to its end and returns it as stored.

@@ -6,9 +6,9 @@ import (
 	"maps"
 	"slices"
 
-	"gpuvirt/operation"
-
 	"go.etcd.io/bbolt"
+
+	"gpuvirt/operation"
 )
 
 // Check reads every record and compares the indexes and keys with what the records

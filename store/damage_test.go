@@ -12,11 +12,11 @@ import (
 	"syscall"
 	"testing"
 
-	"gpuvirt/gpu"
-	"gpuvirt/operation"
-
 	"go.etcd.io/bbolt"
 	"pgregory.net/rapid"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
 )
 
 // sample makes a store of many pages, with free ones and a bucket of several

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"go.etcd.io/bbolt"
+
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
-
-	"go.etcd.io/bbolt"
 )
 
 // AddOperation writes an operation, its keys and rows in one transaction. Where a

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"fmt"
 
-	"gpuvirt/gpu"
-
 	"go.etcd.io/bbolt"
+
+	"gpuvirt/gpu"
 )
 
 // GPURecords returns the records of all GPUs, sorted by id.

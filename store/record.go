@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 
+	"go.etcd.io/bbolt"
+
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
-
-	"go.etcd.io/bbolt"
 )
 
 // An entry is what an index has for a record.

@@ -8,9 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"gpuvirt/gpu"
-
 	"go.etcd.io/bbolt"
+
+	"gpuvirt/gpu"
 )
 
 // Buckets that are no kind of record.

@@ -11,11 +11,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"gpuvirt/gpu"
-	"gpuvirt/operation"
-
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
 )
 
 // rename is a migration that gives every assignment's VM another name, as a real

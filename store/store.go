@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Options are how a store is opened.
@@ -196,7 +197,7 @@ func unsynced(err error) bool {
 // view runs a read transaction.
 func (s *Store) view(read func(*bbolt.Tx) error) error {
 	err := s.db.View(read)
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return fmt.Errorf("cannot read store %q: %w", s.path, err)
 	}
 	return err

@@ -12,11 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"gpuvirt/gpu"
-	"gpuvirt/operation"
-
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
 )
 
 // openTest opens the store at path until the test ends.
@@ -354,10 +355,10 @@ func TestReopen(t *testing.T) {
 	if err := errors.Join(s.Apply(assignment("web1", "vm1")), s.AddOperation(op, nil), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Apply(assignment("web2", "vm1")); !errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if err := s.Apply(assignment("web2", "vm1")); !errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		t.Errorf("write after close: %v", err)
 	}
-	if _, err := s.Operations(); !errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if _, err := s.Operations(); !errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		t.Errorf("read after close: %v", err)
 	}
 	s = openTest(t, path)

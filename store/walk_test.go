@@ -5,12 +5,12 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
 	"gpuvirt/operation/operationtest"
-
-	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 )
 
 // subject is the store as the walk of package operationtest wants it.

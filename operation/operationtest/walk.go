@@ -8,9 +8,9 @@ import (
 	"strconv"
 	"testing"
 
-	"gpuvirt/operation"
-
 	"pgregory.net/rapid"
+
+	"gpuvirt/operation"
 )
 
 // A Store is a store that is open.

@@ -47,7 +47,7 @@ type way struct {
 	do, undo func() error
 }
 
-func run(ctx context.Context, vm string, rounds int) error {
+func run(ctx context.Context, vm string, rounds int) (err error) {
 	rest := client.New(client.Options{})
 	fs, err := sysfs.Open("/sys")
 	if err != nil {
@@ -69,7 +69,7 @@ func run(ctx context.Context, vm string, rounds int) error {
 	if err := b.make(b.fixed); err != nil {
 		return err
 	}
-	defer b.remove(b.fixed)
+	defer func() { err = errors.Join(err, b.remove(b.fixed)) }()
 	if err := os.WriteFile(xmlFile, []byte(b.hostdev()), 0o600); err != nil {
 		return err
 	}
