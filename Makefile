@@ -25,7 +25,7 @@ endif
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 TAGS    := libvirt_dlopen
 LDFLAGS := -X gpuvirt/internal/version.version=$(VERSION)
-GOBUILD  = go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)'
+GOBUILD  = go build -trimpath -ldflags '$(LDFLAGS)' -tags $(TAGS)
 
 GOLANGCI_VERSION := $(shell sed -n 's|.*github.com/golangci/golangci-lint/v2 \(v[^ ]*\).*|\1|p' tools/go.mod)
 GOLANGCI := $(CURDIR)/.cache/bin/golangci-lint-$(GOLANGCI_VERSION)
@@ -72,8 +72,9 @@ cover: bootstrap ## Measure how much the tests cover
 	go tool cover -func=.cache/cover.out | tail -n 1
 
 .PHONY: bench
-bench: bootstrap ## Run the benchmarks
-	CGO_ENABLED=1 go test -tags $(TAGS) -run '^$$' -bench . -benchmem $(TESTFLAGS) $(or $(PKG),./...)
+bench: build lab ## Compare REST with the bare calls and the usual tools, in the lab: ratios in one run
+	CGO_ENABLED=1 $(GOBUILD),lab -o bin/labbench ./test/lab/bench
+	go test -tags $(TAGS),lab,bench -count=1 -timeout 20m -v -run '^TestRatios$$' ./test/lab
 
 .PHONY: demo
 demo: build ## Give a VM of a simulated host a partition, and take it back (KEEP=1: stay)
