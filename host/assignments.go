@@ -297,7 +297,7 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 	if err != nil {
 		return operation.Plan{}, err
 	}
-	part, err := h.record(rec.Partition)
+	part, err := h.cfg.Store.PartitionRecord(rec.Partition)
 	if err != nil {
 		return operation.Plan{}, err
 	}

@@ -24,6 +24,7 @@ import (
 type Store interface {
 	GPURecords() ([]gpu.GPURecord, error)
 	PartitionRecords() ([]gpu.PartitionRecord, error)
+	PartitionRecord(id string) (gpu.PartitionRecord, error)
 	AssignmentRecords() ([]gpu.AssignmentRecord, error)
 	AssignmentRecord(name string) (gpu.AssignmentRecord, error)
 	IdempotencyRecord(key string) (gpu.IdempotencyRecord, error)

@@ -274,7 +274,7 @@ func (h *Host) planDeletePartition(ctx context.Context, id string) (operation.Pl
 	if err := inUse(p); err != nil {
 		return operation.Plan{}, err
 	}
-	r, err := h.record(id)
+	r, err := h.cfg.Store.PartitionRecord(id)
 	if err != nil {
 		return operation.Plan{}, err
 	}
@@ -283,19 +283,6 @@ func (h *Host) planDeletePartition(ctx context.Context, id string) (operation.Pl
 		Keys:  []string{"gpu/" + string(p.GPU), "partition/" + id},
 		Steps: []operation.PlanStep{removeStep(r)},
 	}, nil
-}
-
-func (h *Host) record(id string) (gpu.PartitionRecord, error) {
-	records, err := h.cfg.Store.PartitionRecords()
-	if err != nil {
-		return gpu.PartitionRecord{}, err
-	}
-	for _, r := range records {
-		if r.ID == id {
-			return r, nil
-		}
-	}
-	return gpu.PartitionRecord{}, gpu.Errorf(gpu.CodeNotFound, "cannot find partition %q in the store", id)
 }
 
 // inUse refuses where somebody holds a partition, or where that is not known.

@@ -39,7 +39,7 @@ type scopeNote struct {
 // run again after a crash, and every undo copes with a do that never happened.
 func (h *Host) register(e *operation.Engine) {
 	e.Handle(stepMake, operation.Handler{Do: h.doMake, Undo: h.undoMake})
-	e.Handle(stepRemove, operation.Handler{Do: h.doRemove, Undo: h.undoRemove})
+	e.Handle(stepRemove, operation.Handler{Do: h.doRemove, Undo: h.doMake})
 	e.Handle(stepAttach, operation.Handler{Do: h.doAttach, Undo: h.undoAttach})
 	e.Handle(stepDetach, operation.Handler{Do: h.doDetach, Undo: h.undoDetach})
 }
@@ -53,6 +53,8 @@ func patient(err error) error {
 	return err
 }
 
+// doMake makes a partition; as the undo of partition.remove it makes it again, under
+// the same identity.
 func (h *Host) doMake(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
 	var r gpu.PartitionRecord
 	if err := t.Args(&r); err != nil {
@@ -129,19 +131,6 @@ func (h *Host) doRemove(ctx context.Context, t *operation.Task) ([]operation.Row
 		rows = append(rows, operation.Delete(gpu.RecordAssignment, r.Assignment))
 	}
 	return rows, nil
-}
-
-// undoRemove makes the partition again, under the same identity.
-func (h *Host) undoRemove(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var r gpu.PartitionRecord
-	if err := t.Args(&r); err != nil {
-		return nil, err
-	}
-	made, err := h.makePartition(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return []operation.Row{operation.Put(gpu.RecordPartition, r.ID, made)}, nil
 }
 
 // scope is where a VM, as it is now, should have the device.
