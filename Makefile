@@ -63,6 +63,7 @@ clean: ## Remove what was built (the caches under .cache stay)
 
 .PHONY: test
 test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS=-v)
+	@hack/bootstrap libvirt0 systemd
 	CGO_ENABLED=1 go test -race -timeout 3m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
 
 .PHONY: cover

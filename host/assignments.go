@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"gpuvirt/gpu"
+	"gpuvirt/inventory"
 	"gpuvirt/operation"
 )
 
@@ -102,15 +103,20 @@ func observe(r gpu.AssignmentRecord, s sight, op *operation.Operation) gpu.Assig
 		a.State = state
 		a.Conditions = append(a.Conditions, gpu.Condition{Type: t, Status: true, Reason: reason, Message: fmt.Sprintf(format, args...)})
 	}
+	var handle gpu.Handle
 	switch i := slices.IndexFunc(s.parts, func(p gpu.Partition) bool { return p.ID == r.Partition }); {
 	case s.partErr != nil:
 		bad(gpu.AssignmentUnknown, gpu.Unknown, "PartitionUnknown", "%v", s.partErr)
 	case i < 0 || s.parts[i].State == gpu.PartitionMissing:
 		bad(gpu.AssignmentDrifted, gpu.Drifted, "PartitionMissing", "its partition %s is not there", r.Partition)
 	default:
+		handle = s.parts[i].Handle
 		for _, c := range s.parts[i].Conditions {
-			if c.Status && c.Type == gpu.Drifted {
+			switch {
+			case c.Status && c.Type == gpu.Drifted:
 				bad(gpu.AssignmentDrifted, gpu.Drifted, "Partition"+c.Reason, "%s", c.Message)
+			case c.Status && c.Type == gpu.Unknown:
+				bad(gpu.AssignmentUnknown, gpu.Unknown, "Partition"+c.Reason, "%s", c.Message)
 			}
 		}
 	}
@@ -122,7 +128,11 @@ func observe(r gpu.AssignmentRecord, s sight, op *operation.Operation) gpu.Assig
 	default:
 		vm := s.vms[i]
 		a.VMName = vm.Name
-		dev, _ := vm.Hostdev(gpu.Alias(r.Partition))
+		dev, has := vm.Hostdev(gpu.Alias(r.Partition))
+		if has && handle != (gpu.Handle{}) && !inventory.Same(dev.Handle, handle) {
+			bad(gpu.AssignmentDrifted, gpu.Drifted, "OtherDevice", "vm %s has another device under our alias %s", vm.Name, dev.Alias)
+			break
+		}
 		a.Live, a.Config = dev.Live, dev.Config
 		switch {
 		case vm.Persistent && !dev.Config:
@@ -198,12 +208,13 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 			return attachPlan{stored: &old}, nil
 		}
 		if held {
-			if op.Kind != kindAttach || op.Final() {
+			if op.Kind != kindAttach || op.Final() || op.Status == operation.Undoing || op.Abort {
 				return attachPlan{}, &operation.ConflictError{Key: key, Holder: op.ID, Summary: op.Summary}
 			}
 			return attachPlan{stored: &old, running: &op}, nil
 		}
-		// Its operation failed and was forgotten: carried out again, as a new wish.
+		return attachPlan{}, gpu.Errorf(gpu.CodeConflict, "cannot put assignment %q: the operation that should carry it out was given up, and may have left something", name).
+			WithBlockers(gpu.Blocker{Kind: "partition", ID: old.Partition}).WithHint("delete it first: gpuvirt detach %s", name)
 	case gpu.CodeOf(err) != gpu.CodeNotFound:
 		return attachPlan{}, err
 	}
@@ -276,7 +287,7 @@ func (h *Host) PutAssignment(ctx context.Context, actor, name string, w gpu.Wish
 		return a, plan.running, err
 	}
 	plan.op.Actor = actor
-	op, err := h.cfg.Engine.Add(ctx, plan.op)
+	op, err := h.add(ctx, plan.op)
 	if err != nil {
 		return gpu.Assignment{}, nil, err
 	}
@@ -313,7 +324,7 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 		Keys: []string{"assignment/" + name, "gpu/" + string(rec.GPU), "vm/" + rec.Wish.VM},
 		Steps: []operation.PlanStep{
 			{Kind: stepDetach, Summary: "detach it from vm " + vmName, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, part)}},
-			removeStep(part),
+			removeStep(part, &rec),
 		},
 	}, nil
 }
@@ -327,7 +338,7 @@ func (h *Host) DeleteAssignment(ctx context.Context, actor, name string) (operat
 		return operation.Operation{}, err
 	}
 	n.Actor = actor
-	return h.cfg.Engine.Add(ctx, n)
+	return h.add(ctx, n)
 }
 
 // PlanDeleteAssignment is the dry run of DeleteAssignment.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
@@ -73,12 +74,8 @@ func sameCard(recorded, now gpu.Identity) bool {
 }
 
 func describe(id gpu.Identity) string {
-	for _, s := range []string{id.UUID, id.Serial} {
-		if s != "" {
-			return fmt.Sprintf("%s, %s", id.Model, s)
-		}
-	}
-	return id.Model
+	parts := slices.DeleteFunc([]string{id.Model, id.Subsystem, id.Serial, id.UUID}, func(s string) bool { return s == "" })
+	return strings.Join(parts, ", ")
 }
 
 func absent(r gpu.GPURecord) gpu.GPU {
@@ -116,11 +113,19 @@ func (h *Host) PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUP
 	if err != nil {
 		return gpu.GPU{}, gpu.Plan{}, err
 	}
-	want := gpu.GPURecord{ID: id, Managed: g.Managed, Quarantined: g.Quarantined, Labels: g.Labels, Identity: g.Identity}
-	old := want
+	records, err := h.cfg.Store.GPURecords()
+	if err != nil {
+		return gpu.GPU{}, gpu.Plan{}, err
+	}
+	old, known := recordOf(id, records)
+	if !known {
+		old = gpu.GPURecord{ID: id, Identity: g.Identity}
+	}
+	want := old
 	var sums []gpu.PlanStep
 	if p.Managed != nil && (*p.Managed != g.Managed || *p.Managed && drifted(g)) {
-		want.Managed = *p.Managed
+		// Only who asks for management says that this is the card that is meant.
+		want.Managed, want.Identity = *p.Managed, g.Identity
 		what := "put " + string(id) + " under management"
 		if !want.Managed {
 			what = "take " + string(id) + " out of management"

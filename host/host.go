@@ -52,6 +52,7 @@ type Config struct {
 	Simulated bool
 	// DetachTimeout is how long a guest may take to let a device go; default 30 s.
 	DetachTimeout time.Duration
+	Patience      Patience // zero: DefaultPatience
 }
 
 // Host carries out the use cases.
@@ -70,6 +71,9 @@ type Host struct {
 // New returns a Host and registers its steps with the engine.
 func New(cfg Config) *Host {
 	cfg.DetachTimeout = cmp.Or(cfg.DetachTimeout, 30*time.Second)
+	if cfg.Patience == (Patience{}) {
+		cfg.Patience = DefaultPatience()
+	}
 	h := &Host{cfg: cfg, hub: newHub(cfg.Now), dirty: make(chan struct{}, 1)}
 	h.setState(gpu.HostStarting)
 	h.register(cfg.Engine)

@@ -34,11 +34,13 @@ type lab struct {
 	store  *store.Store
 	inv    *inventory.Inventory
 	stop   func()
+
+	vanishWait, writeTimeout time.Duration
 }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: t.TempDir()}
+	l := &lab{t: t, dir: t.TempDir(), vanishWait: -1, writeTimeout: 300 * time.Millisecond}
 	machine, err := sim.Open(filepath.Join(l.dir, "sim"))
 	if err != nil {
 		t.Fatal(err)
@@ -59,9 +61,12 @@ func (l *lab) start() {
 	}
 	log := slog.New(slog.DiscardHandler)
 	l.store = db
+	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, l.inv, p) }
 	l.inv = inventory.New(inventory.Config{
-		Backends: map[gpu.Kind]gpu.Backend{gpu.KindMdev: mdev.New(l.sim.Sysfs, mdev.Options{VanishWait: -1, WriteTimeout: 300 * time.Millisecond})},
-		VMs:      l.sim.Libvirt, Holders: l.sim, Devices: l.sim.Devices(),
+		Backends: map[gpu.Kind]gpu.Backend{gpu.KindMdev: mdev.New(l.sim.Sysfs, mdev.Options{
+			VanishWait: l.vanishWait, WriteTimeout: l.writeTimeout, Unused: unused,
+		})},
+		VMs: l.sim.Libvirt, Holders: l.sim, Devices: l.sim.Devices(),
 	})
 	var h *host.Host
 	l.engine = operation.New(operation.Config{
@@ -72,6 +77,9 @@ func (l *lab) start() {
 		Store: db, Engine: l.engine, Inventory: l.inv, VMs: l.sim.Libvirt, Log: log,
 		Now: time.Now, NewUUID: uuid.NewString, HostID: "host", BootID: "boot",
 		DetachTimeout: 300 * time.Millisecond,
+		Patience: host.Patience{
+			Pause: 5 * time.Millisecond, Unavailable: 3 * time.Second, Stuck: 3 * time.Second, Busy: 2 * time.Second,
+		},
 	})
 	l.Host = h
 	ctx, cancel := context.WithCancel(context.Background())

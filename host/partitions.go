@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"gpuvirt/gpu"
+	"gpuvirt/inventory"
 	"gpuvirt/operation"
 )
 
@@ -47,7 +48,7 @@ func (h *Host) Partitions(ctx context.Context) ([]gpu.Partition, error) {
 	}
 	vms, vmErr := h.cfg.Inventory.VMs(ctx)
 	for i := range out {
-		h.addHolders(ctx, &out[i], vms, vmErr)
+		out[i] = h.withHolders(ctx, out[i], vms, vmErr)
 	}
 	return out, nil
 }
@@ -63,11 +64,10 @@ func (h *Host) partitions(ctx context.Context) ([]gpu.Partition, error) {
 		return nil, err
 	}
 	present := map[string]gpu.Partition{}
+	seen := map[gpu.ID]look{}
 	for _, g := range gpus {
 		ps, err := h.cfg.Inventory.Partitions(ctx, g)
-		if err != nil {
-			return nil, err
-		}
+		seen[g.ID] = look{identity: g.Identity, err: err}
 		for _, p := range ps {
 			p.Origin, p.State = gpu.OriginForeign, gpu.PartitionMade
 			present[p.ID] = p
@@ -77,7 +77,7 @@ func (h *Host) partitions(ctx context.Context) ([]gpu.Partition, error) {
 	if err != nil {
 		return nil, err
 	}
-	reconcile(present, before, after)
+	reconcile(present, before, after, seen)
 	out := make([]gpu.Partition, 0, len(present))
 	for _, p := range present {
 		out = append(out, p)
@@ -86,10 +86,16 @@ func (h *Host) partitions(ctx context.Context) ([]gpu.Partition, error) {
 	return out, nil
 }
 
+// look is what came of looking at a GPU.
+type look struct {
+	identity gpu.Identity
+	err      error // why its partitions are not known
+}
+
 // reconcile compares what is present with the records from just before and just
 // after it was read: an operation may have made or removed a partition in between,
 // and that must show neither as foreign nor as missing.
-func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRecord) {
+func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRecord, seen map[gpu.ID]look) {
 	was := map[string]gpu.PartitionRecord{}
 	for _, r := range before {
 		was[r.ID] = r
@@ -100,7 +106,17 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 			p = r.Partition()
 		}
 		p.Origin, p.State, p.Assignment, p.Created = gpu.OriginManaged, r.State, r.Assignment, r.Created
+		on, looked := seen[r.GPU]
 		switch {
+		case looked && on.err != nil: // one sick GPU hides nothing of the others
+			p.Conditions = append(p.Conditions, gpu.Condition{
+				Type: gpu.Unknown, Status: true, Reason: "GPUUnknown", Message: on.err.Error(),
+			})
+		case looked && !sameCard(r.Identity, on.identity):
+			p.Conditions = append(p.Conditions, gpu.Condition{
+				Type: gpu.Drifted, Status: true, Reason: "OtherCard",
+				Message: fmt.Sprintf("it was asked for on another card (%s) than is there now (%s)", describe(r.Identity), describe(on.identity)),
+			})
 		case !there && r.State == gpu.PartitionMade && was[r.ID].State == gpu.PartitionMade:
 			p.State = gpu.PartitionMissing
 			p.Conditions = append(p.Conditions, gpu.Condition{
@@ -121,14 +137,31 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 	}
 }
 
-func (h *Host) addHolders(ctx context.Context, p *gpu.Partition, vms []gpu.VM, vmErr error) {
-	holders, err := h.cfg.Inventory.Holders(ctx, *p, vms)
+// withHolders adds who uses a partition, or that this is not known.
+func (h *Host) withHolders(ctx context.Context, p gpu.Partition, vms []gpu.VM, vmErr error) gpu.Partition {
+	return withHolders(ctx, h.cfg.Inventory, p, vms, vmErr)
+}
+
+func withHolders(ctx context.Context, inv *inventory.Inventory, p gpu.Partition, vms []gpu.VM, vmErr error) gpu.Partition {
+	holders, err := inv.Holders(ctx, p, vms)
 	p.Holders = holders
 	if err = errors.Join(vmErr, err); err != nil {
 		p.Conditions = append(p.Conditions, gpu.Condition{
 			Type: gpu.Unknown, Status: true, Reason: "HoldersUnknown", Message: "who uses it is not known: " + err.Error(),
 		})
 	}
+	return p
+}
+
+// Unused makes sure that nobody uses a partition: no VM has it in any definition,
+// no process holds its file. What is not known counts as used. It is the last
+// question before a backend removes something.
+func Unused(ctx context.Context, inv *inventory.Inventory, p gpu.Partition) error {
+	vms, err := inv.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	return inUse(withHolders(ctx, inv, p, vms, nil))
 }
 
 // Partition returns one partition, or CodeNotFound.
@@ -138,8 +171,7 @@ func (h *Host) Partition(ctx context.Context, id string) (gpu.Partition, error) 
 		return gpu.Partition{}, err
 	}
 	vms, vmErr := h.cfg.Inventory.VMs(ctx)
-	h.addHolders(ctx, &p, vms, vmErr)
-	return p, nil
+	return h.withHolders(ctx, p, vms, vmErr), nil
 }
 
 func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) {
@@ -168,13 +200,13 @@ func (h *Host) newRecord(g gpu.GPU, p gpu.Profile, assignment string) gpu.Partit
 
 func makeStep(r gpu.PartitionRecord) operation.PlanStep {
 	return operation.PlanStep{
-		Kind: stepMake, Summary: fmt.Sprintf("make %s on %s", r.Profile, r.GPU), Args: r,
+		Kind: stepMake, Summary: fmt.Sprintf("make %s on %s", r.Profile, r.GPU), Args: makeArgs{Partition: r},
 	}
 }
 
-func removeStep(r gpu.PartitionRecord) operation.PlanStep {
+func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanStep {
 	return operation.PlanStep{
-		Kind: stepRemove, Summary: fmt.Sprintf("remove %s from %s", r.Profile, r.GPU), Args: r,
+		Kind: stepRemove, Summary: fmt.Sprintf("remove %s from %s", r.Profile, r.GPU), Args: makeArgs{Partition: r, Assignment: a},
 	}
 }
 
@@ -223,7 +255,7 @@ func (h *Host) CreatePartition(ctx context.Context, actor string, w gpu.Partitio
 			Key: idem.Key, Request: idem.Request, Operation: n.ID, Created: h.cfg.Now().UTC(),
 		}))
 	}
-	return h.cfg.Engine.Add(ctx, n)
+	return h.add(ctx, n)
 }
 
 // PlanPartition is the dry run of CreatePartition.
@@ -267,7 +299,11 @@ func (h *Host) planDeletePartition(ctx context.Context, id string) (operation.Pl
 		return operation.Plan{}, gpu.Errorf(gpu.CodeForeignDevice, "cannot delete partition %q: gpuvirt did not make it", id).
 			WithHint("whoever made it must remove it")
 	}
-	if p.Assignment != "" {
+	owned, err := h.owned(p)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	if owned {
 		return operation.Plan{}, gpu.Errorf(gpu.CodeConflict, "cannot delete partition %q: it belongs to assignment %q", id, p.Assignment).
 			WithBlockers(gpu.Blocker{Kind: "assignment", ID: p.Assignment}).WithHint("delete the assignment: gpuvirt detach %s", p.Assignment)
 	}
@@ -281,8 +317,21 @@ func (h *Host) planDeletePartition(ctx context.Context, id string) (operation.Pl
 	return operation.Plan{
 		Kind: "partition.delete", Summary: fmt.Sprintf("delete partition %s (%s on %s)", id, p.Profile, p.GPU),
 		Keys:  []string{"gpu/" + string(p.GPU), "partition/" + id},
-		Steps: []operation.PlanStep{removeStep(r)},
+		Steps: []operation.PlanStep{removeStep(r, nil)},
 	}, nil
+}
+
+// owned reports whether the assignment that a partition was made for is still there
+// and still means this partition.
+func (h *Host) owned(p gpu.Partition) (bool, error) {
+	if p.Assignment == "" {
+		return false, nil
+	}
+	a, err := h.cfg.Store.AssignmentRecord(p.Assignment)
+	if gpu.CodeOf(err) == gpu.CodeNotFound {
+		return false, nil
+	}
+	return a.Partition == p.ID, err
 }
 
 // inUse refuses where somebody holds a partition, or where that is not known.
@@ -311,11 +360,20 @@ func (h *Host) DeletePartition(ctx context.Context, actor, id string) (operation
 		return operation.Operation{}, err
 	}
 	n.Actor = actor
-	return h.cfg.Engine.Add(ctx, n)
+	return h.add(ctx, n)
 }
 
 // PlanDeletePartition is the dry run of DeletePartition.
 func (h *Host) PlanDeletePartition(ctx context.Context, id string) (gpu.Plan, error) {
 	n, err := h.planDeletePartition(ctx, id)
 	return h.plan(n, err)
+}
+
+// add hands a plan to the engine. Where that cannot store it, nothing has begun.
+func (h *Host) add(ctx context.Context, p operation.Plan) (operation.Operation, error) {
+	op, err := h.cfg.Engine.Add(ctx, p)
+	if _, held := errors.AsType[*operation.ConflictError](err); err == nil || held {
+		return op, err
+	}
+	return op, gpu.Errorf(gpu.CodeUnavailable, "%w", err)
 }

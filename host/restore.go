@@ -16,6 +16,8 @@ type Restored struct {
 	Record gpu.PartitionRecord
 	Made   bool  // it was missing and is there again
 	Err    error // why it is not there
+
+	settled bool // it is there: what happens to it later is not ours to judge
 }
 
 // Restore puts back, before libvirt starts its guests, every partition that the
@@ -59,13 +61,14 @@ func restoreAll(ctx context.Context, done []Restored, inv *inventory.Inventory, 
 	waiting := false
 	for i := range done {
 		d := &done[i]
-		if d.Made || (d.Err == nil && presentNow(ctx, d.Record, inv)) {
+		if d.settled = d.settled || presentNow(ctx, d.Record, inv); d.settled {
+			d.Err = nil
 			continue
 		}
 		d.Err = restoreOne(ctx, d.Record, inv)
 		switch code := gpu.CodeOf(d.Err); {
 		case d.Err == nil:
-			d.Made = true
+			d.Made, d.settled = true, true
 			log.Info("partition restored", "partition", d.Record.ID, "gpu", d.Record.GPU, "profile", d.Record.Profile)
 		case code == gpu.CodeNotFound || code == gpu.CodeUnavailable || code == gpu.CodeProfileUnknown:
 			waiting = true // absent just after boot is not gone

@@ -94,7 +94,6 @@ func TestRestoreWaitsForItsParent(t *testing.T) {
 // Another card at the same address is not given the first one's partitions (T12).
 func TestRestoreRefusesAnotherCard(t *testing.T) {
 	l := newLab(t)
-	const t4 = gpu.ID("0000:08:00.0")
 	l.manage(t4)
 	l.attach("gfx", gpu.Wish{VM: "db1", Profile: "T4-1Q"})
 	if err := l.sim.Reboot(); err != nil {
@@ -109,22 +108,4 @@ func TestRestoreRefusesAnotherCard(t *testing.T) {
 	if got := l.mdevs(); len(got) != 0 {
 		t.Errorf("mdevs %q", got)
 	}
-}
-
-// A write that hangs marks the GPU stuck; the others go on (T44).
-func TestStuckGPU(t *testing.T) {
-	l := newLab(t)
-	const t4 = gpu.ID("0000:08:00.0")
-	l.manage(card, t4)
-	if err := l.sim.Inject(sim.Fault{Path: createPath, Op: "write", Hang: true}); err != nil {
-		t.Fatal(err)
-	}
-	op := l.finish(l.CreatePartition(t.Context(), "test", gpu.PartitionWish{Profile: size}, gpu.Idempotency{}))
-	if op.Status == operation.Done || op.Problem == nil || op.Problem.Code != string(gpu.CodeStuck) {
-		t.Fatalf("operation %s, problem %+v", op.Status, op.Problem)
-	}
-	if info := l.Info(t.Context()); info.State != gpu.HostDegraded {
-		t.Errorf("info %+v", info)
-	}
-	l.attach("gfx", gpu.Wish{VM: "web1", Profile: "T4-1Q"})
 }

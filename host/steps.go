@@ -20,61 +20,107 @@ const (
 	stepDetach = "vm.detach"
 )
 
-// retryAfter is how long a step waits before it asks a libvirt again that did not
-// answer. Nothing is given up meanwhile: unknown is not free.
-const retryAfter = 2 * time.Second
-
-// attachArgs are the arguments of vm.attach and vm.detach.
-type attachArgs struct {
-	Assignment gpu.AssignmentRecord `json:"assignment"`
-	Hostdev    gpu.Hostdev          `json:"hostdev"`
+// Patience says how long a step tries again where that may help. When it ends, a Do
+// fails and is undone, and an undo fails and keeps its keys for a person.
+type Patience struct {
+	Pause       time.Duration // between two tries
+	Unavailable time.Duration // for libvirt, or a GPU that is not there yet
+	Stuck       time.Duration // for a GPU that does not answer
+	// Busy is for a holder that may be about to let go: QEMU closes a device's file
+	// a moment after the guest has given the device back.
+	Busy time.Duration
 }
 
-// scopeNote is what vm.detach wrote down for its undo: where the device was.
-type scopeNote struct {
-	Scope gpu.Scope `json:"scope"`
+// DefaultPatience is right for a host.
+func DefaultPatience() Patience {
+	return Patience{Pause: 2 * time.Second, Unavailable: 10 * time.Minute, Stuck: 2 * time.Minute, Busy: 20 * time.Second}
+}
+
+// makeArgs are the arguments of partition.make and partition.remove.
+type makeArgs struct {
+	Partition gpu.PartitionRecord `json:"partition"`
+	// Assignment is the one that goes with the partition when it is removed, and
+	// comes back with it if the removal is undone.
+	Assignment *gpu.AssignmentRecord `json:"assignment,omitempty"`
 }
 
 // register gives the engine the hands for each step. Every one of them may be
 // run again after a crash, and every undo copes with a do that never happened.
 func (h *Host) register(e *operation.Engine) {
 	e.Handle(stepMake, operation.Handler{Do: h.doMake, Undo: h.undoMake})
-	e.Handle(stepRemove, operation.Handler{Do: h.doRemove, Undo: h.doMake})
+	e.Handle(stepRemove, operation.Handler{Do: h.doRemove, Undo: h.undoRemove})
 	e.Handle(stepAttach, operation.Handler{Do: h.doAttach, Undo: h.undoAttach})
 	e.Handle(stepDetach, operation.Handler{Do: h.doDetach, Undo: h.undoDetach})
 }
 
-// patient turns "libvirt does not answer" into another try: the step waits instead
-// of failing, and a person may abort the operation. Other errors stay what they are.
-func patient(err error) error {
-	if err != nil && gpu.CodeOf(err) == gpu.CodeUnavailable {
-		return &operation.RetryError{After: retryAfter, Err: err}
+// patient turns an error that may pass by itself into another try, for as long as
+// the step has patience; a Do may be aborted meanwhile. Where patience has ended
+// the error is what it was.
+func (h *Host) patient(t *operation.Task, err error) error {
+	var limit time.Duration
+	switch gpu.CodeOf(err) { //nolint:exhaustive // the others do not pass by themselves
+	case gpu.CodeUnavailable:
+		limit = h.cfg.Patience.Unavailable
+	case gpu.CodeStuck:
+		limit = h.cfg.Patience.Stuck
+	case gpu.CodeGPUBusy, gpu.CodeBusy:
+		limit = h.cfg.Patience.Busy
 	}
-	return err
+	// A step is saved when it begins, and not again before it ends.
+	if err == nil || h.cfg.Now().Sub(t.Operation().Updated) >= limit {
+		return err
+	}
+	return &operation.RetryError{After: h.cfg.Patience.Pause, Err: err}
 }
 
-// doMake makes a partition; as the undo of partition.remove it makes it again, under
-// the same identity.
+// unclean has the engine undo a step that failed: what it left is found out there.
+func unclean(err error) error {
+	if _, again := errors.AsType[*operation.RetryError](err); err == nil || again {
+		return err
+	}
+	return &operation.UncleanError{Err: err}
+}
+
 func (h *Host) doMake(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var r gpu.PartitionRecord
-	if err := t.Args(&r); err != nil {
-		return nil, err
+	var a makeArgs
+	if err := t.Args(&a); err != nil {
+		return nil, unclean(err)
 	}
-	made, err := h.makePartition(ctx, r)
+	made, err := h.makePartition(ctx, a.Partition)
+	if gpu.CodeOf(err) == gpu.CodeUnavailable && t.Resumed() {
+		err = h.patient(t, err) // a GPU that is not there just after boot is not gone
+	}
 	if err != nil {
-		return nil, err
+		return nil, unclean(err)
 	}
-	return []operation.Row{operation.Put(gpu.RecordPartition, r.ID, made)}, nil
+	return []operation.Row{operation.Put(gpu.RecordPartition, made.ID, made)}, nil
 }
 
 // makePartition makes what a record describes, or finds it made, and returns the
-// record as it is then.
+// record as it is then. It touches only the card that was meant.
 func (h *Host) makePartition(ctx context.Context, r gpu.PartitionRecord) (gpu.PartitionRecord, error) {
+	g, err := h.GPU(ctx, r.GPU)
+	if err != nil {
+		return r, err
+	}
+	if !g.Managed {
+		return r, gpu.Errorf(gpu.CodeGPUUnmanaged, "cannot make %q on gpu %q: it is not under management", r.Profile, r.GPU)
+	}
+	if !sameCard(r.Identity, g.Identity) {
+		return r, otherCard(r, g)
+	}
+	for _, c := range g.Conditions {
+		if c.Status && c.Type == gpu.Unknown {
+			return r, gpu.Errorf(gpu.CodeUnavailable, "cannot make %q on gpu %q: %s", r.Profile, r.GPU, c.Message)
+		}
+	}
 	b, err := h.cfg.Inventory.Backend(r.Kind)
 	if err != nil {
 		return r, err
 	}
-	p, err := b.Make(ctx, r.Partition())
+	// The kernel is not to be left in the middle of a write because somebody aborts:
+	// the backend has its own deadline.
+	p, err := b.Make(context.WithoutCancel(ctx), r.Partition())
 	if err != nil {
 		return r, err
 	}
@@ -82,170 +128,108 @@ func (h *Host) makePartition(ctx context.Context, r gpu.PartitionRecord) (gpu.Pa
 	return r, nil
 }
 
+func otherCard(r gpu.PartitionRecord, g gpu.GPU) error {
+	return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was when partition %q was asked for", describe(g.Identity), describe(r.Identity), r.ID)
+}
+
 func (h *Host) undoMake(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var r gpu.PartitionRecord
-	if err := t.Args(&r); err != nil {
+	var a makeArgs
+	if err := t.Args(&a); err != nil {
 		return nil, err
 	}
-	return nil, h.removePartition(ctx, r)
+	return nil, h.patient(t, h.removePartition(ctx, a.Partition))
 }
 
 // removePartition removes a partition of ours after making sure that no VM has
 // it and no process holds it. What is not known counts as in use.
 func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error {
+	g, err := h.GPU(ctx, r.GPU)
+	if err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
+		return err
+	}
+	for _, c := range g.Conditions {
+		if c.Status && c.Type == gpu.Stuck { // what a hung write will have done is not known
+			return gpu.Errorf(gpu.CodeStuck, "cannot remove partition %q: %s", r.ID, c.Message)
+		}
+	}
+	p, err := h.find(ctx, r)
+	if err != nil || p == nil {
+		return err
+	}
+	vms, err := h.cfg.Inventory.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	if err := inUse(h.withHolders(ctx, *p, vms, nil)); err != nil {
+		return err
+	}
 	b, err := h.cfg.Inventory.Backend(r.Kind)
 	if err != nil {
 		return err
 	}
-	there, err := b.Partitions(ctx, r.GPU)
-	if err != nil {
-		return err
-	}
-	for _, p := range there {
-		if p.ID != r.ID {
-			continue
-		}
-		vms, err := h.cfg.Inventory.VMs(ctx)
-		if err != nil {
-			return patient(err)
-		}
-		h.addHolders(ctx, &p, vms, nil)
-		if err := inUse(p); err != nil {
-			return patient(err)
-		}
-		return b.Remove(ctx, p)
-	}
-	return nil
+	return b.Remove(context.WithoutCancel(ctx), *p)
 }
 
+// find returns the partition of a record as the kernel has it, or nil where it is
+// nowhere. A GPU that cannot be looked at is an error; one that is not there at all
+// has no partitions, and then no other GPU may have this one either.
+func (h *Host) find(ctx context.Context, r gpu.PartitionRecord) (*gpu.Partition, error) {
+	gpus, err := h.cfg.Inventory.GPUs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range gpus {
+		ps, err := h.cfg.Inventory.Partitions(ctx, g)
+		if err != nil && g.ID == r.GPU {
+			return nil, err
+		}
+		for _, p := range ps {
+			if p.ID == r.ID {
+				return &p, nil
+			}
+		}
+	}
+	return nil, nil //nolint:nilnil // nowhere is an answer, not a failure
+}
+
+// doRemove removes a partition. From the moment the kernel may have been told,
+// there is no way back: a device that is on its way out is not given to a VM again.
 func (h *Host) doRemove(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var r gpu.PartitionRecord
-	if err := t.Args(&r); err != nil {
+	var a makeArgs
+	if err := t.Args(&a); err != nil {
 		return nil, err
 	}
-	if err := h.removePartition(ctx, r); err != nil {
+	if err := h.removePartition(ctx, a.Partition); err != nil {
+		err = h.patient(t, err)
+		switch gpu.CodeOf(err) { //nolint:exhaustive // with any other nothing was begun
+		case gpu.CodeStuck, gpu.CodeUnavailable:
+			if _, again := errors.AsType[*operation.RetryError](err); !again {
+				return nil, &operation.WaitError{Reason: err.Error()}
+			}
+		}
 		return nil, err
 	}
-	rows := []operation.Row{operation.Delete(gpu.RecordPartition, r.ID)}
-	if r.Assignment != "" {
-		rows = append(rows, operation.Delete(gpu.RecordAssignment, r.Assignment))
+	rows := []operation.Row{operation.Delete(gpu.RecordPartition, a.Partition.ID)}
+	if a.Assignment != nil {
+		rows = append(rows, operation.Delete(gpu.RecordAssignment, a.Assignment.Name))
 	}
 	return rows, nil
 }
 
-// scope is where a VM, as it is now, should have the device.
-func scope(vm gpu.VM, w gpu.Wish) gpu.Scope {
-	return gpu.Scope{Live: vm.State.Active() && w.Hotplug != gpu.HotplugNever, Config: vm.Persistent}
-}
-
-func (h *Host) doAttach(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var a attachArgs
+// undoRemove makes the partition again under the same identity, and brings its
+// records back.
+func (h *Host) undoRemove(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
+	var a makeArgs
 	if err := t.Args(&a); err != nil {
 		return nil, err
 	}
-	vm, err := h.cfg.Inventory.VM(ctx, a.Assignment.Wish.VM)
+	made, err := h.makePartition(ctx, a.Partition)
 	if err != nil {
-		return nil, patient(err)
+		return nil, h.patient(t, err)
 	}
-	s := scope(vm, a.Assignment.Wish)
-	if err := h.cfg.VMs.Attach(ctx, vm.UUID, a.Hostdev, s); err != nil {
-		if gpu.CodeOf(err) == gpu.CodeUnavailable {
-			return nil, patient(err) // not known what is: found out by trying again
-		}
-		return nil, errors.Join(err, h.detach(context.WithoutCancel(ctx), a))
+	rows := []operation.Row{operation.Put(gpu.RecordPartition, made.ID, made)}
+	if a.Assignment != nil {
+		rows = append(rows, operation.Put(gpu.RecordAssignment, a.Assignment.Name, *a.Assignment))
 	}
-	rec := a.Assignment
-	rec.Bound = true
-	h.hub.emit("assignment.attached", rec.Name, map[string]string{"vm": vm.UUID, "partition": rec.Partition})
-	return []operation.Row{operation.Put(gpu.RecordAssignment, rec.Name, rec)}, nil
-}
-
-func (h *Host) undoAttach(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var a attachArgs
-	if err := t.Args(&a); err != nil {
-		return nil, err
-	}
-	return nil, patient(h.detach(ctx, a))
-}
-
-// detach takes the device from wherever the VM has it. A VM that is gone, or
-// never had it, is fine.
-func (h *Host) detach(ctx context.Context, a attachArgs) error {
-	vm, err := h.cfg.Inventory.VM(ctx, a.Assignment.Wish.VM)
-	if gpu.CodeOf(err) == gpu.CodeVMNotFound {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	dev, has := vm.Hostdev(a.Hostdev.Alias)
-	if !has {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.DetachTimeout)
-	defer cancel()
-	return h.cfg.VMs.Detach(ctx, vm.UUID, a.Hostdev.Alias, gpu.Scope{Live: dev.Live, Config: dev.Config})
-}
-
-func (h *Host) doDetach(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var a attachArgs
-	if err := t.Args(&a); err != nil {
-		return nil, err
-	}
-	if err := h.noteScope(ctx, t, a); err != nil {
-		return nil, patient(err)
-	}
-	if err := h.detach(ctx, a); err != nil {
-		if gpu.CodeOf(err) == gpu.CodeUnavailable {
-			return nil, patient(err)
-		}
-		_, undo := h.undoDetach(context.WithoutCancel(ctx), t)
-		return nil, errors.Join(err, undo)
-	}
-	h.hub.emit("assignment.detached", a.Assignment.Name, map[string]string{"vm": a.Assignment.Wish.VM, "partition": a.Assignment.Partition})
-	return nil, nil
-}
-
-// noteScope writes down where the device is before it is taken away, once: after
-// a crash half of it may be gone, and the undo needs to know how it was.
-func (h *Host) noteScope(ctx context.Context, t *operation.Task, a attachArgs) error {
-	var n scopeNote
-	if noted, err := t.Note(&n); err != nil || noted {
-		return err
-	}
-	vm, err := h.cfg.Inventory.VM(ctx, a.Assignment.Wish.VM)
-	if gpu.CodeOf(err) == gpu.CodeVMNotFound {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	dev, _ := vm.Hostdev(a.Hostdev.Alias)
-	n.Scope = gpu.Scope{Live: dev.Live, Config: dev.Config}
-	return t.SaveNote(n)
-}
-
-// undoDetach puts the device back where it was, as far as the VM is still there
-// and in a state to take it.
-func (h *Host) undoDetach(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var a attachArgs
-	if err := t.Args(&a); err != nil {
-		return nil, err
-	}
-	var n scopeNote
-	if noted, err := t.Note(&n); err != nil || !noted {
-		return nil, err
-	}
-	vm, err := h.cfg.Inventory.VM(ctx, a.Assignment.Wish.VM)
-	if gpu.CodeOf(err) == gpu.CodeVMNotFound {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, patient(err)
-	}
-	s := gpu.Scope{Live: n.Scope.Live && vm.State.Active(), Config: n.Scope.Config && vm.Persistent}
-	if !s.Live && !s.Config {
-		return nil, nil
-	}
-	return nil, patient(h.cfg.VMs.Attach(ctx, vm.UUID, a.Hostdev, s))
+	return rows, nil
 }

@@ -54,6 +54,9 @@ type Options struct {
 	// before it is told to: some do after the VM stops, and telling them at the same
 	// time leaks. Default 10 s, as long as others wait; negative: not at all.
 	VanishWait time.Duration
+	// Unused is asked immediately before a device is removed; its error keeps the
+	// device, and is the answer. Default: whoever calls Remove has made sure.
+	Unused func(ctx context.Context, p gpu.Partition) error
 }
 
 // Backend makes mdevs. It is a gpu.Backend.

@@ -55,7 +55,27 @@ func (b *Backend) remove(ctx context.Context, want gpu.Partition) error {
 		return err
 	}
 	defer give()
+	// Somebody may have taken it while this waited.
+	if err := b.unused(ctx, want.GPU, d); err != nil {
+		return err
+	}
 	return b.destroy(ctx, want.GPU, uuid)
+}
+
+// unused asks whether a device may go; one that has gone may.
+func (b *Backend) unused(ctx context.Context, id gpu.ID, d device) error {
+	if b.opts.Unused == nil {
+		return nil
+	}
+	devices, err := b.Partitions(ctx, id)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(devices, func(p gpu.Partition) bool { return p.ID == d.uuid })
+	if i < 0 {
+		return nil
+	}
+	return b.opts.Unused(ctx, devices[i])
 }
 
 // meant refuses a device that has our UUID but is not what we made. A type that

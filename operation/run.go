@@ -152,6 +152,9 @@ func (c *call) result(ctx context.Context) (out outcome, again, ok bool) {
 	if wait, isWait := errors.AsType[*WaitError](err); isWait {
 		return outcome{end: waits, err: wait}, false, true
 	}
+	if unclean, is := errors.AsType[*UncleanError](err); is {
+		return outcome{end: brokenOff, err: unclean.Err}, false, true
+	}
 	retry, isRetry := errors.AsType[*RetryError](err)
 	if !isRetry {
 		return outcome{end: failed, err: err}, false, true
@@ -228,6 +231,9 @@ func (e *Engine) advance(op *Operation, out outcome) []Row {
 		e.blame(op, step.Kind, out.err)
 		return e.goBack(op)
 	default: // broken off: goBack finds the step still doing and undoes it, too
+		if !errors.Is(out.err, ErrAborted) {
+			e.blame(op, step.Kind, out.err)
+		}
 		return e.goBack(op)
 	}
 }

@@ -24,9 +24,10 @@ const (
 // Do may be called again where it was broken off: by a crash, by the end of the
 // daemon, after a WaitError or a RetryError. So it is idempotent, and writes down
 // with SaveNote what its undo needs before it changes anything. A Do that returns
-// any other error has cleaned up after itself: it is not undone. When its context
-// ends it should return soon, cleaned up, with an error; if it returns nil all the
-// same, it counts as done. A step that does not live up to this leaks.
+// any other error has cleaned up after itself: it is not undone. One that cannot
+// be sure of that returns an UncleanError, and is undone like a step that is done.
+// When its context ends it should return soon; if it returns nil all the same, it
+// counts as done. A step that does not live up to this leaks.
 //
 // Undo must cope with a Do that never happened or only half: it is called for a
 // step that was aborted after a crash, or while it waited. It may be called again,
@@ -47,6 +48,15 @@ var ErrAborted = errors.New("aborted on request")
 type WaitError struct{ Reason string }
 
 func (e *WaitError) Error() string { return e.Reason }
+
+// An UncleanError is returned by a Do that failed and may have left something
+// behind: its own Undo is called first.
+type UncleanError struct{ Err error }
+
+func (e *UncleanError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the failure.
+func (e *UncleanError) Unwrap() error { return e.Err }
 
 // A RetryError is returned by a handler that wants to be called again after a
 // while. It holds the operation up, but is no failure.

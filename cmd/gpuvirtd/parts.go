@@ -35,12 +35,15 @@ type parts struct {
 }
 
 func (p parts) inventory(log *slog.Logger) *inventory.Inventory {
-	return inventory.New(inventory.Config{
+	var inv *inventory.Inventory
+	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, inv, p) }
+	inv = inventory.New(inventory.Config{
 		Backends: map[gpu.Kind]gpu.Backend{
-			gpu.KindMdev: mdev.New(p.sysfs, mdev.Options{Log: log}),
+			gpu.KindMdev: mdev.New(p.sysfs, mdev.Options{Log: log, Unused: unused}),
 		},
 		VMs: p.vms, Holders: p.holders, Devices: p.devices,
 	})
+	return inv
 }
 
 func openParts(ctx context.Context, o options, log *slog.Logger) (parts, error) {

@@ -23,8 +23,10 @@ func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	// Held to the end: no daemon is to work on what is being restored.
+	defer func() { err = errors.Join(err, db.Close()) }()
 	records, err := db.PartitionRecords()
-	if err = errors.Join(err, db.Close()); err != nil {
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.restoreTimeout)

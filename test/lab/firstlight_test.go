@@ -24,7 +24,8 @@ func begin(t *testing.T, limit time.Duration, gpus ...string) context.Context {
 	return beginWith(t, limit, 256, gpus...)
 }
 
-// beginWith also says how many MB all mbochs devices share.
+// beginWith also says how many MB all mbochs devices share: the driver's
+// parameter for it is called count.
 func beginWith(t *testing.T, limit time.Duration, mbytes int, gpus ...string) context.Context {
 	t.Helper()
 	ctx := Scenario(t, hypervisor, limit)
@@ -33,7 +34,7 @@ func beginWith(t *testing.T, limit time.Duration, mbytes int, gpus ...string) co
 		deployed = true
 	}
 	must(t, hypervisor.Reset(ctx))
-	run(ctx, t, fmt.Sprintf("[ $(cat /sys/module/mbochs/parameters/max_mbytes) = %[1]d ] || { modprobe -r mbochs && modprobe mbochs max_mbytes=%[1]d; }", mbytes))
+	run(ctx, t, fmt.Sprintf("[ $(cat /sys/module/mbochs/parameters/count) = %[1]d ] || { modprobe -r mbochs && modprobe mbochs count=%[1]d; }", mbytes))
 	run(ctx, t, "mdevctl start -u "+foreign+" -p mbochs -t mbochs-small")
 	before := foreignFacts(ctx, t)
 	manage(ctx, t, gpus...)

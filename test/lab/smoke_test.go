@@ -13,6 +13,7 @@ import (
 func TestSmoke(t *testing.T) {
 	vm := hypervisor
 	ctx := Scenario(t, vm, 6*time.Minute)
+	must(t, vm.Reset(ctx))
 	const mdev = "6e1a5a2e-0d3c-4d8b-9a55-8c1f6c0b7a01"
 	clock := time.Now()
 	lap := func(what string) {
