@@ -78,6 +78,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
+		q.drain()
 		res = s.problemResponse(q, err)
 	}
 	s.write(rec, q, res)

@@ -133,7 +133,6 @@ func (q *request) readBody() error {
 		return err
 	}
 	if q.ContentLength > maxBody {
-		q.writer.Header().Set("Connection", "close") // not worth reading
 		return bodyTooLarge()
 	}
 	q.setReadDeadline(readTimeout)
@@ -150,6 +149,23 @@ func (q *request) readBody() error {
 	}
 	q.body = body
 	return nil
+}
+
+// drain takes in what a refused request still sends: a client whose connection is
+// closed while it writes never learns why. Who sends more than is reasonable, or
+// waits to be asked for the body, is cut off.
+func (q *request) drain() {
+	if q.Body == nil || q.Body == http.NoBody {
+		return
+	}
+	if q.Header.Get("Expect") == "" && q.ContentLength <= maxDrain {
+		q.setReadDeadline(readTimeout)
+		defer q.setReadDeadline(0)
+		if _, err := io.CopyN(io.Discard, q.Body, maxDrain); errors.Is(err, io.EOF) {
+			return
+		}
+	}
+	q.writer.Header().Set("Connection", "close")
 }
 
 func (q *request) checkContentType() error {

@@ -17,6 +17,7 @@ import (
 // Limits of the server that are nobody's business to configure.
 const (
 	maxBody       = 1 << 20          // bytes of a request's body
+	maxDrain      = 16 << 20         // bytes of a refused request's body that are read to be polite
 	maxHeader     = 64 << 10         // bytes of a request's line and header
 	maxStreams    = 256              // event streams, waits and backups at a time
 	readTimeout   = 30 * time.Second // for a request's header, and again for its body

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -206,6 +208,37 @@ func TestLargeBody(t *testing.T) {
 	defer res.Body.Close()
 	if res.StatusCode != 413 {
 		t.Errorf("status %d", res.StatusCode)
+	}
+}
+
+// A client that writes all it has before it reads, slowly, still learns why it was
+// refused.
+func TestRefusedBodyIsReadToItsEnd(t *testing.T) {
+	h, _ := serve(t, nil)
+	conn, err := net.Dial("unix", h.socketPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const size = 10 << 20
+	head := fmt.Sprintf("PUT /v1/assignments/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", size)
+	if _, err := io.WriteString(conn, head); err != nil {
+		t.Fatal(err)
+	}
+	piece := bytes.Repeat([]byte("x"), 1<<20)
+	for range size / len(piece) {
+		if _, err := conn.Write(piece); err != nil {
+			t.Fatalf("cut off while writing: %v", err)
+		}
+		<-time.After(80 * time.Millisecond) // longer in all than net/http lingers
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("status %d", resp.StatusCode)
 	}
 }
 
