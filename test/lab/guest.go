@@ -56,6 +56,7 @@ var guestXML = template.Must(template.New("domain").Parse(`<domain type='kvm'>
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
+    <loader type='rom'>{{.Files}}/guest-bios</loader>
     <kernel>{{.Files}}/guest-vmlinux</kernel>
     <initrd>{{.Files}}/guest-initrd</initrd>
     <cmdline>{{.Cmdline}}{{if .KeepsDevices}} acpi_mask_gpe=0x01{{end}}</cmdline>

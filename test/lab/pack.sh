@@ -76,6 +76,16 @@ for name in button evdev; do
 done
 cpio_of "$guest" "$root/usr/local/share/lab/guest-initrd"
 cp "$work/vmlinux" "$root/usr/local/share/lab/guest-vmlinux"
+# qboot starts the kernel and leaves PCI to it, where SeaBIOS takes as long as
+# the kernel does. With Debian 12's QEMU, qboot hangs when the guest has an mdev
+# from the beginning.
+bios=/usr/share/qemu/qboot.rom
+# shellcheck disable=SC2016 # dpkg-query's own variable
+qemu=$(chroot "$root" dpkg-query -W -f '${Version}' qemu-system-x86)
+if chroot "$root" dpkg --compare-versions "${qemu#*:}" lt 10; then
+	bios=/usr/share/seabios/bios-256k.bin
+fi
+ln -s "$bios" "$root/usr/local/share/lab/guest-bios"
 
 # The hypervisor's own initramfs only mounts the disk.
 initrd=$work/early
@@ -128,28 +138,37 @@ for name in "$root"/usr/lib/systemd/system-generators/*; do
 	ln -s /dev/null "$root/etc/systemd/system-generators/${name##*/}"
 done
 
-chroot "$root" systemctl -q set-default multi-user.target
-chroot "$root" systemctl -q enable lab-net.service lab-guestlogs.service ssh.service
+# systemctl in a chroot complains about /proc, so the links are made by hand.
+units=$root/etc/systemd/system
+mkdir -p "$units/multi-user.target.wants"
+ln -sf /usr/lib/systemd/system/multi-user.target "$units/default.target"
+for unit in lab-net.service lab-guestlogs.service; do
+	ln -sf "../$unit" "$units/multi-user.target.wants/$unit"
+done
 # What a hypervisor has running and this one does not need: it all costs
 # seconds under emulation. libvirt-guests would try to save guests at
 # shutdown, which guests with a vfio device refuse.
-chroot "$root" systemctl -q mask \
-	apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer man-db.timer \
-	e2scrub_all.timer e2scrub_reap.service fstrim.timer logrotate.timer \
-	getty@tty1.service serial-getty@ttyS0.service getty.target \
-	systemd-networkd.service systemd-timesyncd.service systemd-hwdb-update.service \
-	systemd-update-utmp.service systemd-update-utmp-runlevel.service \
-	systemd-pcrphase.service systemd-pcrphase-initrd.service systemd-boot-update.service \
-	ldconfig.service systemd-journal-catalog-update.service systemd-firstboot.service \
-	systemd-machine-id-commit.service keyboard-setup.service console-setup.service \
-	networking.service libvirt-guests.service \
-	modprobe@drm.service modprobe@efi_pstore.service modprobe@configfs.service modprobe@fuse.service \
-	systemd-logind.service systemd-ask-password-console.path systemd-ask-password-wall.path \
-	systemd-creds.socket systemd-importd.socket systemd-initctl.socket systemd-sysext.socket \
-	sys-kernel-tracing.mount dev-mqueue.mount run-lock.mount systemd-tmpfiles-clean.timer \
-	sys-kernel-config.mount sys-fs-fuse-connections.mount systemd-pstore.service \
-	systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-hostnamed.socket \
+masked=(
+	apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer man-db.timer
+	e2scrub_all.timer e2scrub_reap.service fstrim.timer logrotate.timer
+	getty@tty1.service serial-getty@ttyS0.service getty.target
+	systemd-networkd.service systemd-timesyncd.service systemd-hwdb-update.service
+	systemd-update-utmp.service systemd-update-utmp-runlevel.service
+	systemd-pcrphase.service systemd-pcrphase-initrd.service systemd-boot-update.service
+	ldconfig.service systemd-journal-catalog-update.service systemd-firstboot.service
+	systemd-machine-id-commit.service keyboard-setup.service console-setup.service
+	networking.service libvirt-guests.service
+	modprobe@drm.service modprobe@efi_pstore.service modprobe@configfs.service modprobe@fuse.service
+	systemd-ask-password-console.path systemd-ask-password-wall.path
+	systemd-creds.socket systemd-importd.socket systemd-initctl.socket systemd-sysext.socket
+	sys-kernel-tracing.mount dev-mqueue.mount run-lock.mount systemd-tmpfiles-clean.timer
+	sys-kernel-config.mount sys-fs-fuse-connections.mount systemd-pstore.service
+	systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-hostnamed.socket
 	systemd-udev-load-credentials.service systemd-random-seed.service sshd-keygen.service
+)
+for unit in "${masked[@]}"; do
+	ln -sf /dev/null "$units/$unit"
+done
 
 # As if the first boot after an update had been.
 touch "$root/etc/.updated" "$root/var/.updated"

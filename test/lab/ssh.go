@@ -122,9 +122,9 @@ func (vm *VM) connect(ctx context.Context) error {
 	// A try that QEMU took before the network was up may hang although ssh
 	// answers by now; one that is too short fails on a busy machine.
 	patience := 2 * time.Second
-	return waitFor(ctx, 200*time.Millisecond, func() (bool, error) {
+	err := waitFor(ctx, 200*time.Millisecond, func() (bool, error) {
 		if vm.machine.ended() {
-			return false, fmt.Errorf("qemu has ended: %s", vm.machine.said)
+			return true, nil // there is nothing to wait for
 		}
 		patience = min(patience+500*time.Millisecond, 20*time.Second)
 		if ok, err := greeted(ctx, vm.port, patience); !ok {
@@ -132,6 +132,10 @@ func (vm *VM) connect(ctx context.Context) error {
 		}
 		return vm.dial(ctx)
 	})
+	if vm.machine.ended() {
+		return fmt.Errorf("qemu has ended: %s", vm.machine.said)
+	}
+	return err
 }
 
 func (vm *VM) dial(ctx context.Context) (bool, error) {

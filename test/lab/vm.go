@@ -67,8 +67,12 @@ func Start(ctx context.Context, opts Options) (*VM, error) {
 		return nil, err
 	}
 	opts.fill(repo)
+	// The name of a suite leads to its newest image: stay with one.
+	if image, err := filepath.EvalSymlinks(opts.Image); err == nil {
+		opts.Image = image
+	}
 	if _, err := os.Stat(filepath.Join(opts.Image, "complete")); err != nil {
-		return nil, fmt.Errorf("cannot use image %q: %w: run test/lab/build.sh", opts.Image, err)
+		return nil, fmt.Errorf("cannot use image %q: %w; test/lab/build.sh makes it", opts.Image, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(opts.SerialLog), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make the log's folder: %w", err)
@@ -152,7 +156,7 @@ func (vm *VM) boot(ctx context.Context, opts Options) error {
 	}
 	cmd := exec.Command("qemu-system-x86_64", append(args, opts.QEMUArgs...)...)
 	if vm.machine, err = start(cmd); err != nil {
-		return fmt.Errorf("cannot start qemu: %w: test/lab/deps.sh installs it", err)
+		return fmt.Errorf("cannot start qemu: %w; test/lab/deps.sh installs it", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
