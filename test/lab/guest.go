@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"text/template"
+	"time"
 )
 
 // GuestOptions describe an inner guest. The zero value is right for most.
@@ -119,6 +120,22 @@ func (vm *VM) DefineGuest(ctx context.Context, name string, opts GuestOptions) (
 
 // StartGuest starts a defined guest and waits until it is up.
 func (vm *VM) StartGuest(ctx context.Context, name string) error {
+	if vm.suite == "bookworm" {
+		// Debian 12's QEMU starts a guest whose kernel never comes now and
+		// then. That is the lab's own trouble: try once more.
+		if err := vm.startGuest(ctx, name, 90*time.Second); err == nil || ctx.Err() != nil {
+			return err
+		}
+		if _, err := vm.Run(ctx, "virsh -q destroy "+quote(name)); err != nil {
+			return fmt.Errorf("cannot start guest %q: %w", name, err)
+		}
+	}
+	return vm.startGuest(ctx, name, bootLimit)
+}
+
+func (vm *VM) startGuest(ctx context.Context, name string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	if _, err := vm.Run(ctx, "virsh -q start "+quote(name)); err != nil {
 		return fmt.Errorf("cannot start guest %q: %w", name, err)
 	}

@@ -43,7 +43,7 @@ func run(ctx context.Context, guests int) error {
 			return err
 		}
 	}
-	fmt.Printf("lab: %s is up; guests vm1…vm%d are defined, not started; `virsh start vm1`\n", vm.Suite(), guests)
+	fmt.Printf("lab: %s is up; %d guests vm1, … are defined, not started: virsh start vm1\n", vm.Suite(), guests)
 	fmt.Println("lab: a guest's console: tail -F /var/log/libvirt/qemu/vm1.serial; the lab ends with this shell")
 	return vm.Shell(ctx)
 }
