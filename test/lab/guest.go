@@ -10,6 +10,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 	"text/template"
 	"time"
 )
@@ -120,22 +121,6 @@ func (vm *VM) DefineGuest(ctx context.Context, name string, opts GuestOptions) (
 
 // StartGuest starts a defined guest and waits until it is up.
 func (vm *VM) StartGuest(ctx context.Context, name string) error {
-	if vm.suite == "bookworm" {
-		// Debian 12's QEMU starts a guest whose kernel never comes now and
-		// then. That is the lab's own trouble: try once more.
-		if err := vm.startGuest(ctx, name, 90*time.Second); err == nil || ctx.Err() != nil {
-			return err
-		}
-		if _, err := vm.Run(ctx, "virsh -q destroy "+quote(name)); err != nil {
-			return fmt.Errorf("cannot start guest %q: %w", name, err)
-		}
-	}
-	return vm.startGuest(ctx, name, bootLimit)
-}
-
-func (vm *VM) startGuest(ctx context.Context, name string, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
 	if _, err := vm.Run(ctx, "virsh -q start "+quote(name)); err != nil {
 		return fmt.Errorf("cannot start guest %q: %w", name, err)
 	}
@@ -245,7 +230,10 @@ func (vm *VM) followGuest(ctx context.Context, name string, done func(line strin
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	var kicker sync.WaitGroup
+	defer kicker.Wait()
 	defer cancel()
+	kicker.Go(func() { vm.kick(ctx, name) })
 	log := guestLog(name)
 	cmd := vm.ssh(ctx,
 		"stat -c %s "+log+" 2>/dev/null || echo 0; exec tail -c +1 -s 0.2 -F "+log+" 2>/dev/null")
@@ -272,6 +260,27 @@ func (vm *VM) followGuest(ctx context.Context, name string, done func(line strin
 		read += len(line)
 		if done(strings.TrimRight(line, "\r\n"), read >= old) {
 			return nil
+		}
+	}
+}
+
+// silence is how long after a start a guest may say nothing: its first line comes
+// after a tenth of that on a quiet machine.
+const silence = 75 * time.Second
+
+// kick resets a guest that stays silent. Now and then a guest starts whose kernel
+// never comes, the CPU spinning: that is nested virtualization under emulation, the
+// lab's own trouble. The QEMU process and its devices stay what they are.
+func (vm *VM) kick(ctx context.Context, name string) {
+	tick := time.NewTicker(silence)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			// Whether it helps shows in the log that is being followed.
+			_, _ = vm.Run(ctx, "[ -s "+guestLog(name)+" ] || virsh -q reset "+quote(name))
 		}
 	}
 }
