@@ -43,11 +43,7 @@ func (h *Host) doAttach(ctx context.Context, t *operation.Task) ([]operation.Row
 
 func (h *Host) attach(ctx context.Context, t *operation.Task, a attachArgs) error {
 	if t.Resumed() { // perhaps after a reboot, which takes partitions with it
-		r, err := h.cfg.Store.PartitionRecord(a.Assignment.Partition)
-		if err != nil {
-			return err
-		}
-		if _, err := h.makePartition(ctx, r); err != nil {
+		if err := h.ensure(ctx, a.Assignment.Partition); err != nil {
 			return err
 		}
 	}
@@ -175,11 +171,7 @@ func (h *Host) putBack(ctx context.Context, a attachArgs, n scopeNote) error {
 		return nil
 	}
 	if s.Live {
-		r, err := h.cfg.Store.PartitionRecord(a.Assignment.Partition)
-		if err != nil {
-			return err
-		}
-		if _, err := h.makePartition(ctx, r); err != nil { // finds it, or refuses where it must not be used
+		if err := h.ensure(ctx, a.Assignment.Partition); err != nil { // or refuses where it must not be used
 			return err
 		}
 	}

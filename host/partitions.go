@@ -48,7 +48,7 @@ func (h *Host) Partitions(ctx context.Context) ([]gpu.Partition, error) {
 	}
 	vms, vmErr := h.cfg.Inventory.VMs(ctx)
 	for i := range out {
-		out[i] = h.withHolders(ctx, out[i], vms, vmErr)
+		out[i] = withHolders(ctx, h.cfg.Inventory, out[i], vms, vmErr)
 	}
 	return out, nil
 }
@@ -138,10 +138,6 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 }
 
 // withHolders adds who uses a partition, or that this is not known.
-func (h *Host) withHolders(ctx context.Context, p gpu.Partition, vms []gpu.VM, vmErr error) gpu.Partition {
-	return withHolders(ctx, h.cfg.Inventory, p, vms, vmErr)
-}
-
 func withHolders(ctx context.Context, inv *inventory.Inventory, p gpu.Partition, vms []gpu.VM, vmErr error) gpu.Partition {
 	holders, err := inv.Holders(ctx, p, vms)
 	p.Holders = holders
@@ -171,7 +167,7 @@ func (h *Host) Partition(ctx context.Context, id string) (gpu.Partition, error) 
 		return gpu.Partition{}, err
 	}
 	vms, vmErr := h.cfg.Inventory.VMs(ctx)
-	return h.withHolders(ctx, p, vms, vmErr), nil
+	return withHolders(ctx, h.cfg.Inventory, p, vms, vmErr), nil
 }
 
 func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) {

@@ -128,6 +128,15 @@ func (h *Host) makePartition(ctx context.Context, r gpu.PartitionRecord) (gpu.Pa
 	return r, nil
 }
 
+// ensure makes sure that a stored partition is there.
+func (h *Host) ensure(ctx context.Context, partition string) error {
+	r, err := h.cfg.Store.PartitionRecord(partition)
+	if err == nil {
+		_, err = h.makePartition(ctx, r)
+	}
+	return err
+}
+
 func otherCard(r gpu.PartitionRecord, g gpu.GPU) error {
 	return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was when partition %q was asked for", describe(g.Identity), describe(r.Identity), r.ID)
 }
@@ -156,11 +165,7 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 	if err != nil || p == nil {
 		return err
 	}
-	vms, err := h.cfg.Inventory.VMs(ctx)
-	if err != nil {
-		return err
-	}
-	if err := inUse(h.withHolders(ctx, *p, vms, nil)); err != nil {
+	if err := Unused(ctx, h.cfg.Inventory, *p); err != nil {
 		return err
 	}
 	b, err := h.cfg.Inventory.Backend(r.Kind)

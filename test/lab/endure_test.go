@@ -19,11 +19,7 @@ import (
 // mdev is back under its UUID before libvirt starts the guests (T09, T10).
 func TestRebootKeepsAssignments(t *testing.T) {
 	ctx := Scenario(t, hypervisor, 8*time.Minute)
-	if !deployed {
-		must(t, hypervisor.Deploy(ctx))
-		deployed = true
-	}
-	must(t, hypervisor.Reset(ctx))
+	fresh(ctx, t)
 	manage(ctx, t, "mbochs", "mdpy")
 	_, err := hypervisor.DefineGuest(ctx, "stopped", GuestOptions{Autostart: true})
 	must(t, err)

@@ -17,8 +17,7 @@ import (
 // foreign is an mdev that somebody else made: every scenario must leave it alone.
 const foreign = "f0e1d2c3-b4a5-4697-8877-665544332211"
 
-// begin deploys the daemon if that was not done yet, resets the lab, makes a
-// foreign mdev with mdevctl and puts the gpus that a scenario uses under
+// begin makes the lab fresh, makes a foreign mdev with mdevctl and puts the gpus that a scenario uses under
 // management. The foreign mdev must be the same one at the end.
 func begin(t *testing.T, limit time.Duration, gpus ...string) context.Context {
 	return beginWith(t, limit, 256, gpus...)
@@ -29,11 +28,7 @@ func begin(t *testing.T, limit time.Duration, gpus ...string) context.Context {
 func beginWith(t *testing.T, limit time.Duration, mbytes int, gpus ...string) context.Context {
 	t.Helper()
 	ctx := Scenario(t, hypervisor, limit)
-	if !deployed {
-		must(t, hypervisor.Deploy(ctx))
-		deployed = true
-	}
-	must(t, hypervisor.Reset(ctx))
+	fresh(ctx, t)
 	run(ctx, t, fmt.Sprintf("[ $(cat /sys/module/mbochs/parameters/count) = %[1]d ] || { modprobe -r mbochs && modprobe mbochs count=%[1]d; }", mbytes))
 	run(ctx, t, "mdevctl start -u "+foreign+" -p mbochs -t mbochs-small")
 	before := foreignFacts(ctx, t)
@@ -49,6 +44,16 @@ func beginWith(t *testing.T, limit time.Duration, mbytes int, gpus ...string) co
 		}
 	})
 	return ctx
+}
+
+// fresh deploys the daemon if that was not done yet, and resets the lab.
+func fresh(ctx context.Context, t *testing.T) {
+	t.Helper()
+	if !deployed {
+		must(t, hypervisor.Deploy(ctx))
+		deployed = true
+	}
+	must(t, hypervisor.Reset(ctx))
 }
 
 // deployed is set once the working tree's daemon runs in the lab.
