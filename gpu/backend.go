@@ -6,10 +6,13 @@ import "context"
 // idempotent: making a partition that is there with the same profile and parent,
 // or removing one that is gone, succeeds. Every call reads the machine afresh.
 type Backend interface {
-	// GPUs lists the GPUs that this backend could cut, sorted by ID.
-	GPUs(ctx context.Context) ([]GPU, error)
-	// Profiles lists what a GPU can make, with how many more fit now.
-	Profiles(ctx context.Context, id ID) ([]Profile, error)
+	// IDs lists the GPUs that this backend could cut, sorted.
+	IDs(ctx context.Context) ([]ID, error)
+	// Look reads one GPU and, sorted by name, what it can make, with how many more
+	// fit now. Of a GPU that is there but cannot be read it returns what is known,
+	// with the condition Unknown, and the error; of one that is not there, no GPU
+	// and CodeNotFound.
+	Look(ctx context.Context, id ID) (GPU, []Profile, error)
 	// Partitions lists what is there, foreign ones too.
 	Partitions(ctx context.Context, id ID) ([]Partition, error)
 	// Make makes the partition want describes (ID, GPU, Parent, Profile, Native) and

@@ -51,7 +51,12 @@ func (h *Host) Assignment(ctx context.Context, name string) (gpu.Assignment, err
 		return gpu.Assignment{}, err
 	}
 	var s sight
-	s.parts, s.partErr = h.partitions(ctx)
+	switch p, err := h.partition(ctx, r.Partition); {
+	case err == nil:
+		s.parts = []gpu.Partition{p}
+	case gpu.CodeOf(err) != gpu.CodeNotFound:
+		s.partErr = err
+	}
 	vm, err := h.cfg.Inventory.VM(ctx, r.Wish.VM)
 	switch {
 	case err == nil:
@@ -221,11 +226,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 	if err := attachable(vm, w); err != nil {
 		return attachPlan{}, err
 	}
-	offers, err := h.offers(ctx)
-	if err != nil {
-		return attachPlan{}, err
-	}
-	g, p, err := pick(w.Profile, w.GPU, w.Placement, offers)
+	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement)
 	if err != nil {
 		return attachPlan{}, err
 	}

@@ -9,13 +9,27 @@ import (
 	"strings"
 
 	"gpuvirt/gpu"
+	"gpuvirt/inventory"
 	"gpuvirt/operation"
 )
 
 // GPUs lists the GPUs with what an administrator decided about each. A GPU that
 // is under management but not there now is listed too, as Unknown.
 func (h *Host) GPUs(ctx context.Context) ([]gpu.GPU, error) {
-	gpus, err := h.cfg.Inventory.GPUs(ctx)
+	looks, err := h.looks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gpus := make([]gpu.GPU, len(looks))
+	for i, l := range looks {
+		gpus[i] = l.GPU
+	}
+	return gpus, nil
+}
+
+// looks reads every GPU, with what was decided about it.
+func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
+	looks, err := h.cfg.Inventory.Looks(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -23,18 +37,38 @@ func (h *Host) GPUs(ctx context.Context) ([]gpu.GPU, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, g := range gpus {
-		if r, ok := recordOf(g.ID, records); ok {
-			gpus[i] = decided(g, r)
+	for i, l := range looks {
+		if r, ok := recordOf(l.GPU.ID, records); ok {
+			looks[i].GPU = decided(l.GPU, r)
 		}
 	}
 	for _, r := range records {
-		if r.Managed && !slices.ContainsFunc(gpus, func(g gpu.GPU) bool { return g.ID == r.ID }) {
-			gpus = append(gpus, absent(r))
+		if r.Managed && !slices.ContainsFunc(looks, func(l inventory.Look) bool { return l.GPU.ID == r.ID }) {
+			looks = append(looks, inventory.Look{GPU: absent(r)})
 		}
 	}
-	slices.SortFunc(gpus, func(a, b gpu.GPU) int { return cmp.Compare(a.ID, b.ID) })
-	return gpus, nil
+	slices.SortFunc(looks, func(a, b inventory.Look) int { return cmp.Compare(a.GPU.ID, b.GPU.ID) })
+	return looks, nil
+}
+
+// look is looks for one GPU, or CodeNotFound.
+func (h *Host) look(ctx context.Context, id gpu.ID) (inventory.Look, error) {
+	l, err := h.cfg.Inventory.Look(ctx, id)
+	if err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
+		return l, err
+	}
+	records, rerr := h.cfg.Store.GPURecords()
+	if rerr != nil {
+		return l, rerr
+	}
+	r, known := recordOf(id, records)
+	switch {
+	case err == nil && known:
+		l.GPU = decided(l.GPU, r)
+	case err != nil && r.Managed:
+		return inventory.Look{GPU: absent(r)}, nil
+	}
+	return l, err
 }
 
 func recordOf(id gpu.ID, records []gpu.GPURecord) (gpu.GPURecord, bool) {
@@ -92,16 +126,8 @@ func absent(r gpu.GPURecord) gpu.GPU {
 
 // GPU returns one GPU, or CodeNotFound.
 func (h *Host) GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
-	gpus, err := h.GPUs(ctx)
-	if err != nil {
-		return gpu.GPU{}, err
-	}
-	for _, g := range gpus {
-		if g.ID == id {
-			return g, nil
-		}
-	}
-	return gpu.GPU{}, gpu.Errorf(gpu.CodeNotFound, "cannot find gpu %q", id)
+	l, err := h.look(ctx, id)
+	return l.GPU, err
 }
 
 // PatchGPU records what an administrator decides about a GPU. It touches no
@@ -188,9 +214,6 @@ func (h *Host) unmanageable(id gpu.ID) error {
 
 // Profiles lists what a GPU can make.
 func (h *Host) Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error) {
-	g, err := h.cfg.Inventory.GPU(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return h.cfg.Inventory.Profiles(ctx, g)
+	l, err := h.cfg.Inventory.Look(ctx, id)
+	return l.Profiles, cmp.Or(err, l.Err)
 }

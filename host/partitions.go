@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"gpuvirt/gpu"
@@ -12,23 +13,9 @@ import (
 	"gpuvirt/operation"
 )
 
-// offers reads every GPU's profiles, with what was decided about the GPU.
-func (h *Host) offers(ctx context.Context) ([]offer, error) {
-	gpus, err := h.GPUs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]offer, len(gpus))
-	for i, g := range gpus {
-		out[i].gpu = g
-		out[i].profiles, out[i].err = h.cfg.Inventory.Profiles(ctx, g)
-	}
-	return out, nil
-}
-
 // Capacity answers how many more of each profile fit; with a profile, of that one.
 func (h *Host) Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapacity, error) {
-	offers, err := h.offers(ctx)
+	offers, err := h.looks(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -55,19 +42,27 @@ func (h *Host) Partitions(ctx context.Context) ([]gpu.Partition, error) {
 
 // partitions compares the records with the kernel, holders not yet asked for.
 func (h *Host) partitions(ctx context.Context) ([]gpu.Partition, error) {
-	gpus, err := h.cfg.Inventory.GPUs(ctx)
+	looks, err := h.cfg.Inventory.Looks(ctx)
 	if err != nil {
 		return nil, err
 	}
+	out, err := h.compare(ctx, looks, func(gpu.PartitionRecord) bool { return true })
+	slices.SortFunc(out, func(a, b gpu.Partition) int { return cmp.Or(cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.ID, b.ID)) })
+	return out, err
+}
+
+// compare compares the records that are meant with what some GPUs have.
+func (h *Host) compare(ctx context.Context, looks []inventory.Look, meant func(gpu.PartitionRecord) bool) ([]gpu.Partition, error) {
+	others := func(r gpu.PartitionRecord) bool { return !meant(r) }
 	before, err := h.cfg.Store.PartitionRecords()
 	if err != nil {
 		return nil, err
 	}
 	present := map[string]gpu.Partition{}
-	seen := map[gpu.ID]look{}
-	for _, g := range gpus {
-		ps, err := h.cfg.Inventory.Partitions(ctx, g)
-		seen[g.ID] = look{identity: g.Identity, err: err}
+	seen := map[gpu.ID]sighting{}
+	for _, l := range looks {
+		ps, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+		seen[l.GPU.ID] = sighting{identity: l.GPU.Identity, err: err}
 		for _, p := range ps {
 			p.Origin, p.State = gpu.OriginForeign, gpu.PartitionMade
 			present[p.ID] = p
@@ -77,17 +72,12 @@ func (h *Host) partitions(ctx context.Context) ([]gpu.Partition, error) {
 	if err != nil {
 		return nil, err
 	}
-	reconcile(present, before, after, seen)
-	out := make([]gpu.Partition, 0, len(present))
-	for _, p := range present {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, func(a, b gpu.Partition) int { return cmp.Or(cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.ID, b.ID)) })
-	return out, nil
+	reconcile(present, slices.DeleteFunc(before, others), slices.DeleteFunc(after, others), seen)
+	return slices.Collect(maps.Values(present)), nil
 }
 
-// look is what came of looking at a GPU.
-type look struct {
+// sighting is what came of looking at a GPU.
+type sighting struct {
 	identity gpu.Identity
 	err      error // why its partitions are not known
 }
@@ -95,7 +85,7 @@ type look struct {
 // reconcile compares what is present with the records from just before and just
 // after it was read: an operation may have made or removed a partition in between,
 // and that must show neither as foreign nor as missing.
-func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRecord, seen map[gpu.ID]look) {
+func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRecord, seen map[gpu.ID]sighting) {
 	was := map[string]gpu.PartitionRecord{}
 	for _, r := range before {
 		was[r.ID] = r
@@ -170,8 +160,25 @@ func (h *Host) Partition(ctx context.Context, id string) (gpu.Partition, error) 
 	return withHolders(ctx, h.cfg.Inventory, p, vms, vmErr), nil
 }
 
+// partition is partitions for one. One of ours is looked for on its GPU, any
+// other everywhere.
 func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) {
-	all, err := h.partitions(ctx)
+	r, err := h.cfg.Store.PartitionRecord(id)
+	var all []gpu.Partition
+	switch {
+	case err == nil:
+		var looks []inventory.Look
+		l, lerr := h.cfg.Inventory.Look(ctx, r.GPU)
+		switch {
+		case lerr == nil:
+			looks = append(looks, l)
+		case gpu.CodeOf(lerr) != gpu.CodeNotFound:
+			return gpu.Partition{}, lerr
+		}
+		all, err = h.compare(ctx, looks, func(o gpu.PartitionRecord) bool { return o.GPU == r.GPU })
+	case gpu.CodeOf(err) == gpu.CodeNotFound:
+		all, err = h.partitions(ctx)
+	}
 	if err != nil {
 		return gpu.Partition{}, err
 	}
@@ -207,11 +214,7 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	offers, err := h.offers(ctx)
-	if err != nil {
-		return operation.Plan{}, err
-	}
-	g, p, err := pick(w.Profile, w.GPU, w.Placement, offers)
+	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement)
 	if err != nil {
 		return operation.Plan{}, err
 	}

@@ -2,27 +2,64 @@ package host
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"gpuvirt/gpu"
+	"gpuvirt/inventory"
 )
 
-// offer is one GPU's profiles, as read just now.
-type offer struct {
-	gpu      gpu.GPU
-	profiles []gpu.Profile
-	err      error // why its profiles could not be read
-}
-
-func (o offer) profile(name string) (gpu.Profile, bool) {
-	for _, p := range o.profiles {
+func find(profiles []gpu.Profile, name string) (gpu.Profile, bool) {
+	for _, p := range profiles {
 		if p.Name == name {
 			return p, true
 		}
 	}
 	return gpu.Profile{}, false
+}
+
+// place finds the GPU for a wish. Those that are not under management are read
+// only to explain a refusal. One that an operation was changing while it was read
+// is refused as busy: what was read may hold no more when the operation is over.
+func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement) (gpu.GPU, gpu.Profile, error) {
+	ids := []gpu.ID{on}
+	if on == "" {
+		records, err := h.cfg.Store.GPURecords()
+		if err != nil {
+			return gpu.GPU{}, gpu.Profile{}, err
+		}
+		ids = ids[:0]
+		for _, r := range records {
+			if r.Managed {
+				ids = append(ids, r.ID)
+			}
+		}
+	}
+	var offers []inventory.Look
+	busy := map[gpu.ID]error{}
+	for _, id := range ids {
+		busy[id] = h.held([]string{"gpu/" + string(id)})
+		l, err := h.look(ctx, id)
+		switch {
+		case err == nil:
+			offers = append(offers, l)
+		case gpu.CodeOf(err) != gpu.CodeNotFound:
+			return gpu.GPU{}, gpu.Profile{}, err
+		}
+	}
+	g, p, err := pick(profile, on, placement, offers)
+	if err == nil {
+		return g, p, busy[g.ID]
+	}
+	if on != "" {
+		return g, p, err
+	}
+	if offers, err = h.looks(ctx); err != nil {
+		return gpu.GPU{}, gpu.Profile{}, err
+	}
+	return pick(profile, on, placement, offers)
 }
 
 // closed says why nothing new may be placed on a GPU, empty if it may.
@@ -53,7 +90,7 @@ func closed(g gpu.GPU) (gpu.Code, string) {
 // pick chooses the GPU for a profile: of those that are open and have room, the
 // fullest to pack or the emptiest to spread; the first by ID among equals. It
 // refuses with the reason of every GPU that could have been meant.
-func pick(profile string, on gpu.ID, placement gpu.Placement, offers []offer) (gpu.GPU, gpu.Profile, error) {
+func pick(profile string, on gpu.ID, placement gpu.Placement, offers []inventory.Look) (gpu.GPU, gpu.Profile, error) {
 	type candidate struct {
 		gpu     gpu.GPU
 		profile gpu.Profile
@@ -65,34 +102,34 @@ func pick(profile string, on gpu.ID, placement gpu.Placement, offers []offer) (g
 		refused = append(refused, code)
 		known = append(known, gpu.Blocker{Kind: "gpu", ID: string(id), Note: why})
 	}
-	if on != "" && !slices.ContainsFunc(offers, func(o offer) bool { return o.gpu.ID == on }) {
+	if on != "" && !slices.ContainsFunc(offers, func(o inventory.Look) bool { return o.GPU.ID == on }) {
 		return gpu.GPU{}, gpu.Profile{}, gpu.Errorf(gpu.CodeNotFound, "cannot place %q: there is no gpu %q", profile, on)
 	}
 	for _, o := range offers {
-		if on != "" && o.gpu.ID != on {
+		if on != "" && o.GPU.ID != on {
 			continue
 		}
-		if o.err != nil {
-			refuse(gpu.CodeOf(o.err), o.gpu.ID, o.err.Error())
+		if o.Err != nil {
+			refuse(gpu.CodeOf(o.Err), o.GPU.ID, o.Err.Error())
 			continue
 		}
-		p, ok := o.profile(profile)
+		p, ok := find(o.Profiles, profile)
 		if !ok {
 			continue
 		}
-		if code, why := closed(o.gpu); code != "" {
-			refuse(code, o.gpu.ID, why)
+		if code, why := closed(o.GPU); code != "" {
+			refuse(code, o.GPU.ID, why)
 			continue
 		}
 		if p.NotCreatable != "" {
-			refuse(gpu.CodeProfileNotCreatable, o.gpu.ID, p.NotCreatable)
+			refuse(gpu.CodeProfileNotCreatable, o.GPU.ID, p.NotCreatable)
 			continue
 		}
 		if p.Available < 1 {
-			refuse(gpu.CodeNoCapacity, o.gpu.ID, noRoom(p))
+			refuse(gpu.CodeNoCapacity, o.GPU.ID, noRoom(p))
 			continue
 		}
-		fits = append(fits, candidate{o.gpu, p})
+		fits = append(fits, candidate{o.GPU, p})
 	}
 	if len(fits) > 0 {
 		best := slices.MinFunc(fits, func(a, b candidate) int {
@@ -146,13 +183,13 @@ func noRoom(p gpu.Profile) string {
 	return "no room for another beside the partitions that are there"
 }
 
-func unknownProfile(profile string, on gpu.ID, offers []offer) error {
+func unknownProfile(profile string, on gpu.ID, offers []inventory.Look) error {
 	var names []string
 	for _, o := range offers {
-		if on != "" && o.gpu.ID != on {
+		if on != "" && o.GPU.ID != on {
 			continue
 		}
-		for _, p := range o.profiles {
+		for _, p := range o.Profiles {
 			names = append(names, p.Name)
 		}
 	}
@@ -175,11 +212,11 @@ func unknownProfile(profile string, on gpu.ID, offers []offer) error {
 }
 
 // capacity answers how many more of each profile (or of one) fit, GPU by GPU.
-func capacity(profile string, offers []offer) []gpu.ProfileCapacity {
+func capacity(profile string, offers []inventory.Look) []gpu.ProfileCapacity {
 	byName := map[string]*gpu.ProfileCapacity{}
 	var order []string
 	for _, o := range offers {
-		for _, p := range o.profiles {
+		for _, p := range o.Profiles {
 			if profile != "" && p.Name != profile {
 				continue
 			}
@@ -189,7 +226,7 @@ func capacity(profile string, offers []offer) []gpu.ProfileCapacity {
 				byName[p.Name] = c
 				order = append(order, p.Name)
 			}
-			room := gpu.GPUCapacity{GPU: o.gpu.ID, Available: p.Available, Reasons: []string{}}
+			room := gpu.GPUCapacity{GPU: o.GPU.ID, Available: p.Available, Reasons: []string{}}
 			if p.Available < 1 {
 				room.Reasons = append(room.Reasons, noRoom(p))
 			}
@@ -197,7 +234,7 @@ func capacity(profile string, offers []offer) []gpu.ProfileCapacity {
 				room.Available = 0
 				room.Reasons = append(room.Reasons, p.NotCreatable)
 			}
-			if _, why := closed(o.gpu); why != "" {
+			if _, why := closed(o.GPU); why != "" {
 				room.Available = 0
 				room.Reasons = append(room.Reasons, why)
 			}

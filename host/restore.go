@@ -93,22 +93,21 @@ func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 // restoreOne makes one partition again, on the card that it was made on. The type
 // is found by its name: a driver may have given it another number since.
 func restoreOne(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inventory) error {
-	g, err := inv.GPU(ctx, r.GPU)
+	l, err := inv.Look(ctx, r.GPU)
 	if err != nil {
 		return err
 	}
-	if !sameCard(r.Identity, g.Identity) {
-		return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(g.Identity), describe(r.Identity))
+	if !sameCard(r.Identity, l.GPU.Identity) {
+		return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(l.GPU.Identity), describe(r.Identity))
 	}
-	profiles, err := inv.Profiles(ctx, g)
-	if err != nil {
-		return err
+	if l.Err != nil {
+		return l.Err
 	}
-	i := slices.IndexFunc(profiles, func(p gpu.Profile) bool { return p.Name == r.Profile && p.Kind == r.Kind })
+	i := slices.IndexFunc(l.Profiles, func(p gpu.Profile) bool { return p.Name == r.Profile && p.Kind == r.Kind })
 	if i < 0 {
 		return gpu.Errorf(gpu.CodeProfileUnknown, "gpu %q has no profile %q", r.GPU, r.Profile)
 	}
-	r.Native = profiles[i].NativeID
+	r.Native = l.Profiles[i].NativeID
 	b, err := inv.Backend(r.Kind)
 	if err != nil {
 		return err

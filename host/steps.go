@@ -86,9 +86,19 @@ func (h *Host) doMake(ctx context.Context, t *operation.Task) ([]operation.Row, 
 	if err := t.Args(&a); err != nil {
 		return nil, unclean(err)
 	}
-	made, err := h.makePartition(ctx, a.Partition)
+	// What the plan was made from is a moment old: it is not read again at once.
+	if t.Resumed() {
+		err := h.makeable(ctx, a.Partition)
+		if gpu.CodeOf(err) == gpu.CodeUnavailable {
+			err = h.patient(t, err) // a GPU that is not there just after boot is not gone
+		}
+		if err != nil {
+			return nil, unclean(err)
+		}
+	}
+	made, err := h.makeIt(ctx, a.Partition)
 	if gpu.CodeOf(err) == gpu.CodeUnavailable && t.Resumed() {
-		err = h.patient(t, err) // a GPU that is not there just after boot is not gone
+		err = h.patient(t, err)
 	}
 	if err != nil {
 		return nil, unclean(err)
@@ -99,21 +109,34 @@ func (h *Host) doMake(ctx context.Context, t *operation.Task) ([]operation.Row, 
 // makePartition makes what a record describes, or finds it made, and returns the
 // record as it is then. It touches only the card that was meant.
 func (h *Host) makePartition(ctx context.Context, r gpu.PartitionRecord) (gpu.PartitionRecord, error) {
-	g, err := h.GPU(ctx, r.GPU)
-	if err != nil {
+	if err := h.makeable(ctx, r); err != nil {
 		return r, err
 	}
+	return h.makeIt(ctx, r)
+}
+
+// makeable refuses where a record's card is not the one that was meant, or not to
+// be used.
+func (h *Host) makeable(ctx context.Context, r gpu.PartitionRecord) error {
+	g, err := h.GPU(ctx, r.GPU)
+	if err != nil {
+		return err
+	}
 	if !g.Managed {
-		return r, gpu.Errorf(gpu.CodeGPUUnmanaged, "cannot make %q on gpu %q: it is not under management", r.Profile, r.GPU)
+		return gpu.Errorf(gpu.CodeGPUUnmanaged, "cannot make %q on gpu %q: it is not under management", r.Profile, r.GPU)
 	}
 	if !sameCard(r.Identity, g.Identity) {
-		return r, otherCard(r, g)
+		return otherCard(r, g)
 	}
 	for _, c := range g.Conditions {
 		if c.Status && c.Type == gpu.Unknown {
-			return r, gpu.Errorf(gpu.CodeUnavailable, "cannot make %q on gpu %q: %s", r.Profile, r.GPU, c.Message)
+			return gpu.Errorf(gpu.CodeUnavailable, "cannot make %q on gpu %q: %s", r.Profile, r.GPU, c.Message)
 		}
 	}
+	return nil
+}
+
+func (h *Host) makeIt(ctx context.Context, r gpu.PartitionRecord) (gpu.PartitionRecord, error) {
 	b, err := h.cfg.Inventory.Backend(r.Kind)
 	if err != nil {
 		return r, err
@@ -161,7 +184,7 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 			return gpu.Errorf(gpu.CodeStuck, "cannot remove partition %q: %s", r.ID, c.Message)
 		}
 	}
-	p, err := h.find(ctx, r)
+	p, err := h.seek(ctx, g, r)
 	if err != nil || p == nil {
 		return err
 	}
@@ -175,23 +198,31 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 	return b.Remove(context.WithoutCancel(ctx), *p)
 }
 
-// find returns the partition of a record as the kernel has it, or nil where it is
-// nowhere. A GPU that cannot be looked at is an error; one that is not there at all
-// has no partitions, and then no other GPU may have this one either.
-func (h *Host) find(ctx context.Context, r gpu.PartitionRecord) (*gpu.Partition, error) {
+// seek returns the partition of a record as the kernel has it, or nil where it is
+// nowhere: on its GPU first, as it should be there, then on all others. A GPU that
+// cannot be looked at is an error; one that is not there at all has no partitions,
+// and then no other GPU may have this one either.
+func (h *Host) seek(ctx context.Context, g gpu.GPU, r gpu.PartitionRecord) (*gpu.Partition, error) {
+	on := func(g gpu.GPU) (*gpu.Partition, error) {
+		ps, err := h.cfg.Inventory.Partitions(ctx, g)
+		for _, p := range ps {
+			if p.ID == r.ID {
+				return &p, nil
+			}
+		}
+		return nil, err
+	}
+	if p, err := on(g); p != nil || err != nil {
+		return p, err
+	}
 	gpus, err := h.cfg.Inventory.GPUs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, g := range gpus {
-		ps, err := h.cfg.Inventory.Partitions(ctx, g)
-		if err != nil && g.ID == r.GPU {
-			return nil, err
-		}
-		for _, p := range ps {
-			if p.ID == r.ID {
-				return &p, nil
-			}
+		// One that is sick hides nothing that was made on r.GPU.
+		if p, _ := on(g); p != nil {
+			return p, nil
 		}
 	}
 	return nil, nil //nolint:nilnil // nowhere is an answer, not a failure

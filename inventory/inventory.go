@@ -57,27 +57,85 @@ func (i *Inventory) Backend(kind gpu.Kind) (gpu.Backend, error) {
 	return b, nil
 }
 
-// GPUs lists the GPUs of all backends, one entry each, sorted by ID. The GPUs of
-// a backend that fails are missing from the answer, and the error says so: the
-// others are returned with it.
-func (i *Inventory) GPUs(ctx context.Context) ([]gpu.GPU, error) {
-	merged := map[gpu.ID]gpu.GPU{}
+// A Look is one GPU as it is now.
+type Look struct {
+	GPU      gpu.GPU
+	Profiles []gpu.Profile // what it can make, over all kinds
+	Err      error         // why it, or its profiles, could not be read wholly
+}
+
+// Looks reads all GPUs, one entry each, sorted by ID. The GPUs of a backend that
+// fails are missing from the answer, and the error says so: the others are
+// returned with it.
+func (i *Inventory) Looks(ctx context.Context) ([]Look, error) {
+	var ids []gpu.ID
 	var errs []error
 	for _, kind := range i.kinds {
-		gpus, err := i.cfg.Backends[kind].GPUs(ctx)
+		of, err := i.cfg.Backends[kind].IDs(ctx)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot list gpus for %s: %w", kind, err))
-			continue
 		}
-		for _, g := range gpus {
-			if have, ok := merged[g.ID]; ok {
-				g = merge(have, g)
-			}
-			merged[g.ID] = g
+		ids = append(ids, of...)
+	}
+	slices.Sort(ids)
+	var out []Look
+	for _, id := range slices.Compact(ids) {
+		if ctx.Err() != nil {
+			return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot list gpus: %w", context.Cause(ctx))
+		}
+		l, err := i.Look(ctx, id)
+		switch {
+		case err == nil:
+			out = append(out, l)
+		case gpu.CodeOf(err) != gpu.CodeNotFound: // else it went away while we looked
+			errs = append(errs, err)
 		}
 	}
-	out := slices.SortedFunc(maps.Values(merged), func(a, b gpu.GPU) int { return cmp.Compare(a.ID, b.ID) })
 	return out, errors.Join(errs...)
+}
+
+// Look reads one GPU. The error is CodeNotFound where no backend knows it, and
+// whatever kept one of them from telling otherwise.
+func (i *Inventory) Look(ctx context.Context, id gpu.ID) (Look, error) {
+	var l Look
+	var errs []error
+	for _, kind := range i.kinds {
+		g, profiles, err := i.cfg.Backends[kind].Look(ctx, id)
+		if g.ID == "" && gpu.CodeOf(err) == gpu.CodeNotFound {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+		switch {
+		case g.ID == "":
+			continue
+		case l.GPU.ID == "":
+			l.GPU = g
+		default:
+			l.GPU = merge(l.GPU, g)
+		}
+		l.Profiles = append(l.Profiles, profiles...)
+	}
+	l.Err = errors.Join(errs...)
+	switch {
+	case l.GPU.ID != "":
+		return l, nil
+	case l.Err != nil:
+		return Look{}, l.Err
+	default:
+		return Look{}, gpu.Errorf(gpu.CodeNotFound, "cannot find gpu %q", id)
+	}
+}
+
+// GPUs is Looks without the profiles.
+func (i *Inventory) GPUs(ctx context.Context) ([]gpu.GPU, error) {
+	looks, err := i.Looks(ctx)
+	out := make([]gpu.GPU, len(looks))
+	for n, l := range looks {
+		out[n] = l.GPU
+	}
+	return out, err
 }
 
 // merge adds to a GPU what a second backend knows of it.
@@ -97,37 +155,6 @@ func merge(a, b gpu.GPU) gpu.GPU {
 		a.SRIOV = b.SRIOV
 	}
 	return a
-}
-
-// GPU returns one GPU, or CodeNotFound.
-func (i *Inventory) GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
-	gpus, err := i.GPUs(ctx)
-	for _, g := range gpus {
-		if g.ID == id {
-			return g, nil
-		}
-	}
-	if err != nil {
-		return gpu.GPU{}, err
-	}
-	return gpu.GPU{}, gpu.Errorf(gpu.CodeNotFound, "cannot find gpu %q", id)
-}
-
-// Profiles lists what a GPU can make, over all kinds.
-func (i *Inventory) Profiles(ctx context.Context, g gpu.GPU) ([]gpu.Profile, error) {
-	var out []gpu.Profile
-	for _, kind := range g.Kinds {
-		b, ok := i.cfg.Backends[kind]
-		if !ok {
-			continue
-		}
-		ps, err := b.Profiles(ctx, g.ID)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, ps...)
-	}
-	return out, nil
 }
 
 // Partitions lists the partitions that are there on a GPU, foreign ones too.

@@ -19,10 +19,23 @@ type source struct {
 	err   error
 }
 
-func (s source) GPUs(context.Context) ([]gpu.GPU, error) { return s.gpus, s.err }
+func (s source) IDs(context.Context) (ids []gpu.ID, err error) {
+	for _, g := range s.gpus {
+		ids = append(ids, g.ID)
+	}
+	return ids, s.err
+}
 
-func (s source) Profiles(_ context.Context, id gpu.ID) ([]gpu.Profile, error) {
-	return []gpu.Profile{{Name: "p-" + string(id)}}, s.err
+func (s source) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
+	if s.err != nil {
+		return gpu.GPU{}, nil, s.err
+	}
+	for _, g := range s.gpus {
+		if g.ID == id {
+			return g, []gpu.Profile{{Name: "p-" + string(id)}}, nil
+		}
+	}
+	return gpu.GPU{}, nil, gpu.Errorf(gpu.CodeNotFound, "none")
 }
 
 func (s source) Partitions(context.Context, gpu.ID) ([]gpu.Partition, error) { return s.parts, s.err }
@@ -50,8 +63,8 @@ func TestOneCardOfTwoBackends(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
-	if ps, err := inv.Profiles(t.Context(), got[1]); err != nil || len(ps) != 2 {
-		t.Errorf("profiles %+v: %v", ps, err)
+	if l, err := inv.Look(t.Context(), "b"); err != nil || l.Err != nil || len(l.Profiles) != 2 {
+		t.Errorf("profiles %+v: %v", l, err)
 	}
 	if _, err := inv.Backend(gpu.KindCard); gpu.CodeOf(err) != gpu.CodeInvalid {
 		t.Errorf("a kind without backend: %v", err)
@@ -68,10 +81,10 @@ func TestFailingBackend(t *testing.T) {
 	if len(got) != 1 || gpu.CodeOf(err) != gpu.CodeDriverMissing {
 		t.Errorf("gpus %+v: %v", got, err)
 	}
-	if _, err := inv.GPU(t.Context(), "a"); err != nil {
-		t.Errorf("a GPU that is there: %v", err)
+	if l, err := inv.Look(t.Context(), "a"); err != nil || gpu.CodeOf(l.Err) != gpu.CodeDriverMissing {
+		t.Errorf("a GPU that is there: %+v, %v", l, err)
 	}
-	if _, err := inv.GPU(t.Context(), "b"); gpu.CodeOf(err) != gpu.CodeDriverMissing {
+	if _, err := inv.Look(t.Context(), "b"); gpu.CodeOf(err) != gpu.CodeDriverMissing {
 		t.Errorf("a GPU that may be there: %v, want the reason why it is not known", err)
 	}
 }

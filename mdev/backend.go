@@ -14,8 +14,6 @@ package mdev
 import (
 	"cmp"
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -29,9 +27,9 @@ import (
 // syscall.Errno, and *sysfs.HungError where the kernel did not answer in time.
 type Sysfs interface {
 	Read(path string) (string, error)
+	ReadEach(dir string, names ...string) ([]sysfs.File, error)
 	List(dir string) ([]string, error)
 	Readlink(path string) (string, error)
-	Resolve(path string) (string, error)
 	Exists(path string) (bool, error)
 	Write(ctx context.Context, path, value string) error
 }
@@ -41,6 +39,9 @@ const (
 	busDir    = "class/mdev_bus"
 	deviceDir = "bus/mdev/devices"
 	typesDir  = "mdev_supported_types"
+
+	availableFile = "available_instances"
+
 	pollEvery = 200 * time.Millisecond
 )
 
@@ -79,48 +80,43 @@ func New(fs Sysfs, opts Options) *Backend {
 	return &Backend{fs: fs, opts: opts, turn: map[gpu.ID]chan struct{}{}, stuck: map[gpu.ID][]*sysfs.HungError{}}
 }
 
-// GPUs lists the parents on the bus, sorted by ID. One that cannot be read is
-// listed with the condition Unknown.
-func (b *Backend) GPUs(ctx context.Context) ([]gpu.GPU, error) {
-	parents, err := b.parents()
+// IDs lists the parents on the bus, sorted.
+func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
+	ids, err := b.ids()
 	if err != nil {
 		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot list gpus: %w", err)
 	}
-	out := []gpu.GPU{}
-	for _, p := range parents {
-		if ctx.Err() != nil {
-			return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot list gpus: %w", context.Cause(ctx))
-		}
-		g, err := b.describe(p)
-		if errors.Is(err, fs.ErrNotExist) && !b.present(p) {
-			continue // it went away while we looked
-		}
-		if err != nil {
-			g.Conditions = append(g.Conditions, gpu.Condition{
-				Type: gpu.Unknown, Status: true, Reason: "NotReadable", Message: err.Error(),
-			})
-		}
-		out = append(out, g)
-	}
-	return out, nil
+	return ids, nil
 }
 
-// Profiles lists the types of a GPU, sorted by name.
-func (b *Backend) Profiles(_ context.Context, id gpu.ID) ([]gpu.Profile, error) {
+// Look reads a GPU and its types, in one pass: profiles are sorted by name.
+func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
+	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindMdev}, NUMANode: -1, Conditions: b.stuckConditions(id)}
 	p, err := b.parent(id)
-	if err != nil {
-		return nil, wrap(err, "cannot list the profiles of gpu %q", id)
+	var types []mdevType
+	if err == nil {
+		types, err = b.types(p)
 	}
-	types, err := b.types(p)
-	if err != nil {
-		return nil, wrap(b.gone(p, err), "cannot list the profiles of gpu %q", id)
+	if err == nil {
+		err = b.describe(p, &g, types)
 	}
-	out := []gpu.Profile{}
-	for _, t := range types {
-		out = append(out, t.profile(p))
+	if err == nil {
+		profiles := make([]gpu.Profile, len(types))
+		for i, t := range types {
+			profiles[i] = t.profile(p)
+		}
+		slices.SortFunc(profiles, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
+		return g, profiles, nil
 	}
-	slices.SortFunc(out, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
-	return out, nil
+	if p.dir != "" {
+		err = b.gone(p, err)
+	}
+	err = wrap(err, "cannot read gpu %q", id)
+	if gpu.CodeOf(err) == gpu.CodeNotFound {
+		return gpu.GPU{}, nil, err
+	}
+	g.Conditions = append(g.Conditions, gpu.Condition{Type: gpu.Unknown, Status: true, Reason: "NotReadable", Message: err.Error()})
+	return g, nil, err
 }
 
 // Partitions lists the devices on a GPU, whoever made them, sorted by UUID.

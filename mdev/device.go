@@ -39,7 +39,7 @@ func (d device) parentDir() string { return path.Dir(d.dir) }
 
 // device looks one mdev up; false if there is none, or none any more.
 func (b *Backend) device(uuid string) (device, bool, error) {
-	dir, err := b.fs.Resolve(path.Join(deviceDir, uuid))
+	dir, err := b.real(path.Join(deviceDir, uuid))
 	if errors.Is(err, fs.ErrNotExist) {
 		return device{}, false, nil
 	}
@@ -70,7 +70,10 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 		return nil, err
 	}
 	slices.Sort(uuids)
-	profiles, _, err := b.names(p)
+	if len(uuids) == 0 {
+		return []gpu.Partition{}, nil
+	}
+	names, err := b.names(p)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +86,7 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 		if !ok || d.parentDir() != p.dir {
 			continue
 		}
-		part, err := b.partition(p, d, profiles)
+		part, err := b.partition(p, d, names)
 		if err != nil {
 			return nil, err
 		}
@@ -93,22 +96,18 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 }
 
 // partition is a device as a client sees it.
-func (b *Backend) partition(p parent, d device, profiles map[string]string) (gpu.Partition, error) {
+func (b *Backend) partition(p parent, d device, names map[string]typeName) (gpu.Partition, error) {
 	group, err := b.base(path.Join(d.dir, "iommu_group"))
 	if err != nil {
 		return gpu.Partition{}, err
 	}
-	api, err := b.attribute(p, d.native, "device_api")
-	if err != nil {
-		return gpu.Partition{}, err
-	}
-	name := profiles[d.native]
-	if name == "" {
-		name = d.native // the driver does not list its type any more
+	name, listed := names[d.native]
+	if !listed {
+		name.profile = d.native // the driver does not list its type any more
 	}
 	return gpu.Partition{
-		ID: d.uuid, GPU: p.id, Parent: p.name(), Kind: gpu.KindMdev, Profile: name, Native: d.native,
-		Handle: gpu.Handle{MdevUUID: d.uuid}, DeviceAPI: api, IOMMUGroup: group,
+		ID: d.uuid, GPU: p.id, Parent: p.name(), Kind: gpu.KindMdev, Profile: name.profile, Native: d.native,
+		Handle: gpu.Handle{MdevUUID: d.uuid}, DeviceAPI: name.api, IOMMUGroup: group,
 	}, nil
 }
 
@@ -133,6 +132,9 @@ func (b *Backend) leaked(p parent, types []mdevType) ([]gpu.Condition, error) {
 }
 
 func (b *Backend) missing(p parent, types []mdevType) (string, error) {
+	if !slices.ContainsFunc(types, func(t mdevType) bool { return t.max > 0 && t.available < t.max }) {
+		return "", nil
+	}
 	if len(b.stuckOn(p.id)) > 0 || b.taken(p.id) {
 		return "", nil // a write under way explains it
 	}

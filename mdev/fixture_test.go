@@ -24,7 +24,7 @@ func load(t *testing.T, name string) *mdev.Backend {
 
 func TestNVIDIAFixture(t *testing.T) {
 	b := load(t, "nvidia-legacy.txtar")
-	gpus, err := b.GPUs(t.Context())
+	gpus, err := gpus(t, b)
 	want := []gpu.GPU{{
 		ID: "0000:08:00.0", Vendor: "NVIDIA", Model: "A2", PCIAddress: "0000:08:00.0", NUMANode: 0, IOMMUGroup: "30",
 		Identity: gpu.Identity{Model: "10de:25b6", Subsystem: "10de:157e"},
@@ -34,7 +34,7 @@ func TestNVIDIAFixture(t *testing.T) {
 		t.Error(err, diff)
 	}
 
-	profiles, err := b.Profiles(t.Context(), "0000:08:00.0")
+	_, profiles, err := b.Look(t.Context(), "0000:08:00.0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,12 +77,12 @@ func TestNVIDIAFixture(t *testing.T) {
 // is on them belongs to no GPU that is listed.
 func TestVFIsNoGPU_T39(t *testing.T) {
 	b := load(t, "nvidia-a2-vf.txtar")
-	gpus, err := b.GPUs(t.Context())
+	gpus, err := gpus(t, b)
 	if len(gpus) != 0 || err != nil {
 		t.Errorf("%+v, %v", gpus, err)
 	}
 	for _, id := range []gpu.ID{"0000:08:01.7", "0000:08:00.4", "0000:08:00.0"} {
-		if _, err := b.Profiles(t.Context(), id); gpu.CodeOf(err) != gpu.CodeNotFound {
+		if _, _, err := b.Look(t.Context(), id); gpu.CodeOf(err) != gpu.CodeNotFound {
 			t.Errorf("%s: %v", id, err)
 		}
 		_, err := b.Make(t.Context(), gpu.Partition{ID: "1a51a6ac-2d2b-4e7d-9c05-2f9b0d6a7a12", GPU: id, Profile: "A2-4Q"})
@@ -94,7 +94,7 @@ func TestVFIsNoGPU_T39(t *testing.T) {
 
 func TestIntelFixture(t *testing.T) {
 	b := load(t, "i915-gvtg.txtar")
-	gpus, err := b.GPUs(t.Context())
+	gpus, err := gpus(t, b)
 	want := []gpu.GPU{{
 		ID: "0000:00:02.0", Vendor: "Intel", Model: "8086:5912", PCIAddress: "0000:00:02.0", NUMANode: -1, IOMMUGroup: "1",
 		Identity: gpu.Identity{Model: "8086:5912", Subsystem: "17aa:3106"}, Driver: gpu.Driver{Name: "i915"}, Kinds: []gpu.Kind{gpu.KindMdev},
@@ -102,7 +102,7 @@ func TestIntelFixture(t *testing.T) {
 	if diff := cmp.Diff(want, gpus); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	profiles, err := b.Profiles(t.Context(), "0000:00:02.0")
+	_, profiles, err := b.Look(t.Context(), "0000:00:02.0")
 	if err != nil || len(profiles) != 3 {
 		t.Fatal(profiles, err)
 	}
@@ -129,7 +129,7 @@ func TestNoBus_T05(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	gpus, err := mdev.New(root, mdev.Options{}).GPUs(t.Context())
+	gpus, err := gpus(t, mdev.New(root, mdev.Options{}))
 	if gpus == nil || len(gpus) != 0 || err != nil {
 		t.Error(gpus, err)
 	}

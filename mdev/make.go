@@ -91,11 +91,11 @@ func (b *Backend) same(p parent, uuid string, want gpu.Partition) (gpu.Partition
 	if d.parentDir() != p.dir {
 		return gpu.Partition{}, false, differs("gpu", path.Base(d.parentDir()), string(want.GPU))
 	}
-	profiles, _, err := b.names(p)
+	names, err := b.names(p)
 	if err != nil {
 		return gpu.Partition{}, false, err
 	}
-	have, err := b.partition(p, d, profiles)
+	have, err := b.partition(p, d, names)
 	if err != nil {
 		return gpu.Partition{}, false, err
 	}
@@ -225,7 +225,7 @@ func (b *Backend) readBack(ctx context.Context, p parent, t mdevType, uuid strin
 		err = gpu.Errorf(gpu.CodeUnavailable, "the driver made a %s on %s instead", d.native, path.Base(d.parentDir()))
 	}
 	if err == nil {
-		made, err = b.partition(p, d, map[string]string{t.native: t.name})
+		made, err = b.partition(p, d, map[string]typeName{t.native: {profile: t.name, api: t.api}})
 	}
 	if err == nil {
 		return made, nil

@@ -245,7 +245,7 @@ func TestMakeOtherSize_T40(t *testing.T) {
 	b := mdev.New(h.Sysfs, mdev.Options{VanishWait: -1})
 	made := mustMake(t, b, want(t4, "T4-4Q"))
 	free := func() map[string]int {
-		profiles, err := b.Profiles(t.Context(), t4)
+		_, profiles, err := b.Look(t.Context(), t4)
 		if err != nil {
 			t.Fatal(err)
 		}

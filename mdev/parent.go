@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/sysfs"
 )
 
 // A parent is a device that devices can be made on.
@@ -17,14 +18,13 @@ type parent struct {
 	id  gpu.ID
 	dir string // real path
 	pci bool
-	err error // why it could not be looked at
 }
 
 // name is the parent's name in sysfs.
 func (p parent) name() string { return path.Base(p.dir) }
 
-// parents lists the GPUs on the bus, sorted by ID.
-func (b *Backend) parents() ([]parent, error) {
+// ids lists the GPUs on the bus, sorted. One that cannot be looked at is listed.
+func (b *Backend) ids() ([]gpu.ID, error) {
 	names, err := b.fs.List(busDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // no driver has registered yet: the usual state of a host
@@ -32,58 +32,57 @@ func (b *Backend) parents() ([]parent, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []parent
+	var out []gpu.ID
 	for _, name := range names {
-		p, isGPU, err := b.look(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it went away while we looked
-		}
-		if err != nil {
-			p = parent{id: gpu.ID(name), err: err}
-		}
-		if isGPU || err != nil {
-			out = append(out, p)
+		_, isGPU, err := b.look(name)
+		if isGPU || err != nil && !errors.Is(err, fs.ErrNotExist) { // else it went away while we looked
+			out = append(out, gpu.ID(name))
 		}
 	}
-	slices.SortFunc(out, func(a, b parent) int { return strings.Compare(string(a.id), string(b.id)) })
+	slices.Sort(out)
 	return out, nil
 }
 
 // look reads one entry of the bus. A virtual function is not a GPU, whatever it
 // carries: it belongs to the physical function that its physfn link names.
 func (b *Backend) look(name string) (p parent, isGPU bool, err error) {
-	dir, err := b.fs.Resolve(path.Join(busDir, name))
+	dir, err := b.real(path.Join(busDir, name))
 	if err != nil {
 		return parent{}, false, err
 	}
-	p = parent{id: gpu.ID(path.Base(dir)), dir: dir}
+	p = parent{id: gpu.ID(name), dir: dir}
+	bus, err := b.base(path.Join(dir, "subsystem"))
+	if err != nil || bus != "pci" {
+		return p, err == nil, err
+	}
 	if vf, err := b.fs.Exists(path.Join(dir, "physfn")); vf || err != nil {
 		return parent{}, false, err
 	}
-	bus, err := b.base(path.Join(dir, "subsystem"))
-	if err != nil || bus != "pci" {
-		return p, true, err
-	}
-	address, err := gpu.ParseAddress(p.name())
-	if err != nil {
-		return parent{}, false, err
-	}
-	p.id, p.pci = address.ID(), true
+	p.pci = true
 	return p, true, nil
 }
 
-// parent finds a GPU by its ID.
-func (b *Backend) parent(id gpu.ID) (parent, error) {
-	parents, err := b.parents()
+// real returns the directory of a device that an entry of a bus or class stands
+// for. The kernel links those straight to it: there are no links further down.
+func (b *Backend) real(entry string) (string, error) {
+	target, err := b.fs.Readlink(entry)
 	if err != nil {
-		return parent{}, err
+		return "", err
 	}
-	for _, p := range parents {
-		if p.id == id {
-			return p, p.err
-		}
+	return path.Join(path.Dir(entry), target), nil
+}
+
+// parent finds a GPU by its ID, which is its name on the bus.
+func (b *Backend) parent(id gpu.ID) (parent, error) {
+	none := gpu.Errorf(gpu.CodeNotFound, "there is no such gpu on the mdev bus")
+	if id == "" || id == "." || id == ".." || strings.ContainsRune(string(id), '/') {
+		return parent{}, none
 	}
-	return parent{}, gpu.Errorf(gpu.CodeNotFound, "there is no such gpu on the mdev bus")
+	p, isGPU, err := b.look(string(id))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !isGPU {
+		return parent{}, none
+	}
+	return p, err
 }
 
 // present reports whether a parent is still there. What cannot be told counts as
@@ -102,16 +101,7 @@ func (b *Backend) gone(p parent, err error) error {
 }
 
 // describe fills in what sysfs says of a GPU.
-func (b *Backend) describe(p parent) (gpu.GPU, error) {
-	g := gpu.GPU{ID: p.id, Kinds: []gpu.Kind{gpu.KindMdev}, NUMANode: -1}
-	if p.err != nil {
-		return g, p.err
-	}
-	g.Conditions = b.stuckConditions(p.id)
-	types, err := b.types(p)
-	if err != nil {
-		return g, err
-	}
+func (b *Backend) describe(p parent, g *gpu.GPU, types []mdevType) (err error) {
 	if len(types) == 0 {
 		g.Conditions = append(g.Conditions, gpu.Condition{
 			Type: gpu.Degraded, Status: true, Reason: "NoTypes",
@@ -119,7 +109,7 @@ func (b *Backend) describe(p parent) (gpu.GPU, error) {
 		})
 	}
 	if p.pci {
-		err = b.describePCI(p, &g, types)
+		err = b.describePCI(p, g, types)
 	} else {
 		g.Model = p.name()
 		if len(types) > 0 {
@@ -129,27 +119,32 @@ func (b *Backend) describe(p parent) (gpu.GPU, error) {
 		g.Identity.Model = g.Model
 	}
 	if err != nil {
-		return g, err
+		return err
 	}
 	if g.IOMMUGroup, err = b.base(path.Join(p.dir, "iommu_group")); err != nil {
-		return g, err
+		return err
 	}
 	leak, err := b.leaked(p, types)
 	g.Conditions = append(g.Conditions, leak...)
-	return g, err
+	return err
+}
+
+// pciFiles are the attributes of a PCI device that are read. Only some have a
+// serial number or virtual functions.
+var pciFiles = []string{
+	"vendor", "device", "subsystem_vendor", "subsystem_device", "serial_number",
+	"numa_node", "sriov_totalvfs", "sriov_numvfs",
 }
 
 // describePCI fills in what a PCI device says. Model is the name that NVIDIA's
 // types carry, else the ids: sysfs has no names. The identity holds the ids
 // alone, which no driver can change.
 func (b *Backend) describePCI(p parent, g *gpu.GPU, types []mdevType) error {
-	read := func(name string) string {
-		s, err := b.fs.Read(path.Join(p.dir, name))
-		if err != nil {
-			return ""
-		}
-		return s
+	files, err := b.fs.ReadEach(p.dir, pciFiles...)
+	if err != nil {
+		return err
 	}
+	read := func(name string) string { return files[slices.Index(pciFiles, name)].Text } // empty if it cannot be read
 	ids := func(vendor, device string) string {
 		v, d := strings.TrimPrefix(read(vendor), "0x"), strings.TrimPrefix(read(device), "0x")
 		if v == "" || d == "" {
@@ -163,7 +158,7 @@ func (b *Backend) describePCI(p parent, g *gpu.GPU, types []mdevType) error {
 		return fmt.Errorf("cannot read the pci ids in %q", p.dir)
 	}
 	g.Identity.Subsystem = ids("subsystem_vendor", "subsystem_device")
-	g.Serial = read("serial_number") // only some drivers have it
+	g.Serial = read("serial_number")
 	g.Identity.Serial = g.Serial
 	vendor, _, _ := strings.Cut(g.Identity.Model, ":")
 	switch vendor {
@@ -184,12 +179,17 @@ func (b *Backend) describePCI(p parent, g *gpu.GPU, types []mdevType) error {
 	}
 	g.SRIOV.TotalVFs, _ = strconv.Atoi(read("sriov_totalvfs"))
 	g.SRIOV.NumVFs, _ = strconv.Atoi(read("sriov_numvfs"))
-	var err error
 	if g.Driver.Name, err = b.base(path.Join(p.dir, "driver")); err != nil {
 		return err
 	}
-	g.Driver.Version = read("driver/module/version")
-	return nil
+	g.Driver.Version, err = optional(b.file(path.Join(p.dir, "driver/module/version")))
+	return err
+}
+
+// file reads one file.
+func (b *Backend) file(name string) sysfs.File {
+	text, err := b.fs.Read(name)
+	return sysfs.File{Text: text, Err: err}
 }
 
 // base returns the last part of what a link points to, empty if there is no link.

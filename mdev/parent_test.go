@@ -31,7 +31,7 @@ func TestProfileNames_T12_T38(t *testing.T) {
 	h := host(t, card)
 	b := mdev.New(h.Sysfs, mdev.Options{VanishWait: -1})
 	names := func() (out []string) {
-		profiles, err := b.Profiles(t.Context(), t4)
+		_, profiles, err := b.Look(t.Context(), t4)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestParentAppearsLate_T05_T11(t *testing.T) {
 			}
 			if after > 0 {
 				<-time.After(after - time.Millisecond)
-				gpus, err := b.GPUs(t.Context())
+				gpus, err := gpus(t, b)
 				if len(gpus) != 3 || err != nil {
 					t.Error(len(gpus), err)
 				}
@@ -91,7 +91,7 @@ func TestParentAppearsLate_T05_T11(t *testing.T) {
 				<-time.After(time.Millisecond)
 			}
 			mustMake(t, b, want(t4, "T4-1Q"))
-			if gpus, err := b.GPUs(t.Context()); len(gpus) != 4 || err != nil {
+			if gpus, err := gpus(t, b); len(gpus) != 4 || err != nil {
 				t.Error(len(gpus), err)
 			}
 		})
@@ -129,7 +129,7 @@ func TestLeakedCapacity_T28(t *testing.T) {
 	h := host(t)
 	b := mdev.New(h.Sysfs, mdev.Options{VanishWait: -1})
 	leaks := func() (out []string) {
-		gpus, err := b.GPUs(t.Context())
+		gpus, err := gpus(t, b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +180,7 @@ func TestUnreadableParent(t *testing.T) {
 		if err := h.Inject(sim.Fault{Path: path, Errno: syscall.EIO}); err != nil {
 			t.Fatal(err)
 		}
-		gpus, err := b.GPUs(t.Context())
+		gpus, err := gpus(t, b)
 		if err != nil || len(gpus) != 4 {
 			t.Fatal(len(gpus), err)
 		}

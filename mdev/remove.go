@@ -67,15 +67,23 @@ func (b *Backend) unused(ctx context.Context, id gpu.ID, d device) error {
 	if b.opts.Unused == nil {
 		return nil
 	}
-	devices, err := b.Partitions(ctx, id)
+	d, ok, err := b.device(d.uuid)
+	if err != nil || !ok {
+		return err
+	}
+	p, err := b.parent(id)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(devices, func(p gpu.Partition) bool { return p.ID == d.uuid })
-	if i < 0 {
-		return nil
+	names, err := b.names(p)
+	if err != nil {
+		return err
 	}
-	return b.opts.Unused(ctx, devices[i])
+	device, err := b.partition(p, d, names)
+	if err != nil {
+		return err
+	}
+	return b.opts.Unused(ctx, device)
 }
 
 // meant refuses a device that has our UUID but is not what we made. A type that
@@ -88,11 +96,11 @@ func (b *Backend) meant(d device, want gpu.Partition) error {
 	if d.parentDir() != p.dir {
 		return gpu.Errorf(gpu.CodeConflict, "it is on %q", path.Base(d.parentDir()))
 	}
-	profiles, _, err := b.names(p)
+	names, err := b.names(p)
 	if err != nil {
 		return err
 	}
-	have := profiles[d.native]
+	have := names[d.native].profile
 	if want.Profile != "" && have != "" && have != want.Profile && d.native != want.Native {
 		return gpu.Errorf(gpu.CodeConflict, "it has profile %q, not %q", have, want.Profile)
 	}

@@ -141,7 +141,7 @@ func TestRemoveReadsBack_T06(t *testing.T) {
 // stuckness returns the Stuck conditions of all GPUs, by GPU.
 func stuckness(t *testing.T, b *mdev.Backend) map[gpu.ID]gpu.Condition {
 	t.Helper()
-	gpus, err := b.GPUs(t.Context())
+	gpus, err := gpus(t, b)
 	if err != nil {
 		t.Fatal(err)
 	}

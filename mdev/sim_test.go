@@ -23,6 +23,19 @@ func host(t *testing.T, cards ...sim.Card) *sim.Host {
 	return h
 }
 
+// gpus looks at all GPUs, as the inventory does.
+func gpus(t *testing.T, b *mdev.Backend) ([]gpu.GPU, error) {
+	t.Helper()
+	ids, err := b.IDs(t.Context())
+	out := []gpu.GPU{}
+	for _, id := range ids {
+		if g, _, _ := b.Look(t.Context(), id); g.ID != "" {
+			out = append(out, g)
+		}
+	}
+	return out, err
+}
+
 func TestContract_T04_T06_T40_T43(t *testing.T) {
 	for _, o := range []gputest.Options{
 		{GPU: "0000:08:00.0", Profile: "T4-4Q", Other: "T4-4C", Racers: 10},

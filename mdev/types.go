@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/sysfs"
 )
 
 // An mdevType is one directory under mdev_supported_types.
@@ -31,58 +32,117 @@ func (t mdevType) nvidia() bool { return isNVIDIA(t.native) }
 // dash is the driver's name.
 func isNVIDIA(native string) bool { return strings.HasPrefix(native, "nvidia-") }
 
-// names returns the profile name of each type directory of a GPU.
+// typeName is how a type directory is called, and the device API that goes with it.
+type typeName struct {
+	profile string
+	label   string // the attribute "name", empty if there is none
+	api     string
+}
+
+// read reads attributes of every type of a GPU as one call. Older kernels left the
+// choice of files to the driver: one that is not there is an fs.ErrNotExist of its
+// own. A GPU that is registered but not ready has no types.
+func (b *Backend) read(p parent, attributes ...string) (map[string][]sysfs.File, error) {
+	dir := path.Join(p.dir, typesDir)
+	dirs, err := b.fs.List(dir)
+	if errors.Is(err, fs.ErrNotExist) && b.present(p) {
+		return nil, nil
+	}
+	if err != nil || len(dirs) == 0 {
+		return nil, err
+	}
+	var names []string
+	for _, native := range dirs {
+		for _, a := range attributes {
+			names = append(names, path.Join(native, a))
+		}
+	}
+	files, err := b.fs.ReadEach(dir, names...)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]sysfs.File{}
+	for i, chunk := range slices.Collect(slices.Chunk(files, len(attributes))) {
+		out[dirs[i]] = chunk
+	}
+	return out, nil
+}
+
+// optional is the text of a file that may be missing.
+func optional(f sysfs.File) (string, error) {
+	if errors.Is(f.Err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return f.Text, f.Err
+}
+
+// What is read to name types, and what else to describe them.
+var (
+	namingFiles = []string{"name", "device_api"}
+	typeFiles   = append(slices.Clone(namingFiles), "description", availableFile)
+)
+
+// names returns how each type directory of a GPU is called.
+func (b *Backend) names(p parent) (map[string]typeName, error) {
+	read, err := b.read(p, namingFiles...)
+	if err != nil {
+		return nil, err
+	}
+	return naming(read)
+}
+
+// naming gives each type directory its profile name; read holds namingFiles first.
 //
 // NVIDIA numbers its directories, and differently with each driver; the name is
 // what lasts: the last word of "NVIDIA A2-4Q" or "GRID M60-0B", letter by letter.
 // Other drivers name their directories themselves. Two types of one GPU with the
 // same short name both go by their directory, so that a name means one thing.
-func (b *Backend) names(p parent) (profiles, labels map[string]string, err error) {
-	dirs, err := b.fs.List(path.Join(p.dir, typesDir))
-	if errors.Is(err, fs.ErrNotExist) && b.present(p) {
-		return nil, nil, nil // registered, but not ready
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	profiles, labels = map[string]string{}, map[string]string{}
+func naming(read map[string][]sysfs.File) (map[string]typeName, error) {
+	out := map[string]typeName{}
 	users := map[string]int{}
-	for _, native := range dirs {
-		label, err := b.attribute(p, native, "name")
+	for native, files := range read {
+		label, err := optional(files[0])
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		labels[native], profiles[native] = label, native
+		api, err := optional(files[1])
+		if err != nil {
+			return nil, err
+		}
+		n := typeName{profile: native, label: label, api: api}
 		if words := strings.Fields(label); isNVIDIA(native) && len(words) > 0 {
-			profiles[native] = words[len(words)-1]
+			n.profile = words[len(words)-1]
 		}
-		users[profiles[native]]++
+		users[n.profile]++
+		out[native] = n
 	}
-	for native, name := range profiles {
-		if users[name] > 1 {
-			profiles[native] = native
+	for native, n := range out {
+		if users[n.profile] > 1 {
+			n.profile = native
+			out[native] = n
 		}
 	}
-	return profiles, labels, nil
+	return out, nil
 }
 
 // types reads all types of a GPU, sorted by directory.
 func (b *Backend) types(p parent) ([]mdevType, error) {
-	profiles, labels, err := b.names(p)
+	read, err := b.read(p, typeFiles...)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]mdevType, 0, len(profiles))
-	for _, native := range slices.Sorted(maps.Keys(profiles)) {
-		t := mdevType{native: native, name: profiles[native], label: labels[native]}
-		if t.description, err = b.attribute(p, native, "description"); err != nil {
-			return nil, err
-		}
-		if t.api, err = b.attribute(p, native, "device_api"); err != nil {
+	names, err := naming(read)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]mdevType, 0, len(names))
+	for _, native := range slices.Sorted(maps.Keys(names)) {
+		t := mdevType{native: native, name: names[native].profile, label: names[native].label, api: names[native].api}
+		if t.description, err = optional(read[native][2]); err != nil {
 			return nil, err
 		}
 		t.facts = parseDescription(t.description)
-		t.available, t.broken = b.available(p, native)
+		t.available, t.broken = count(path.Join(p.dir, typesDir, native, availableFile), read[native][3])
 		if errors.Is(t.broken, fs.ErrNotExist) {
 			if ok, err := b.fs.Exists(path.Join(p.dir, typesDir, native)); err == nil && !ok {
 				continue // the type went away while we looked
@@ -93,27 +153,21 @@ func (b *Backend) types(p parent) ([]mdevType, error) {
 	return out, nil
 }
 
-// attribute reads a file that a type may lack: older kernels left the choice of
-// files to the driver.
-func (b *Backend) attribute(p parent, native, name string) (string, error) {
-	s, err := b.fs.Read(path.Join(p.dir, typesDir, native, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	return s, err
-}
-
 // available reads how many more devices of a type fit now. It is right for this
 // moment only: making any device changes it for the card's other types as well.
 func (b *Backend) available(p parent, native string) (int, error) {
-	file := path.Join(p.dir, typesDir, native, "available_instances")
-	s, err := b.fs.Read(file)
-	if err != nil {
-		return 0, err
+	file := path.Join(p.dir, typesDir, native, availableFile)
+	return count(file, b.file(file))
+}
+
+// count is what an available_instances says.
+func count(name string, f sysfs.File) (int, error) {
+	if f.Err != nil {
+		return 0, f.Err
 	}
-	n, err := strconv.ParseUint(s, 10, 31)
+	n, err := strconv.ParseUint(f.Text, 10, 31)
 	if err != nil {
-		return 0, fmt.Errorf("cannot read %q: %q is not a number", file, s)
+		return 0, fmt.Errorf("cannot read %q: %q is not a number", name, f.Text)
 	}
 	return int(n), nil
 }

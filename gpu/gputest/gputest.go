@@ -103,9 +103,9 @@ func (t *trial) partitions() []gpu.Partition {
 
 func (t *trial) profiles() []gpu.Profile {
 	t.Helper()
-	out, err := t.b.Profiles(t.Context(), t.o.GPU)
+	_, out, err := t.b.Look(t.Context(), t.o.GPU)
 	if err != nil {
-		t.Fatalf("Profiles: %v", err)
+		t.Fatalf("Look: %v", err)
 	}
 	return out
 }
@@ -173,15 +173,13 @@ func (t *trial) wantCode(what string, err error, code gpu.Code) {
 }
 
 func (t *trial) listed() {
-	gpus, err := t.b.GPUs(t.Context())
+	ids, err := t.b.IDs(t.Context())
 	if err != nil {
-		t.Fatalf("GPUs: %v", err)
+		t.Fatalf("IDs: %v", err)
 	}
-	var ids []gpu.ID
-	for _, g := range gpus {
-		ids = append(ids, g.ID)
-		if len(g.Kinds) == 0 {
-			t.Errorf("gpu %q can make no kind of partition", g.ID)
+	for _, id := range ids {
+		if g, _, err := t.b.Look(t.Context(), id); err != nil || g.ID != id || len(g.Kinds) == 0 {
+			t.Errorf("gpu %q is listed, but it is %+v, %v", id, g, err)
 		}
 	}
 	if !slices.IsSorted(ids) || len(slices.Compact(slices.Clone(ids))) != len(ids) {
@@ -222,8 +220,11 @@ func (t *trial) stable() {
 
 func (t *trial) unknownGPU() {
 	const none = "ffff:ff:1f.7"
-	_, err := t.b.Profiles(t.Context(), none)
-	t.wantCode("Profiles of an unknown gpu", err, gpu.CodeNotFound)
+	g, _, err := t.b.Look(t.Context(), none)
+	t.wantCode("Look at an unknown gpu", err, gpu.CodeNotFound)
+	if g.ID != "" {
+		t.Errorf("an unknown gpu is %+v", g)
+	}
 	_, err = t.b.Partitions(t.Context(), none)
 	t.wantCode("Partitions of an unknown gpu", err, gpu.CodeNotFound)
 	want := t.o.Want(t.o.Profile)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -99,6 +100,19 @@ func (s *Sysfs) Read(name string) (text string, err error) {
 	return strings.TrimSpace(n.text), nil
 }
 
+// ReadEach reads files of one directory. One that hangs is waited for once.
+func (s *Sysfs) ReadEach(dir string, names ...string) ([]sysfs.File, error) {
+	files := make([]sysfs.File, len(names))
+	for i, name := range names {
+		text, err := s.Read(path.Join(dir, name))
+		if errors.Is(err, sysfs.ErrTimeout) {
+			return nil, err
+		}
+		files[i] = sysfs.File{Text: text, Err: err}
+	}
+	return files, nil
+}
+
 // ReadUint returns a file that holds one number: decimal, or hexadecimal with 0x.
 func (s *Sysfs) ReadUint(name string) (uint64, error) {
 	text, err := s.Read(name)
@@ -134,15 +148,6 @@ func (s *Sysfs) Readlink(name string) (string, error) {
 		return "", cannotDo("read link", failed{name, syscall.EINVAL})
 	}
 	return n.link, nil
-}
-
-// Resolve returns the path of what a name stands for after all links.
-func (s *Sysfs) Resolve(name string) (string, error) {
-	n, err := s.call("link", name, true)
-	if err != nil {
-		return "", cannotDo("resolve", err)
-	}
-	return n.path, nil
 }
 
 // Exists reports whether there is something under a name.

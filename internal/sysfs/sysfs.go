@@ -12,8 +12,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Where the kernel's trees are on a real host.
@@ -24,15 +25,16 @@ const (
 
 const (
 	maxRead     = 1 << 20 // more than any file we read; a sysfs attribute has 4 KiB at most
-	maxLinks    = 40      // as in the kernel
+	maxRaces    = 64      // tries to open a path while somebody renames in it
 	readTimeout = 10 * time.Second
 )
 
 // A Root is a tree of kernel files. Paths are relative to it, with slashes; none
-// leads out of it, links included.
+// leads out of it, links included: the kernel itself sees to that (openat2, Linux
+// 5.6).
 type Root struct {
 	guard Guard
-	root  *os.Root
+	dir   *os.File
 }
 
 // Open opens the tree at dir.
@@ -40,15 +42,45 @@ func Open(dir string) (*Root, error) { return OpenLogged(dir, nil) }
 
 // OpenLogged is Open with a log that is told of calls that hang and come back.
 func OpenLogged(dir string, log *slog.Logger) (*Root, error) {
-	root, err := os.OpenRoot(dir)
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %q: %w", dir, bare(err))
+		return nil, fmt.Errorf("cannot open %q: %w", dir, err)
 	}
-	return &Root{guard: Guard{Log: log}, root: root}, nil
+	return &Root{guard: Guard{Log: log}, dir: os.NewFile(uintptr(fd), dir)}, nil
 }
 
 // Close closes the tree. Calls that hang keep it open until they return.
-func (r *Root) Close() error { return r.root.Close() }
+func (r *Root) Close() error { return r.dir.Close() }
+
+// open opens a file of the tree.
+func (r *Root) open(name string, flags int) (fd int, err error) {
+	how := unix.OpenHow{
+		Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS, //nolint:gosec // flags are positive
+	}
+	conn, err := r.dir.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	cerr := conn.Control(func(dir uintptr) {
+		for range maxRaces {
+			fd, err = unix.Openat2(int(dir), name, &how) //nolint:gosec // a file descriptor
+			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+				return
+			}
+		}
+	})
+	return fd, errors.Join(cerr, err)
+}
+
+// with opens a file of the tree, and closes it when f has returned.
+func (r *Root) with(name string, flags int, f func(fd int) error) error {
+	fd, err := r.open(name, flags)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing that could still fail
+	return f(fd)
+}
 
 // Hung returns how many calls into the kernel hang now.
 func (r *Root) Hung() int { return r.guard.Hung() }
@@ -77,27 +109,58 @@ func (r *Root) read(ctx context.Context, name string) (string, error) {
 	return <-text, nil
 }
 
-func (r *Root) readAll(name string) (string, error) {
-	f, err := r.root.Open(name)
-	if err != nil {
-		return "", fmt.Errorf("cannot read %q: %w", name, bare(err))
-	}
-	defer f.Close()
-	var out []byte
-	buf := make([]byte, 4096)
-	for len(out) <= maxRead {
-		n, err := rawCall(f, func(fd int) (int, error) { return syscall.Read(fd, buf) })
-		switch {
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case err != nil:
-			return "", fmt.Errorf("cannot read %q: %w", name, err)
-		case n == 0:
-			return strings.TrimSpace(string(out)), nil
+// A File is what came of reading one file of several.
+type File struct {
+	Text string // without the white space around it
+	Err  error
+}
+
+// ReadEach reads files below one directory as one call with one deadline, ten
+// seconds for all: whoever reads what belongs together pays for one guard, and a
+// driver that does not answer is waited for once. Answers are in the order of
+// names. The error is a *HungError with the path of the directory.
+func (r *Root) ReadEach(dir string, names ...string) ([]File, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	return r.readEach(ctx, dir, names)
+}
+
+func (r *Root) readEach(ctx context.Context, dir string, names []string) ([]File, error) {
+	all := make(chan []File, 1) // as in read
+	err := r.guard.Do(ctx, "read", dir, func() error {
+		files := make([]File, len(names))
+		for i, name := range names {
+			files[i].Text, files[i].Err = r.readAll(path.Join(dir, name))
 		}
-		out = append(out, buf[:n]...)
+		all <- files
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return "", fmt.Errorf("cannot read %q: it is longer than %d bytes", name, maxRead)
+	return <-all, nil
+}
+
+func (r *Root) readAll(name string) (string, error) {
+	var out []byte
+	err := r.with(name, unix.O_RDONLY, func(fd int) error {
+		buf := make([]byte, 4096)
+		for len(out) <= maxRead {
+			n, err := unix.Read(fd, buf)
+			switch {
+			case errors.Is(err, unix.EINTR):
+				continue
+			case err != nil || n == 0:
+				return err
+			}
+			out = append(out, buf[:n]...)
+		}
+		return fmt.Errorf("it is longer than %d bytes", maxRead)
+	})
+	if err != nil {
+		return "", fmt.Errorf("cannot read %q: %w", name, err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 // ReadUint returns a file that holds one number: decimal, or hexadecimal with 0x.
@@ -115,10 +178,11 @@ func (r *Root) ReadUint(name string) (uint64, error) {
 
 // List returns the names in a directory, sorted.
 func (r *Root) List(dir string) ([]string, error) {
-	f, err := r.root.Open(dir)
+	fd, err := r.open(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list %q: %w", dir, bare(err))
+		return nil, fmt.Errorf("cannot list %q: %w", dir, err)
 	}
+	f := os.NewFile(uintptr(fd), dir) //nolint:gosec // a file descriptor
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
 	if err != nil {
@@ -130,62 +194,33 @@ func (r *Root) List(dir string) ([]string, error) {
 
 // Readlink returns what a link says, as it stands.
 func (r *Root) Readlink(name string) (string, error) {
-	target, err := r.root.Readlink(name)
+	target := make([]byte, unix.PathMax)
+	var n int
+	err := r.with(name, unix.O_PATH|unix.O_NOFOLLOW, func(fd int) (err error) {
+		n, err = unix.Readlinkat(fd, "", target)
+		if errors.Is(err, unix.ENOENT) {
+			err = unix.EINVAL // what is open is there: it is no link
+		}
+		return err
+	})
 	if err != nil {
-		return "", fmt.Errorf("cannot read link %q: %w", name, bare(err))
+		return "", fmt.Errorf("cannot read link %q: %w", name, err)
 	}
-	return target, nil
+	return string(target[:n]), nil
 }
 
 // Exists reports whether there is something under a name. It does not follow a
 // link in the last place.
 func (r *Root) Exists(name string) (bool, error) {
-	_, err := r.root.Lstat(name)
+	err := r.with(name, unix.O_PATH|unix.O_NOFOLLOW, func(int) error { return nil })
 	switch {
 	case err == nil:
 		return true, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	default:
-		return false, fmt.Errorf("cannot look for %q: %w", name, bare(err))
+		return false, fmt.Errorf("cannot look for %q: %w", name, err)
 	}
-}
-
-// Resolve returns the path, within the root, of what a name stands for after all
-// links: readlink -f.
-func (r *Root) Resolve(name string) (string, error) {
-	rest := strings.Split(name, "/")
-	var done []string
-	for links := 0; len(rest) > 0; {
-		part := rest[0]
-		rest = rest[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			if len(done) == 0 {
-				return "", fmt.Errorf("cannot resolve %q: it leads out of the tree", name)
-			}
-			done = done[:len(done)-1]
-			continue
-		}
-		here := path.Join(path.Join(done...), part)
-		target, err := r.root.Readlink(here)
-		switch {
-		case errors.Is(err, syscall.EINVAL): // no link
-			done = append(done, part)
-			continue
-		case err != nil:
-			return "", fmt.Errorf("cannot resolve %q: %w", name, bare(err))
-		case path.IsAbs(target):
-			return "", fmt.Errorf("cannot resolve %q: it leads out of the tree", name)
-		}
-		if links++; links > maxLinks {
-			return "", fmt.Errorf("cannot resolve %q: %w", name, syscall.ELOOP)
-		}
-		rest = append(strings.Split(target, "/"), rest...)
-	}
-	return path.Join(done...), nil
 }
 
 // Write writes a value to an existing file with one write(2) and returns what the
@@ -194,32 +229,18 @@ func (r *Root) Resolve(name string) (string, error) {
 func (r *Root) Write(ctx context.Context, name, value string) error {
 	return r.guard.Do(ctx, "write", name, func() error {
 		// Opening can hang as well, as on a FIFO that nobody reads.
-		f, err := r.root.OpenFile(name, os.O_WRONLY, 0)
-		if err != nil {
-			return fmt.Errorf("cannot write %q to %q: %w", value, name, bare(err))
-		}
-		defer f.Close()
-		n, err := rawCall(f, func(fd int) (int, error) { return syscall.Write(fd, []byte(value)) })
-		if err == nil && n != len(value) {
-			err = io.ErrShortWrite
-		}
+		err := r.with(name, unix.O_WRONLY, func(fd int) error {
+			n, err := unix.Write(fd, []byte(value))
+			if err == nil && n != len(value) {
+				err = io.ErrShortWrite
+			}
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("cannot write %q to %q: %w", value, name, err)
 		}
 		return nil
 	})
-}
-
-// rawCall makes one system call on a file, past Go's poller.
-func rawCall(f *os.File, call func(fd int) (int, error)) (n int, err error) {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	if cerr := conn.Control(func(fd uintptr) { n, err = call(int(fd)) }); cerr != nil {
-		return 0, cerr
-	}
-	return n, err
 }
 
 // bare takes the path off an error of package os: our own text names it.
