@@ -240,7 +240,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 		Keys: []string{key, "gpu/" + string(g.ID), "vm/" + vm.UUID},
 		Steps: []operation.PlanStep{
 			makeStep(part),
-			{Kind: stepAttach, Summary: "attach it to vm " + vm.Name, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, part)}},
+			{Kind: stepAttach, Summary: "attach it to vm " + vm.Name, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, part), Planned: scope(vm, w)}},
 		},
 		Rows: []operation.Row{
 			operation.Put(gpu.RecordPartition, part.ID, part),

@@ -13,6 +13,8 @@ import (
 type attachArgs struct {
 	Assignment gpu.AssignmentRecord `json:"assignment"`
 	Hostdev    gpu.Hostdev          `json:"hostdev"`
+	// Planned is where the device should go, as the VM was when the plan was made.
+	Planned gpu.Scope `json:"planned,omitzero"`
 }
 
 // scopeNote is what vm.detach wrote down for its undo: where the device was, and,
@@ -44,6 +46,14 @@ func (h *Host) doAttach(ctx context.Context, t *operation.Task) ([]operation.Row
 func (h *Host) attach(ctx context.Context, t *operation.Task, a attachArgs) error {
 	if t.Resumed() { // perhaps after a reboot, which takes partitions with it
 		if err := h.ensure(ctx, a.Assignment.Partition); err != nil {
+			return err
+		}
+	}
+	if a.Planned.Live && !t.Resumed() {
+		// The VM ran a moment ago. If it does not any more, libvirt refuses, and it is
+		// looked at again.
+		err := h.cfg.VMs.Attach(ctx, a.Assignment.Wish.VM, a.Hostdev, a.Planned)
+		if gpu.CodeOf(err) != gpu.CodeConflict {
 			return err
 		}
 	}

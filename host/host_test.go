@@ -379,3 +379,32 @@ func TestLibvirtDown(t *testing.T) {
 		t.Errorf("afterwards: %+v: %v", b, err)
 	}
 }
+
+// A VM that is shut down while its partition is being made gets the device into its
+// persistent definition, as one that did not run from the beginning.
+func TestVMStopsWhileItsPartitionIsMade(t *testing.T) {
+	l := newLab(t)
+	l.manage(card)
+	l.writeTimeout = time.Minute
+	l.restart()
+	if err := l.sim.Inject(sim.Fault{Op: "write", Path: createPath, Hang: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, op, err := l.PutAssignment(t.Context(), "test", "a", gpu.Wish{VM: "web1", Profile: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.sim.Libvirt.Shutdown("web1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.sim.Clear(createPath); err != nil {
+		t.Fatal(err)
+	}
+	if end := l.finish(*op, nil); end.Status != operation.Done {
+		t.Fatalf("attach ended %s: %+v", end.Status, end.Problem)
+	}
+	a, err := l.Assignment(t.Context(), "a")
+	if err != nil || a.Live || !a.Config || a.RestartRequired || a.State != gpu.AssignmentAttached {
+		t.Errorf("assignment %+v: %v", a, err)
+	}
+}
