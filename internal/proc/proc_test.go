@@ -79,7 +79,8 @@ func TestHolders_T17(t *testing.T) {
 	w.mkdir(w.sys, "bus/pci/devices/0000:41:00.4/vfio-dev/vfio3")
 	w.process("4711", "qemu-system-x86", "/dev/null", "socket:[1]", "/dev/vfio/12", "anon_inode:[vfio-device]")
 	w.process("99", "qemu-kvm", "/dev/vfio/12 (deleted)")
-	w.process("100", "other", "/dev/vfio/120", "/dev/vfio/1", "/dev/vfio/vfio", "/tmp/dev/vfio/12", "/dev/vfio/devices/vfio33")
+	w.process("100", "other", "/dev/vfio/120", "/dev/vfio/1", "/dev/vfio/vfio", "/dev/vfio/devices/vfio33", "/dev/vfio/12/x")
+	w.process("5000", "firecracker", "/srv/jail/vm7/root/dev/vfio/12")
 	w.process("101", "iommufd", "/dev/vfio/devices/vfio3")
 	w.process("102", "lab", "/dev/vfio/noiommu-40")
 	table := w.table()
@@ -87,7 +88,7 @@ func TestHolders_T17(t *testing.T) {
 		p    gpu.Partition
 		want []gpu.Holder
 	}{
-		"mdev": {mdevPartition, []gpu.Holder{{Kind: "process", ID: "99", Name: "qemu-kvm"}, {Kind: "process", ID: "4711", Name: "qemu-system-x86"}}},
+		"mdev": {mdevPartition, []gpu.Holder{{Kind: "process", ID: "99", Name: "qemu-kvm"}, {Kind: "process", ID: "4711", Name: "qemu-system-x86"}, {Kind: "process", ID: "5000", Name: "firecracker"}}},
 		"vf":   {vfPartition, []gpu.Holder{{Kind: "process", ID: "101", Name: "iommufd"}, {Kind: "process", ID: "102", Name: "lab"}}},
 		"nobody's": {
 			gpu.Partition{ID: uuid, Handle: gpu.Handle{MdevUUID: uuid}, IOMMUGroup: "7"}, []gpu.Holder{},
