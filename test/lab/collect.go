@@ -5,11 +5,13 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -67,19 +69,39 @@ func (vm *VM) Collect(ctx context.Context, dir string) error {
 	return nil
 }
 
+// Scenarios that failed, and those of them that were lost because the hypervisor
+// died below them.
+var failed, lost []string
+
 // Scenario begins a test on the shared VM: a context that ends with the test's
-// limit, and the evidence in test/lab/out/NAME should the test fail.
+// limit, and the evidence in test/lab/out/NAME should the test fail. A hypervisor
+// that died in an earlier one is replaced.
 func Scenario(t *testing.T, vm *VM, limit time.Duration) context.Context {
 	t.Helper()
 	dir := filepath.Join(vm.repo, "test", "lab", "out", strings.ReplaceAll(t.Name(), "/", "_"))
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, fmt.Errorf("the scenario took longer than %v", limit))
+	if vm.Died() != "" {
+		if err := vm.Renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	timeout, stop := context.WithTimeoutCause(t.Context(), limit, fmt.Errorf("the scenario took longer than %v", limit))
+	ctx, cancel := context.WithCancelCause(timeout)
+	var watch sync.WaitGroup
+	watch.Go(func() { vm.watch(ctx, cancel) })
 	t.Cleanup(func() {
-		cancel()
+		stop()
+		watch.Wait()
 		if !t.Failed() {
 			return
+		}
+		failed = append(failed, t.Name())
+		if why := vm.Died(); why != "" {
+			lost = append(lost, t.Name())
+			t.Logf("the hypervisor died: %s (console: %s)", why, vm.serialLog)
+			return // it tells nothing more
 		}
 		// The test's own context has ended by now.
 		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
@@ -90,4 +112,21 @@ func Scenario(t *testing.T, vm *VM, limit time.Duration) context.Context {
 		t.Logf("what explains the failure is in %s", dir)
 	})
 	return ctx
+}
+
+// watch ends a scenario whose hypervisor dies: nothing would answer until its limit.
+func (vm *VM) watch(ctx context.Context, end context.CancelCauseFunc) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if why := vm.Died(); why != "" {
+				end(errors.New("the hypervisor died: " + why))
+				return
+			}
+		}
+	}
 }

@@ -42,7 +42,9 @@ func (vm *VM) Deploy(ctx context.Context) error {
 	if _, err := vm.Run(ctx, "systemctl daemon-reload && systemctl -q enable "+strings.Join(names, " ")); err != nil {
 		return fmt.Errorf("cannot deploy: %w", err)
 	}
-	return vm.StartDaemon(ctx)
+	err = vm.StartDaemon(ctx)
+	vm.deployed = err == nil
+	return err
 }
 
 // StartDaemon (re)starts the daemon and waits until it is ready.

@@ -49,15 +49,11 @@ func beginWith(t *testing.T, limit time.Duration, mbytes int, gpus ...string) co
 // fresh deploys the daemon if that was not done yet, and resets the lab.
 func fresh(ctx context.Context, t *testing.T) {
 	t.Helper()
-	if !deployed {
+	if !hypervisor.deployed {
 		must(t, hypervisor.Deploy(ctx))
-		deployed = true
 	}
 	must(t, hypervisor.Reset(ctx))
 }
-
-// deployed is set once the working tree's daemon runs in the lab.
-var deployed bool
 
 // foreignFacts tells the inode of the foreign mdev too: one that was removed and
 // made again has another.

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +56,8 @@ type VM struct {
 	serialLog string
 	port      int
 	machine   *process
+	opts      Options
+	deployed  bool // the working tree's daemon runs in it
 
 	mu     sync.Mutex // guards master
 	master *process   // ssh's control connection, nil when it has to be made anew
@@ -81,8 +85,8 @@ func Start(ctx context.Context, opts Options) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	vm := &VM{repo: repo, suite: opts.Suite, image: opts.Image, dir: dir, serialLog: opts.SerialLog}
-	if err := vm.boot(ctx, opts); err != nil {
+	vm := &VM{repo: repo, suite: opts.Suite, image: opts.Image, dir: dir, serialLog: opts.SerialLog, opts: opts}
+	if err := vm.boot(ctx); err != nil {
 		return nil, errors.Join(err, vm.Close())
 	}
 	return vm, nil
@@ -113,7 +117,8 @@ func (o *Options) fill(repo string) {
 	}
 }
 
-func (vm *VM) boot(ctx context.Context, opts Options) error {
+func (vm *VM) boot(ctx context.Context) error {
+	opts := vm.opts
 	var err error
 	if vm.port, err = freePort(); err != nil {
 		return err
@@ -172,6 +177,32 @@ func (vm *VM) settle(ctx context.Context) error {
 	// units fail, so that is for them to judge.
 	_, err := vm.Run(ctx, "systemctl is-system-running --wait || true")
 	return err
+}
+
+// kernelDied is what the kernel says on the console when it is at its end.
+var kernelDied = regexp.MustCompile(`(?m)^\[ *[0-9.]+\] (?:BUG: |Oops: |Kernel panic).*`)
+
+// Died returns what the hypervisor's kernel said when it died, empty while it
+// lives. Now and then it does while a guest runs, reading through translations of
+// the guest's memory: nested virtualization under emulation is not flawless.
+func (vm *VM) Died() string {
+	console, err := os.ReadFile(vm.serialLog)
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(kernelDied.Find(console)))
+}
+
+// Renew boots a new hypervisor in place of one that died, whose console is kept
+// beside the new one.
+func (vm *VM) Renew(ctx context.Context) error {
+	vm.disconnect()
+	vm.machine.kill()
+	vm.deployed = false
+	if err := os.Rename(vm.serialLog, vm.serialLog+".died"); err != nil {
+		return fmt.Errorf("cannot keep the console of the hypervisor that died: %w", err)
+	}
+	return vm.boot(ctx)
 }
 
 // Close ends the hypervisor and removes what Start made.

@@ -4,6 +4,9 @@
 // rounds of one run, what gpuvirt does by REST with the bare calls below it and
 // with the tools people use otherwise. It prints ratios of medians: the machine
 // is emulated, so times mean nothing.
+//
+// An attach by REST also makes the mdev and keeps both on disk. It is compared
+// with attaching an mdev that is there, and with making one and attaching it.
 package main
 
 import (
@@ -28,7 +31,6 @@ import (
 const (
 	parent  = "mbochs"
 	profile = "mbochs-small"
-	xmlFile = "/run/bench.xml" // what virsh is given
 )
 
 func main() {
@@ -61,7 +63,7 @@ func run(ctx context.Context, vm string, rounds int) (err error) {
 	if err != nil {
 		return err
 	}
-	b := bench{ctx: ctx, rest: rest, fs: fs, dom: dom, vm: vm, fixed: uuid.NewString()}
+	b := bench{ctx: ctx, rest: rest, fs: fs, dom: dom, vm: vm, fixed: uuid.NewString(), fresh: uuid.NewString()}
 	if err := compare("create", rounds, b.creates()); err != nil {
 		return err
 	}
@@ -70,8 +72,10 @@ func run(ctx context.Context, vm string, rounds int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.remove(b.fixed)) }()
-	if err := os.WriteFile(xmlFile, []byte(b.hostdev()), 0o600); err != nil {
-		return err
+	for _, id := range []string{b.fixed, b.fresh} {
+		if err := os.WriteFile(xmlFile(id), []byte(hostdev(id)), 0o600); err != nil {
+			return err
+		}
 	}
 	return compare("attach", rounds, b.attaches())
 }
@@ -113,12 +117,14 @@ type bench struct {
 	dom   *libvirt.Domain
 	vm    string
 	fixed string // an mdev that is there throughout the attach rounds
+	fresh string // one that is made to be attached
 }
 
 func (b *bench) make(id string) error {
 	return b.fs.Write(b.ctx, "class/mdev_bus/"+parent+"/mdev_supported_types/"+profile+"/create", id)
 }
 
+// remove blocks until QEMU has closed the device.
 func (b *bench) remove(id string) error {
 	return b.fs.Write(b.ctx, "bus/mdev/devices/"+id+"/remove", "1")
 }
@@ -166,20 +172,39 @@ func (b *bench) creates() []way {
 }
 
 // hostdev is the device that the other ways attach.
-func (b *bench) hostdev() string {
+func hostdev(id string) string {
 	return "<hostdev mode='subsystem' type='mdev' managed='no' model='vfio-pci'><source><address uuid='" +
-		b.fixed + "'/></source><alias name='ua-bench'/></hostdev>"
+		id + "'/></source><alias name='ua-bench-" + id[:8] + "'/></hostdev>"
+}
+
+// xmlFile is where virsh finds it.
+func xmlFile(id string) string { return "/run/bench-" + id + ".xml" }
+
+const both = libvirt.DOMAIN_DEVICE_MODIFY_LIVE | libvirt.DOMAIN_DEVICE_MODIFY_CONFIG
+
+func (b *bench) attach(id string) error { return b.dom.AttachDeviceFlags(hostdev(id), both) }
+
+func (b *bench) virsh(id string) error {
+	return tool("virsh", "attach-device", b.vm, xmlFile(id), "--live", "--config")
+}
+
+func (b *bench) detach(id string) error {
+	if err := b.dom.DetachDeviceFlags(hostdev(id), both); err != nil {
+		return err
+	}
+	return b.gone(id)
+}
+
+// after does a second thing when the first has succeeded.
+func after(err error, then func(string) error, id string) error {
+	if err != nil {
+		return err
+	}
+	return then(id)
 }
 
 func (b *bench) attaches() []way {
-	xml := b.hostdev()
-	both := libvirt.DOMAIN_DEVICE_MODIFY_LIVE | libvirt.DOMAIN_DEVICE_MODIFY_CONFIG
-	gone := func() error {
-		if err := b.dom.DetachDeviceFlags(xml, both); err != nil {
-			return err
-		}
-		return b.gone()
-	}
+	detach := func() error { return b.detach(b.fixed) }
 	return []way{
 		{
 			"REST", func() error {
@@ -196,10 +221,19 @@ func (b *bench) attaches() []way {
 				return b.finish(op)
 			},
 		},
-		{"libvirt call", func() error { return b.dom.AttachDeviceFlags(xml, both) }, gone},
-		{"virsh attach-device", func() error {
-			return tool("virsh", "attach-device", b.vm, xmlFile, "--live", "--config")
-		}, gone},
+		{"libvirt call", func() error { return b.attach(b.fixed) }, detach},
+		{"virsh attach-device", func() error { return b.virsh(b.fixed) }, detach},
+		{
+			"(sysfs write + libvirt call)", func() error { return after(b.make(b.fresh), b.attach, b.fresh) },
+			func() error { return after(b.detach(b.fresh), b.remove, b.fresh) },
+		},
+		{
+			"(mdevctl start + virsh attach-device)",
+			func() error {
+				return after(tool("mdevctl", "start", "-u", b.fresh, "-p", parent, "-t", profile), b.virsh, b.fresh)
+			},
+			func() error { return after(b.detach(b.fresh), b.remove, b.fresh) },
+		},
 	}
 }
 
@@ -216,7 +250,7 @@ func (b *bench) finish(op api.Operation) error {
 }
 
 // gone waits until the guest has let the device go.
-func (b *bench) gone() error {
+func (b *bench) gone(id string) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for range 600 {
@@ -224,7 +258,7 @@ func (b *bench) gone() error {
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(xml, b.fixed) {
+		if !strings.Contains(xml, id) {
 			return nil
 		}
 		<-tick.C
