@@ -95,7 +95,8 @@ done
 for mdev in /sys/bus/mdev/devices/*; do
 	[ ! -e "$mdev" ] || echo 1 >"$mdev/remove" || exit 1
 done
-rm -rf /var/lib/gpuvirt/* /etc/mdevctl.d/* `+guestLogs+`/*.serial*
+rm -rf /var/lib/gpuvirt/* `+guestLogs+`/*.serial*
+find /etc/mdevctl.d -type f -delete
 systemctl reset-failed
 exit 0`)
 	if err != nil {

@@ -132,6 +132,8 @@ func TestKillAtRandomMoments(t *testing.T) {
 // consistent checks that assignment k is there in every place or in none.
 func consistent(ctx context.Context, t *testing.T, round int) bool {
 	t.Helper()
+	// A daemon that has just begun may not have reached libvirt yet.
+	eventuallyREST(ctx, t, "/v1", func(h api.Info) bool { return h.State == "ready" })
 	stored := list[api.Assignment](ctx, t, "/v1/assignments")
 	kernel := mdevs(ctx, t)
 	live := strings.Contains(run(ctx, t, "virsh dumpxml victim"), "<hostdev")
@@ -230,6 +232,9 @@ func eventuallyREST[T any](ctx context.Context, t *testing.T, path string, ok fu
 	err := waitFor(ctx, 300*time.Millisecond, func() (bool, error) {
 		var err error
 		if last, err = try(ctx, http.MethodGet, path, nil); err != nil || last.status != http.StatusOK {
+			if last.status == http.StatusNotFound {
+				t.Fatalf("%s: there is no such thing: %s", path, last.body)
+			}
 			return false, err
 		}
 		return ok(decode[T](t, last)), nil
