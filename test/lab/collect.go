@@ -82,15 +82,9 @@ func Scenario(t *testing.T, vm *VM, limit time.Duration) context.Context {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if vm.Died() != "" {
-		if err := vm.Renew(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
 	timeout, stop := context.WithTimeoutCause(t.Context(), limit, fmt.Errorf("the scenario took longer than %v", limit))
 	ctx, cancel := context.WithCancelCause(timeout)
 	var watch sync.WaitGroup
-	watch.Go(func() { vm.watch(ctx, cancel) })
 	t.Cleanup(func() {
 		stop()
 		watch.Wait()
@@ -111,6 +105,12 @@ func Scenario(t *testing.T, vm *VM, limit time.Duration) context.Context {
 		}
 		t.Logf("what explains the failure is in %s", dir)
 	})
+	if vm.Died() != "" {
+		if err := vm.Renew(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	watch.Go(func() { vm.watch(ctx, cancel) })
 	return ctx
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,26 +21,39 @@ var hypervisor *VM
 
 func TestMain(m *testing.M) {
 	code := runAll(m)
-	if code != 0 && len(failed) > 0 && len(failed) == len(lost) && os.Getenv(again) == "" {
+	if code != 0 && len(failed) > 0 && len(failed) == len(lost) {
 		code = runAgain()
 	}
 	os.Exit(code)
 }
 
-// again marks the one second run.
-const again = "LAB_AGAIN"
+// A scenario may take this many hypervisors. One that reboots with guests that start
+// by themselves loses its own in up to one run of ten.
+const maxRuns = 4
 
-// runAgain gives the scenarios that a dying hypervisor took with it another one, once:
-// it is the emulator that failed there, and it may fail anybody. A scenario that
-// failed by itself is not run again.
+// runNumber is the variable that counts the runs; unset in the first.
+const runNumber = "LAB_RUN"
+
+// runAgain gives the scenarios that a dying hypervisor took with it another one: it is
+// the emulator that failed there, and it may fail anybody. A scenario that failed by
+// itself is not run again, and fails the run whatever was lost besides.
 func runAgain() int {
-	fmt.Fprintln(os.Stderr, "lab: the hypervisor died; again, on a new one:", strings.Join(lost, " "))
+	run := 1
+	if n, err := strconv.Atoi(os.Getenv(runNumber)); err == nil {
+		run = n
+	}
+	names := strings.Join(lost, " ")
+	if run == maxRuns {
+		fmt.Fprintf(os.Stderr, "lab: %d hypervisors died under: %s\n", run, names)
+		return 1
+	}
+	fmt.Fprintf(os.Stderr, "lab: the hypervisor died; run %d of at most %d, on a new one: %s\n", run+1, maxRuns, names)
 	args := slices.DeleteFunc(slices.Clone(os.Args[1:]), func(a string) bool { return strings.HasPrefix(a, "-test.run=") })
 	cmd := exec.Command(os.Args[0], append(args, "-test.run=^("+strings.Join(lost, "|")+")$")...)
-	cmd.Env = append(os.Environ(), again+"=1")
+	cmd.Env = append(os.Environ(), runNumber+"="+strconv.Itoa(run+1))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "lab: the second run:", err)
+		fmt.Fprintf(os.Stderr, "lab: run %d: %v\n", run+1, err)
 		return 1
 	}
 	return 0
