@@ -73,7 +73,8 @@ cover: bootstrap ## Measure how much the tests cover
 	go tool cover -func=.cache/cover.out | tail -n 1
 
 .PHONY: bench
-bench: build lab ## Compare REST with the bare calls and the usual tools, in the lab: ratios in one run
+bench: build lab ## Compare placing with the optimum, and REST with bare calls and usual tools in the lab: ratios in one run
+	go test -tags $(TAGS) -run '^$$' -bench . ./mig
 	CGO_ENABLED=1 $(GOBUILD),lab -o bin/labbench ./test/lab/bench
 	go test -tags $(TAGS),lab,bench -count=1 -timeout 20m -v -run '^TestRatios$$' ./test/lab
 
