@@ -54,6 +54,7 @@ var folders = []folder{
 	{dir: "inventory", may: []string{"gpu"}},
 	{dir: "mdev", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "mig", may: []string{"gpu", "internal/sysfs"}},
+	{dir: "mig/cards", may: []string{"mig"}},
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation"}},
