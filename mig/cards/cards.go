@@ -2,8 +2,10 @@
 // tests: a host reads what its card can do from the driver.
 //
 // Sources: profiles, ids, placements and numbers as "nvidia-smi mig -lgip" and
-// "-lgipp" print them on A100, H100 and RTX PRO 6000, and NVIDIA's MIG user guide
-// for the others and for the engines. Memory differs a little with ECC and driver.
+// "-lgipp" print them on A100, H100 and RTX PRO 6000, NVIDIA's MIG user guide for
+// A30 and for the engines of A30 and A100. The engines of Hopper and Blackwell are
+// not checked against a card or the guide yet. The memory of Hopper and Blackwell is
+// rounded, and all memory differs a little with ECC and driver.
 package cards
 
 import "gpuvirt/mig"
