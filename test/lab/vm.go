@@ -179,8 +179,9 @@ func (vm *VM) settle(ctx context.Context) error {
 	return err
 }
 
-// kernelDied is what the kernel says on the console when it is at its end.
-var kernelDied = regexp.MustCompile(`(?m)^\[ *[0-9.]+\] (?:BUG: |Oops: |Kernel panic).*`)
+// kernelDied is what the kernel says on the console when it is at its end. It need
+// not begin a line: what getty or systemd wrote last may not have ended one.
+var kernelDied = regexp.MustCompile(`\[ *[0-9]+\.[0-9]+\] (?:BUG: |Oops: |Kernel panic)[^\r\n]*`)
 
 // Died returns what the hypervisor's kernel said when it died, empty while it
 // lives. Now and then it does while a guest runs, reading through translations of
