@@ -2,7 +2,6 @@ package mig
 
 import (
 	"cmp"
-	"math/bits"
 	"slices"
 
 	"gpuvirt/gpu"
@@ -35,11 +34,11 @@ type Engines struct {
 	OFA      int // optical flow
 }
 
-// add returns e with n times f.
-func (e Engines) add(f Engines, n int) Engines {
+// add returns the sum.
+func (e Engines) add(f Engines) Engines {
 	return Engines{
-		Compute: e.Compute + n*f.Compute, Decoders: e.Decoders + n*f.Decoders, Encoders: e.Encoders + n*f.Encoders,
-		JPEG: e.JPEG + n*f.JPEG, OFA: e.OFA + n*f.OFA,
+		Compute: e.Compute + f.Compute, Decoders: e.Decoders + f.Decoders, Encoders: e.Encoders + f.Encoders,
+		JPEG: e.JPEG + f.JPEG, OFA: e.OFA + f.OFA,
 	}
 }
 
@@ -118,15 +117,20 @@ const maxProfiles = 32
 func (b *board) put(in Instance) {
 	b.taken |= span(in.Start, in.Size)
 	if p := b.card.find(in.Profile); p >= 0 {
-		b.count[p]++
-		b.used = b.used.add(b.card.Profiles[p].Engines, 1)
+		b.charge(p)
 	}
+}
+
+// charge counts one more of a profile.
+func (b *board) charge(p int) {
+	b.count[p]++
+	b.used = b.used.add(b.card.Profiles[p].Engines)
 }
 
 // allows reports whether one more of a profile is within its number and the engines.
 func (b *board) allows(p int) bool {
 	pr := &b.card.Profiles[p]
-	return int(b.count[p]) < pr.Max && b.used.add(pr.Engines, 1).within(b.card.Engines)
+	return int(b.count[p]) < pr.Max && b.used.add(pr.Engines).within(b.card.Engines)
 }
 
 // fits reports whether a profile's place at start is free.
@@ -136,10 +140,8 @@ func (b *board) fits(p, start int) bool {
 
 // with returns the board with one more instance.
 func (b board) with(p, start int) board {
-	pr := &b.card.Profiles[p]
-	b.taken |= span(start, pr.Size)
-	b.count[p]++
-	b.used = b.used.add(pr.Engines, 1)
+	b.taken |= span(start, b.card.Profiles[p].Size)
+	b.charge(p)
 	return b
 }
 
@@ -179,9 +181,9 @@ func (c *Card) order() []int {
 // instances are counted, because of two boards that have room for one, the one with
 // more places for it survives the next small instance.
 func (b *board) worth(order []int) []int {
-	w := make([]int, 0, len(order)+1)
-	for _, p := range order {
-		w = append(w, b.places(p))
+	w := make([]int, len(order))
+	for i, p := range order {
+		w[i] = b.places(p)
 	}
-	return append(w, b.card.Slices-bits.OnesCount64(b.taken))
+	return w
 }

@@ -3,6 +3,7 @@ package mig
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -33,13 +34,7 @@ type Plan struct {
 // layout impossible the error (gpu.CodeGPUBusy) names the fewest that would have to
 // be idle. What does not even fit on an empty card is gpu.CodeNoCapacity.
 func (c *Card) Layout(have []Instance, want []Placement) (Plan, error) {
-	if err := c.check(); err != nil {
-		return Plan{}, err
-	}
-	if err := c.known(want); err != nil {
-		return Plan{}, err
-	}
-	if err := c.sane(have); err != nil {
+	if err := c.admit(have, want); err != nil {
 		return Plan{}, err
 	}
 	inUse := uint(0)
@@ -49,21 +44,26 @@ func (c *Card) Layout(have []Instance, want []Placement) (Plan, error) {
 		}
 	}
 	l := c.layouter(have, want)
-	if p, ok := l.best(inUse); ok {
-		return p, nil
-	}
-	if _, ok := c.layouter(nil, want).best(0); !ok {
-		return Plan{}, gpu.Errorf(gpu.CodeNoCapacity, "cannot cut %s: they do not fit together on this card, whatever is on it now", list(want)).
-			WithHint("leave some out, or ask for smaller ones")
-	}
-	var blockers []Instance
-	for set := range subsets(inUse) {
-		if _, ok := l.best(inUse &^ set); ok {
-			blockers = pickSet(have, set)
-			break
+	for idle := range subsets(inUse) {
+		p, ok := l.best(inUse &^ idle)
+		switch {
+		case ok && idle == 0:
+			return p, nil
+		case ok:
+			return Plan{}, blocked("cannot cut "+list(want), "in use, and would have to be idle", pickSet(have, idle), gpu.CodeGPUBusy)
+		}
+		if idle == 0 && !c.holds(want) {
+			break // no matter who lets go
 		}
 	}
-	return Plan{}, blocked(fmt.Sprintf("cannot cut %s", list(want)), "in use, and would have to be idle", blockers, gpu.CodeGPUBusy)
+	return Plan{}, gpu.Errorf(gpu.CodeNoCapacity, "cannot cut %s: they do not fit together on this card, whatever is on it now", list(want)).
+		WithHint("leave some out, or ask for smaller ones")
+}
+
+// holds reports whether an empty card has room for all.
+func (c *Card) holds(want []Placement) bool {
+	_, ok := c.layouter(nil, want).best(0)
+	return ok
 }
 
 // Place finds the place for one more instance beside all that are there, the one
@@ -71,14 +71,8 @@ func (c *Card) Layout(have []Instance, want []Placement) (Plan, error) {
 // asked for. Where there is none the error (gpu.CodeNoCapacity) names the fewest
 // instances that would have to go, idle ones rather than those in use.
 func (c *Card) Place(have []Instance, profile string, start int) (Placement, error) {
-	if err := c.check(); err != nil {
-		return Placement{}, err
-	}
 	wish := Placement{Profile: profile, Start: start}
-	if err := c.known([]Placement{wish}); err != nil {
-		return Placement{}, err
-	}
-	if err := c.sane(have); err != nil {
+	if err := c.admit(have, []Placement{wish}); err != nil {
 		return Placement{}, err
 	}
 	l := c.layouter(nil, []Placement{wish})
@@ -95,23 +89,17 @@ func (c *Card) Place(have []Instance, profile string, start int) (Placement, err
 		}
 		return placed.at[0], true
 	}
-	if p, ok := on(0); ok {
-		return p, nil
-	}
-	all := uint(1)<<len(have) - 1
 	var blockers []Instance
-	busy := 0
-	for set := range subsets(all) {
-		if blockers != nil && bits.OnesCount(set) > len(blockers) {
+	for gone := range subsets(everyOne(have)) {
+		if blockers != nil && bits.OnesCount(gone) > len(blockers) {
 			break
 		}
-		if _, ok := on(set); !ok {
-			continue
+		p, ok := on(gone)
+		if ok && gone == 0 {
+			return p, nil
 		}
-		in := pickSet(have, set)
-		n := countInUse(in)
-		if blockers == nil || n < busy {
-			blockers, busy = in, n
+		if in := pickSet(have, gone); ok && (blockers == nil || countInUse(in) < countInUse(blockers)) {
+			blockers = in
 		}
 	}
 	return Placement{}, blocked("cannot place "+wish.String(), "in the way", blockers, gpu.CodeNoCapacity)
@@ -140,6 +128,17 @@ func list(want []Placement) string {
 		names[i] = w.String()
 	}
 	return strings.Join(names, ", ")
+}
+
+// admit refuses what no plan can be made from.
+func (c *Card) admit(have []Instance, want []Placement) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if err := c.known(want); err != nil {
+		return err
+	}
+	return c.sane(have)
 }
 
 // known refuses wishes that the card does not offer.
@@ -194,9 +193,15 @@ func blocked(what, why string, in []Instance, code gpu.Code) error {
 	return e
 }
 
-// subsets yields the subsets of a set but the empty one, the smaller first.
-func subsets(set uint) func(yield func(uint) bool) {
+// everyOne is the set of all instances.
+func everyOne(have []Instance) uint { return uint(1)<<len(have) - 1 }
+
+// subsets yields the subsets of a set, the smaller first.
+func subsets(set uint) iter.Seq[uint] {
 	return func(yield func(uint) bool) {
+		if !yield(0) {
+			return
+		}
 		for n := 1; n <= bits.OnesCount(set); n++ {
 			for s := set; s != 0; s = (s - 1) & set {
 				if bits.OnesCount(s) == n && !yield(s) {
@@ -233,55 +238,39 @@ func (c *Card) layouter(have []Instance, want []Placement) *layouter {
 	for _, w := range want {
 		l.wishes = append(l.wishes, wish{c.find(w.Profile), w.Start})
 	}
-	// Those with a place first, then the largest: what has the least choice.
+	// What has the least choice comes first: those with a place (Anywhere is less than
+	// any), then the largest.
 	rank := make([]int, len(c.Profiles))
 	for i, p := range l.order {
 		rank[p] = i
 	}
 	slices.SortStableFunc(l.wishes, func(a, b wish) int {
-		return cmp.Or(cmp.Compare(b2i(a.start == Anywhere), b2i(b.start == Anywhere)),
-			cmp.Compare(rank[a.profile], rank[b.profile]), cmp.Compare(a.start, b.start))
+		return cmp.Or(cmp.Compare(b.start, a.start), cmp.Compare(rank[a.profile], rank[b.profile]))
 	})
 	return l
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // best is the best plan that keeps a set of instances and may remove all others,
 // or false if there is none.
 func (l *layouter) best(pinned uint) (Plan, bool) {
-	free := (uint(1)<<len(l.have) - 1) &^ pinned
+	all := everyOne(l.have)
 	var plan Plan
 	var most filled
 	found := false
-	try := func(gone uint) {
+	for gone := range subsets(all &^ pinned) {
+		if found && bits.OnesCount(gone) > len(plan.Remove) {
+			break
+		}
 		rest, b, ok := l.keep(gone)
 		if !ok {
-			return
+			continue
 		}
 		f, ok := l.fill(b, rest)
 		if !ok || found && slices.Compare(f.worth, most.worth) <= 0 {
-			return
+			continue
 		}
-		all := uint(1)<<len(l.have) - 1
 		found, most = true, f
 		plan = Plan{Keep: pickSet(l.have, all&^gone), Remove: pickSet(l.have, gone), Create: f.at}
-	}
-	try(0)
-	removed := 0
-	for gone := range subsets(free) {
-		if n := bits.OnesCount(gone); n > removed {
-			if found {
-				break
-			}
-			removed = n
-		}
-		try(gone)
 	}
 	slices.SortFunc(plan.Create, func(a, b Placement) int { return cmp.Compare(a.Start, b.Start) })
 	return plan, found
@@ -318,7 +307,7 @@ type filled struct {
 
 // fill places wishes on a board, with the greatest worth; of equals, the one with
 // the highest places found first. Every arrangement is tried once: like wishes are
-// placed from left to right only, and a board that was reached before is not left
+// placed from right to left only, and a board that was reached before is not left
 // a second time.
 func (l *layouter) fill(b board, wishes []wish) (filled, bool) {
 	var out filled
