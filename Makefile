@@ -16,6 +16,8 @@ export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
 # contains does not hang on the state or the owner of the git folder.
 export GOTOOLCHAIN := local
 export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+# The binding to NVML has functions that NVIDIA calls outdated. Nothing here calls them.
+export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 # Go and the linter need a place for their caches also without a home folder.
 ifeq ($(HOME),)
 export XDG_CACHE_HOME ?= $(CURDIR)/.cache

@@ -15,11 +15,11 @@ import (
 	"gpuvirt/mig/cards"
 )
 
-func model(t *testing.T, name string) *mig.Card {
+func model(t *testing.T, name string) *cards.Model {
 	t.Helper()
 	for _, m := range cards.Models {
 		if m.Name == name {
-			return &m.Card
+			return &m
 		}
 	}
 	t.Fatalf("no card %q", name)

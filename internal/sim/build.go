@@ -22,6 +22,9 @@ func (h *Host) build(s *state) *tree {
 			continue
 		}
 		dir := addPCI(t, c)
+		if len(c.Types) == 0 {
+			continue
+		}
 		h.addTypes(t, s, c, dir)
 		t.symlink("class/mdev_bus/"+c.Name, dir)
 		t.mkdir("bus/mdev/devices")

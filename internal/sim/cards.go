@@ -2,7 +2,10 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
+
+	"gpuvirt/mig/cards"
 )
 
 // A Card is a parent on the simulated mdev bus and the rule by which its driver
@@ -24,6 +27,20 @@ type Card struct {
 	// Renumber is how a driver of another version numbers the types: added to the
 	// number in the directory's name.
 	Renumber int
+
+	MIG *MIG // nil: MIG cannot cut it
+}
+
+// MIG is what a card is in mig/cards, and how its mode behaves.
+type MIG struct {
+	Model         string
+	ResetsForMode bool // the mode takes a reset of the GPU
+	KeepsMode     bool // over a reboot
+}
+
+func (m *MIG) model() *cards.Model {
+	i := slices.IndexFunc(cards.Models, func(c cards.Model) bool { return c.Name == m.Model })
+	return &cards.Models[i]
 }
 
 // PCI is what sysfs says of a PCI card.
@@ -116,6 +133,26 @@ func T4(address string, numa int) Card {
 	add(319, "4C", 4, 1, 60, "4096x2160")
 	add(320, "8C", 8, 1, 60, "4096x2160")
 	add(321, "16C", 16, 1, 60, "4096x2160")
+	return c
+}
+
+// A100 is an NVIDIA A100 with 40 GB: the mode takes a reset and lasts.
+func A100(address string, numa int) Card {
+	return Card{
+		Name: address, Driver: "nvidia", DriverVersion: "580.95.05",
+		PCI: &PCI{
+			Vendor: nvidia, Device: "0x20f1", SubsystemVendor: "0x10de", SubsystemDevice: "0x145f",
+			Class: "0x030200", NUMANode: numa, Group: 40 + numa, Serial: "1320922000" + address[5:7],
+		},
+		MIG: &MIG{Model: "A100-PCIE-40GB", ResetsForMode: true, KeepsMode: true},
+	}
+}
+
+// H100 is an NVIDIA H100 with 80 GB: the mode takes no reset and is lost at reboot.
+func H100(address string, numa int) Card {
+	c := A100(address, numa)
+	c.PCI.Device, c.PCI.SubsystemDevice = "0x2330", "0x16c1"
+	c.MIG = &MIG{Model: "H100 80GB HBM3"}
 	return c
 }
 

@@ -28,6 +28,7 @@ import (
 type Host struct {
 	Sysfs   *Sysfs
 	Libvirt *Libvirt
+	NVML    *NVML
 
 	dir    string
 	calls  sync.WaitGroup // calls into the kernel
@@ -40,6 +41,11 @@ type Host struct {
 	changed chan struct{}
 	devices watchers[string]
 	events  watchers[gpu.VMEvent]
+
+	// Of this process.
+	sessions   int
+	calledNVML []Call
+	nvmlFaults []nvmlFault
 }
 
 // Open opens the host kept in a directory. In an empty one it sets up a new host
@@ -52,6 +58,7 @@ func Open(dir string, cards ...Card) (*Host, error) {
 	h := &Host{dir: dir, closed: make(chan struct{}), changed: make(chan struct{})}
 	h.Sysfs = &Sysfs{h: h, guard: sysfs.Guard{}}
 	h.Libvirt = &Libvirt{h: h}
+	h.NVML = &NVML{h: h}
 	unlock, err := h.flock()
 	if err != nil {
 		return nil, err
@@ -153,6 +160,7 @@ func (h *Host) Reboot() error {
 		for i := range s.Cards {
 			s.Cards[i].Leaked = 0
 		}
+		s.forget()
 		kept := s.VMs[:0]
 		for _, v := range s.VMs {
 			if v.Persistent {

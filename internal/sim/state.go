@@ -28,6 +28,8 @@ type state struct {
 	Blind  bool             `json:"blind"`
 	Holds  []hold           `json:"holds"`
 	Faults []Fault          `json:"faults"`
+
+	MIG map[string]*migState `json:"mig,omitempty"` // by card
 }
 
 type mdev struct {

@@ -8,7 +8,11 @@
 // rounded, and all memory differs a little with ECC and driver.
 package cards
 
-import "gpuvirt/mig"
+import (
+	"strings"
+
+	"gpuvirt/mig"
+)
 
 // A Model is one kind of card.
 type Model struct {
@@ -16,6 +20,36 @@ type Model struct {
 	mig.Card
 	// MemoryMiB is what an instance of a profile has, by its name.
 	MemoryMiB map[string]int
+}
+
+// Profile finds one of the model's profiles by name; the zero value if it has none.
+func (m *Model) Profile(name string) mig.Profile {
+	for _, p := range m.Profiles {
+		if p.Name == name {
+			return p
+		}
+	}
+	return mig.Profile{}
+}
+
+// doubled is the id of 1g with the memory of two, on cards with seven compute slices.
+const doubled = 15
+
+// Index is the number by which NVML is asked for a profile, the same on all cards
+// (NVML_GPU_INSTANCE_PROFILE_* of nvml.h).
+func Index(p mig.Profile) int {
+	_, suffix, _ := strings.Cut(p.Name, "gb")
+	bySlices := map[string]map[int]int{
+		"":        {1: 0x0, 2: 0x1, 3: 0x2, 4: 0x3, 7: 0x4},
+		"+me":     {1: 0x7, 2: 0x8},
+		"+gfx":    {1: 0xa, 2: 0xb, 3: 0x11, 4: 0xc},
+		"-me":     {1: 0xd, 2: 0xe},
+		"+me.all": {1: 0xf, 2: 0x10},
+	}
+	if p.ID == doubled {
+		return 0x9
+	}
+	return bySlices[suffix][p.Engines.Compute]
 }
 
 // Models are the cards of the table.
@@ -73,7 +107,7 @@ func seven(name string, e engines, s [6]size) Model {
 	m := Model{Name: name, Card: mig.Card{Slices: 8, Engines: e.by[5]}, MemoryMiB: map[string]int{s[0].name + "+me": s[0].mib}}
 	for i, p := range []mig.Profile{
 		{ID: 19, Size: 1, Starts: []int{0, 1, 2, 3, 4, 5, 6}, Max: 7},
-		{ID: 15, Size: 2, Starts: []int{0, 2, 4, 6}, Max: 4},
+		{ID: doubled, Size: 2, Starts: []int{0, 2, 4, 6}, Max: 4},
 		{ID: 14, Size: 2, Starts: []int{0, 2, 4}, Max: 3},
 		{ID: 9, Size: 4, Starts: []int{0, 4}, Max: 2},
 		{ID: 5, Size: 4, Starts: []int{0}, Max: 1},
