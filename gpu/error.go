@@ -66,6 +66,16 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Detail: err.Error(), Err: errors.Unwrap(err)}
 }
 
+// Wrap puts what was attempted in front of an error, and keeps its kind, hint,
+// blockers and difference; an error without a kind gets the given one.
+func Wrap(err error, code Code, format string, args ...any) *Error {
+	out := &Error{Code: code, Detail: fmt.Sprintf(format, args...) + ": " + err.Error(), Err: err}
+	if e, ok := errors.AsType[*Error](err); ok {
+		out.Code, out.Hint, out.Blockers, out.Diff = e.Code, e.Hint, e.Blockers, e.Diff
+	}
+	return out
+}
+
 // WithHint adds what to do about it.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	e.Hint = fmt.Sprintf(format, args...)

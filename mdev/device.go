@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/sysfs"
 )
 
 var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
@@ -97,7 +98,7 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 
 // partition is a device as a client sees it.
 func (b *Backend) partition(p parent, d device, names map[string]typeName) (gpu.Partition, error) {
-	group, err := b.base(path.Join(d.dir, "iommu_group"))
+	group, err := sysfs.Base(b.fs, path.Join(d.dir, "iommu_group"))
 	if err != nil {
 		return gpu.Partition{}, err
 	}

@@ -1,15 +1,15 @@
 package mdev
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/pci"
 	"gpuvirt/internal/sysfs"
 )
 
@@ -51,7 +51,7 @@ func (b *Backend) look(name string) (p parent, isGPU bool, err error) {
 		return parent{}, false, err
 	}
 	p = parent{id: gpu.ID(name), dir: dir}
-	bus, err := b.base(path.Join(dir, "subsystem"))
+	bus, err := sysfs.Base(b.fs, path.Join(dir, "subsystem"))
 	if err != nil || bus != "pci" {
 		return p, err == nil, err
 	}
@@ -109,7 +109,8 @@ func (b *Backend) describe(p parent, g *gpu.GPU, types []mdevType) (err error) {
 		})
 	}
 	if p.pci {
-		err = b.describePCI(p, g, types)
+		err = pci.Describe(b.fs, p.dir, g)
+		g.Model = cmp.Or(modelOf(types), g.Model)
 	} else {
 		g.Model = p.name()
 		if len(types) > 0 {
@@ -117,11 +118,9 @@ func (b *Backend) describe(p parent, g *gpu.GPU, types []mdevType) (err error) {
 		}
 		g.Driver.Name = g.Vendor
 		g.Identity.Model = g.Model
+		g.IOMMUGroup, err = sysfs.Base(b.fs, path.Join(p.dir, "iommu_group"))
 	}
 	if err != nil {
-		return err
-	}
-	if g.IOMMUGroup, err = b.base(path.Join(p.dir, "iommu_group")); err != nil {
 		return err
 	}
 	leak, err := b.leaked(p, types)
@@ -129,77 +128,8 @@ func (b *Backend) describe(p parent, g *gpu.GPU, types []mdevType) (err error) {
 	return err
 }
 
-// pciFiles are the attributes of a PCI device that are read. Only some have a
-// serial number or virtual functions.
-var pciFiles = []string{
-	"vendor", "device", "subsystem_vendor", "subsystem_device", "serial_number",
-	"numa_node", "sriov_totalvfs", "sriov_numvfs",
-}
-
-// describePCI fills in what a PCI device says. Model is the name that NVIDIA's
-// types carry, else the ids: sysfs has no names. The identity holds the ids
-// alone, which no driver can change.
-func (b *Backend) describePCI(p parent, g *gpu.GPU, types []mdevType) error {
-	files, err := b.fs.ReadEach(p.dir, pciFiles...)
-	if err != nil {
-		return err
-	}
-	read := func(name string) string { return files[slices.Index(pciFiles, name)].Text } // empty if it cannot be read
-	ids := func(vendor, device string) string {
-		v, d := strings.TrimPrefix(read(vendor), "0x"), strings.TrimPrefix(read(device), "0x")
-		if v == "" || d == "" {
-			return ""
-		}
-		return v + ":" + d
-	}
-	g.PCIAddress = string(p.id)
-	g.Identity.Model = ids("vendor", "device")
-	if g.Identity.Model == "" {
-		return fmt.Errorf("cannot read the pci ids in %q", p.dir)
-	}
-	g.Identity.Subsystem = ids("subsystem_vendor", "subsystem_device")
-	g.Serial = read("serial_number")
-	g.Identity.Serial = g.Serial
-	vendor, _, _ := strings.Cut(g.Identity.Model, ":")
-	switch vendor {
-	case "10de":
-		g.Vendor = "NVIDIA"
-	case "8086":
-		g.Vendor = "Intel"
-	case "1002":
-		g.Vendor = "AMD"
-	default:
-		g.Vendor = vendor
-	}
-	if g.Model = modelOf(types); g.Model == "" {
-		g.Model = g.Identity.Model
-	}
-	if n, err := strconv.Atoi(read("numa_node")); err == nil && n >= 0 {
-		g.NUMANode = n
-	}
-	g.SRIOV.TotalVFs, _ = strconv.Atoi(read("sriov_totalvfs"))
-	g.SRIOV.NumVFs, _ = strconv.Atoi(read("sriov_numvfs"))
-	if g.Driver.Name, err = b.base(path.Join(p.dir, "driver")); err != nil {
-		return err
-	}
-	g.Driver.Version, err = optional(b.file(path.Join(p.dir, "driver/module/version")))
-	return err
-}
-
 // file reads one file.
 func (b *Backend) file(name string) sysfs.File {
 	text, err := b.fs.Read(name)
 	return sysfs.File{Text: text, Err: err}
-}
-
-// base returns the last part of what a link points to, empty if there is no link.
-func (b *Backend) base(link string) (string, error) {
-	target, err := b.fs.Readlink(link)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return path.Base(target), nil
 }

@@ -121,15 +121,11 @@ func pause(ctx context.Context, tick *time.Ticker) error {
 	}
 }
 
-// wrap puts what was attempted in front of an error and keeps its kind, hint and
-// blockers. An error without a kind says that the machine could not be read.
+// wrap puts what was attempted in front of an error. One without a kind says that the
+// machine could not be read.
 func wrap(err error, format string, args ...any) error {
-	what := fmt.Sprintf(format, args...)
-	out := &gpu.Error{Code: gpu.CodeUnavailable, Detail: what + ": " + err.Error(), Err: err}
-	if e, ok := errors.AsType[*gpu.Error](err); ok {
-		out.Code, out.Hint, out.Blockers, out.Diff = e.Code, e.Hint, e.Blockers, e.Diff
-	} else if errors.Is(err, sysfs.ErrTimeout) {
-		out.Code = gpu.CodeStuck
+	if errors.Is(err, sysfs.ErrTimeout) {
+		return gpu.Wrap(err, gpu.CodeStuck, format, args...)
 	}
-	return out
+	return gpu.Wrap(err, gpu.CodeUnavailable, format, args...)
 }

@@ -68,14 +68,6 @@ func (b *Backend) read(p parent, attributes ...string) (map[string][]sysfs.File,
 	return out, nil
 }
 
-// optional is the text of a file that may be missing.
-func optional(f sysfs.File) (string, error) {
-	if errors.Is(f.Err, fs.ErrNotExist) {
-		return "", nil
-	}
-	return f.Text, f.Err
-}
-
 // What is read to name types, and what else to describe them.
 var (
 	namingFiles = []string{"name", "device_api"}
@@ -101,11 +93,11 @@ func naming(read map[string][]sysfs.File) (map[string]typeName, error) {
 	out := map[string]typeName{}
 	users := map[string]int{}
 	for native, files := range read {
-		label, err := optional(files[0])
+		label, err := files[0].Optional()
 		if err != nil {
 			return nil, err
 		}
-		api, err := optional(files[1])
+		api, err := files[1].Optional()
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +130,7 @@ func (b *Backend) types(p parent) ([]mdevType, error) {
 	out := make([]mdevType, 0, len(names))
 	for _, native := range slices.Sorted(maps.Keys(names)) {
 		t := mdevType{native: native, name: names[native].profile, label: names[native].label, api: names[native].api}
-		if t.description, err = optional(read[native][2]); err != nil {
+		if t.description, err = read[native][2].Optional(); err != nil {
 			return nil, err
 		}
 		t.facts = parseDescription(t.description)

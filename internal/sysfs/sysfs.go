@@ -115,6 +115,29 @@ type File struct {
 	Err  error
 }
 
+// Optional is the text of a file that may be missing.
+func (f File) Optional() (string, error) {
+	if errors.Is(f.Err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return f.Text, f.Err
+}
+
+// Base returns the last part of what a link points to, empty if there is no link.
+func Base(r interface {
+	Readlink(path string) (string, error)
+}, link string,
+) (string, error) {
+	target, err := r.Readlink(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return path.Base(target), nil
+}
+
 // ReadEach reads files below one directory as one call with one deadline, ten
 // seconds for all: whoever reads what belongs together pays for one guard, and a
 // driver that does not answer is waited for once. Answers are in the order of
