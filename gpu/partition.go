@@ -11,7 +11,9 @@ type Partition struct {
 	Kind       Kind
 	Profile    string // profile name
 	Native     string // the driver's type id
-	Slot       string // planned place, for kinds that take no name from us
+	Slot       string // planned place, for kinds that take no name from us; of MIG the first memory slice
+	Instance   string // the driver's id of a MIG partition's GPU instance: another when it is made again
+	Compute    []Compute
 	Handle     Handle
 	DeviceAPI  string
 	IOMMUGroup string // number as text; its file is /dev/vfio/<number>
@@ -22,6 +24,13 @@ type Partition struct {
 	Holders    []Holder
 	Created    time.Time // zero for foreign partitions
 	Conditions []Condition
+}
+
+// A Compute is one compute instance of a MIG partition.
+type Compute struct {
+	Profile string `json:"profile"`        // "1c.3g.20gb"; "3g.20gb" fills its GPU instance
+	Start   int    `json:"start"`          // compute slices from the beginning of the GPU instance
+	UUID    string `json:"uuid,omitempty"` // by which a program asks for it: the driver's, another when it is made again
 }
 
 // Handle is how libvirt names a partition: by the mdev's UUID or the PCI address.

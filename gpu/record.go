@@ -31,6 +31,7 @@ type PartitionRecord struct {
 	Profile    string         `json:"profile"`
 	Native     string         `json:"native"`
 	Slot       string         `json:"slot,omitempty"`
+	Compute    []Compute      `json:"compute,omitempty"` // without UUIDs
 	Handle     Handle         `json:"handle"`
 	DeviceAPI  string         `json:"device_api,omitempty"`
 	State      PartitionState `json:"state"`
@@ -42,7 +43,7 @@ type PartitionRecord struct {
 func (r PartitionRecord) Partition() Partition {
 	return Partition{
 		ID: r.ID, GPU: r.GPU, Parent: r.Parent, Kind: r.Kind, Profile: r.Profile, Native: r.Native,
-		Slot: r.Slot, Handle: r.Handle, DeviceAPI: r.DeviceAPI,
+		Slot: r.Slot, Compute: r.Compute, Handle: r.Handle, DeviceAPI: r.DeviceAPI,
 		Origin: OriginManaged, State: r.State, Assignment: r.Assignment, Created: r.Created,
 	}
 }

@@ -28,6 +28,9 @@ type Options struct {
 	Other string
 	// Want returns a new partition to make. Default: an mdev with a random UUID.
 	Want func(profile string) gpu.Partition
+	// Places tells that a partition's identity is its place: who asks for one that is
+	// taken by the same profile gets what is there.
+	Places bool
 	// Racers is how many callers fight for the last place. Default 50.
 	Racers int
 }
@@ -228,7 +231,7 @@ func (t *trial) unknownGPU() {
 	_, err = t.b.Partitions(t.Context(), none)
 	t.wantCode("Partitions of an unknown gpu", err, gpu.CodeNotFound)
 	want := t.o.Want(t.o.Profile)
-	want.GPU = none
+	want.GPU, want.ID = none, strings.Replace(want.ID, string(t.o.GPU), none, 1)
 	_, err = t.make(want)
 	t.wantCode("Make on an unknown gpu", err, gpu.CodeNotFound)
 }

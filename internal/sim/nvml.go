@@ -221,8 +221,8 @@ func (d *migDevice) call(name string, args []any, f func(*Card, *cards.Model, *m
 	return err
 }
 
-// Fail makes calls of the library in this process fail: name is as in Call, times
-// how often.
+// Fail makes the next calls of one name, as in Call, fail in this process; those with
+// the return 0 pass.
 func (n *NVML) Fail(name string, ret mig.Return, times int) {
 	n.h.mu.Lock()
 	defer n.h.mu.Unlock()
@@ -242,6 +242,9 @@ func (h *Host) faultNVML(name string) error {
 	for i, f := range h.nvmlFaults {
 		if f.name == name {
 			h.nvmlFaults = slices.Delete(h.nvmlFaults, i, i+1)
+			if f.ret == 0 {
+				return nil
+			}
 			return f.ret
 		}
 	}

@@ -19,8 +19,9 @@ import (
 const Env = "GPUVIRT_NVML_STATE"
 
 // Build compiles the library into a folder, against the nvml.h that comes with the
-// binding, and returns its path.
-func Build(dir string) (string, error) {
+// binding, and returns its path. Functions that are named are left out of it, as out
+// of an older one.
+func Build(dir string, without ...string) (string, error) {
 	_, here, _, _ := runtime.Caller(0)
 	source := filepath.Dir(here)
 	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/NVIDIA/go-nvml")
@@ -30,10 +31,15 @@ func Build(dir string) (string, error) {
 		return "", fmt.Errorf("cannot find the binding: %w", err)
 	}
 	out := filepath.Join(dir, mig.DefaultPath)
-	cc := exec.Command("cc", "-std=gnu17", "-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations", "-O1", "-fPIC", "-shared",
+	args := []string{
+		"-std=gnu17", "-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations", "-O1", "-fPIC", "-shared",
 		"-DNVML_NO_UNVERSIONED_FUNC_DEFS=1", "-I", filepath.Join(strings.TrimSpace(string(module)), "pkg/nvml"),
-		"-Wl,-soname,"+mig.DefaultPath, "-o", out, filepath.Join(source, "nvml.c"))
-	if text, err := cc.CombinedOutput(); err != nil {
+		"-Wl,-soname," + mig.DefaultPath, "-o", out, filepath.Join(source, "nvml.c"),
+	}
+	for _, name := range without {
+		args = append(args, "-D"+name+"=absent_"+name)
+	}
+	if text, err := exec.Command("cc", args...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot build the library: %w\n%s", err, text)
 	}
 	return out, nil

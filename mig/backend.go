@@ -1,0 +1,346 @@
+package mig
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"gpuvirt/gpu"
+	"gpuvirt/internal/pci"
+)
+
+// Options are the choices of a Backend. The zero value is right for a host.
+type Options struct {
+	Log *slog.Logger // default: none
+	// Unused is asked immediately before a partition is removed; its error keeps the
+	// partition, and is the answer. Default: whoever calls Remove has made sure.
+	Unused func(ctx context.Context, p gpu.Partition) error
+}
+
+// Backend makes MIG partitions: GPU instances with their compute instances. It is a
+// gpu.Backend. A partition takes no name from us, so its place is its identity: its ID
+// is "<gpu>/mig/<first memory slice>".
+//
+// Each call has a session with the library of its own, and resolves GPUs and profiles
+// anew: the same profile has other ids on other cards.
+type Backend struct {
+	lib    Library
+	fs     pci.Sysfs
+	opts   Options
+	turn   chan struct{} // holds a token while somebody changes something: the driver takes one at a time
+	absent atomic.Bool   // there was no driver when last looked for, and that was told
+}
+
+var _ gpu.Backend = (*Backend)(nil)
+
+// NewBackend returns a backend over a library and a sysfs.
+func NewBackend(lib Library, fs pci.Sysfs, opts Options) *Backend {
+	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
+	return &Backend{lib: lib, fs: fs, opts: opts, turn: make(chan struct{}, 1)}
+}
+
+// open begins a session; without a driver the answer is CodeDriverMissing, which is
+// told once until there is one.
+func (b *Backend) open() (Session, error) {
+	s, err := b.lib.Open()
+	switch {
+	case err == nil:
+		if b.absent.Swap(false) {
+			b.opts.Log.Info("the driver of NVIDIA is there: gpus can be cut by MIG")
+		}
+		return s, nil
+	case errors.Is(err, ErrLibraryNotFound), errors.Is(err, ErrDriverNotLoaded):
+		if !b.absent.Swap(true) {
+			b.opts.Log.Info("no driver of NVIDIA: nothing is cut by MIG here", "code", gpu.CodeDriverMissing, "err", err)
+		}
+		return nil, gpu.Errorf(gpu.CodeDriverMissing, "the driver of NVIDIA is not there: %w", err).
+			WithHint("install it, or load it: modprobe nvidia")
+	case errors.Is(err, ErrVersionMismatch):
+		return nil, gpu.Errorf(gpu.CodeDriverMismatch, "the library and the kernel module of NVIDIA's driver are of different versions: %w", err).
+			WithHint("reload the module or restart the host; then restart gpuvirtd")
+	case errors.Is(err, ErrFunctionNotFound):
+		return nil, gpu.Errorf(gpu.CodeDriverMismatch, "NVIDIA's driver is too old to be cut by MIG: %w", err)
+	default:
+		return nil, err
+	}
+}
+
+// with runs f in a session.
+func (b *Backend) with(f func(Session) error) error {
+	s, err := b.open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(s), s.Close())
+}
+
+// on runs f on a GPU that MIG can cut, in a session.
+func (b *Backend) on(id gpu.ID, f func(Device) error) error {
+	none := gpu.Errorf(gpu.CodeNotFound, "there is no such gpu that MIG can cut")
+	a, err := gpu.ParseAddress(string(id))
+	if err != nil || a.ID() != id {
+		return none
+	}
+	err = b.with(func(s Session) error {
+		d, err := s.Device(a)
+		if errors.Is(err, ErrNotFound) {
+			return none
+		}
+		if err != nil {
+			return err
+		}
+		if mode, err := d.Mode(); err != nil || !mode.Capable {
+			return cmp.Or(err, error(none))
+		}
+		return f(d)
+	})
+	if gpu.CodeOf(err) == gpu.CodeDriverMissing {
+		return none // as far as can be told
+	}
+	return err
+}
+
+// failure puts what was attempted in front of an error. One without a kind says that
+// the GPU or its driver does not answer as it should.
+func failure(err error, format string, args ...any) error {
+	return gpu.Wrap(err, gpu.CodeUnavailable, format, args...)
+}
+
+// IDs lists the GPUs that MIG can cut, sorted. Without a driver there are none.
+func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
+	var out []gpu.ID
+	err := b.with(func(s Session) error {
+		all, err := s.Addresses()
+		if err != nil {
+			return err
+		}
+		for _, a := range all {
+			d, err := s.Device(a)
+			if err != nil {
+				continue // it went away while we looked
+			}
+			if mode, err := d.Mode(); err != nil || mode.Capable {
+				out = append(out, a.ID()) // one that cannot tell is listed, and Look says why
+			}
+		}
+		return nil
+	})
+	if err != nil && gpu.CodeOf(err) != gpu.CodeDriverMissing {
+		return nil, failure(err, "cannot list gpus")
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// Look reads a GPU and what it can be cut into.
+func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
+	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindMIG}, NUMANode: -1}
+	var profiles []gpu.Profile
+	err := b.on(id, func(d Device) error {
+		// Not every driver shows a card in sysfs in the same moment.
+		if err := pci.Describe(b.fs, b.dir(id), &g); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		facts, err := d.Facts()
+		if err != nil {
+			return err
+		}
+		g.Vendor, g.Model, g.PCIAddress = "NVIDIA", strings.TrimPrefix(facts.Name, "NVIDIA "), string(id)
+		g.UUID, g.Serial, g.MemoryBytes = facts.UUID, cmp.Or(facts.Serial, g.Serial), facts.MemoryBytes
+		g.Identity.UUID, g.Identity.Serial = g.UUID, g.Serial
+		if g.MIG, err = d.Mode(); err != nil {
+			return err
+		}
+		g.Conditions = modeConditions(g.MIG)
+		all, err := d.Profiles()
+		for _, p := range all {
+			profiles = append(profiles, profileOf(id, p, g.MIG))
+		}
+		return err
+	})
+	if err == nil {
+		slices.SortFunc(profiles, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
+		return g, profiles, nil
+	}
+	err = failure(err, "cannot read gpu %q", id)
+	if gpu.CodeOf(err) == gpu.CodeNotFound {
+		return gpu.GPU{}, nil, err
+	}
+	g.Conditions = append(g.Conditions, gpu.Condition{Type: gpu.Unknown, Status: true, Reason: "NotReadable", Message: err.Error()})
+	return g, nil, err
+}
+
+// dir is the device's directory: the entry of the bus is a link to it.
+func (b *Backend) dir(id gpu.ID) string {
+	entry := path.Join(pci.Devices, string(id))
+	target, err := b.fs.Readlink(entry)
+	if err != nil {
+		return entry
+	}
+	return path.Join(path.Dir(entry), target)
+}
+
+// modeConditions tells of a mode that waits (T36).
+func modeConditions(m gpu.MIGMode) []gpu.Condition {
+	if m.Current == m.Pending {
+		return nil
+	}
+	word := map[bool]string{true: "on", false: "off"}
+	return []gpu.Condition{{
+		Type: gpu.Degraded, Status: true, Reason: "NeedsReset",
+		Message: "MIG is " + word[m.Current] + " and will be " + word[m.Pending] + " after the next reset of this gpu",
+	}}
+}
+
+func profileOf(id gpu.ID, p DeviceProfile, mode gpu.MIGMode) gpu.Profile {
+	out := gpu.Profile{
+		Name: p.Name, Kind: gpu.KindMIG, GPU: id, MemoryBytes: p.MemoryMiB << 20, MaxInstances: p.Max, Available: p.Available,
+		NativeID: strconv.Itoa(p.ID),
+		Attributes: map[string]string{
+			"compute_slices": strconv.Itoa(p.Engines.Compute), "memory_slices": strconv.Itoa(p.Size),
+			"placements": strings.ReplaceAll(strings.Trim(fmt.Sprint(p.Starts), "[]"), " ", ","),
+		},
+	}
+	for name, n := range map[string]int{"decoders": p.Engines.Decoders, "encoders": p.Engines.Encoders, "jpeg": p.Engines.JPEG, "ofa": p.Engines.OFA} {
+		if n > 0 {
+			out.Attributes[name] = strconv.Itoa(n)
+		}
+	}
+	if !mode.Current {
+		out.NotCreatable = "MIG is off on this gpu"
+	}
+	return out
+}
+
+// Partitions lists the GPU instances of a GPU with their compute instances, whoever
+// made them.
+func (b *Backend) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
+	var out []gpu.Partition
+	err := b.on(id, func(d Device) error {
+		c, err := cut(id, d)
+		if err != nil {
+			return err
+		}
+		out, err = c.partitions()
+		return err
+	})
+	if err != nil {
+		return nil, failure(err, "cannot list the partitions of gpu %q", id)
+	}
+	return out, nil
+}
+
+// A cutting is how a GPU is cut, within a session.
+type cutting struct {
+	id        gpu.ID
+	device    Device
+	profiles  []DeviceProfile
+	instances []DeviceInstance
+}
+
+func cut(id gpu.ID, d Device) (*cutting, error) {
+	c := &cutting{id: id, device: d}
+	var err error
+	if c.profiles, err = d.Profiles(); err != nil {
+		return nil, err
+	}
+	c.instances, err = d.Instances()
+	return c, err
+}
+
+// card is what the planner needs to know. The library does not say what a card has in
+// all; no instance has more of anything than it.
+func (c *cutting) card() *Card {
+	var card Card
+	for _, p := range c.profiles {
+		for _, s := range p.Starts {
+			card.Slices = max(card.Slices, s+p.Size)
+		}
+		e := &card.Engines
+		e.Compute, e.Decoders, e.Encoders = max(e.Compute, p.Engines.Compute), max(e.Decoders, p.Engines.Decoders), max(e.Encoders, p.Engines.Encoders)
+		e.JPEG, e.OFA = max(e.JPEG, p.Engines.JPEG), max(e.OFA, p.Engines.OFA)
+		card.Profiles = append(card.Profiles, p.Profile)
+	}
+	return &card
+}
+
+// have is what is there, for the planner. Use is not its business here.
+func (c *cutting) have() []Instance {
+	var out []Instance
+	for _, in := range c.instances {
+		out = append(out, Instance{ID: in.ID, Profile: c.name(in.ProfileID), Start: in.Start, Size: in.Size})
+	}
+	return out
+}
+
+// name is the name of a profile by its id, or the id itself where the driver does not
+// list it any more.
+func (c *cutting) name(profile int) string {
+	for _, p := range c.profiles {
+		if p.ID == profile {
+			return p.Name
+		}
+	}
+	return strconv.Itoa(profile)
+}
+
+// at finds the instance that begins at a place, or nil.
+func (c *cutting) at(start int) *DeviceInstance {
+	for i := range c.instances {
+		if c.instances[i].Start == start {
+			return &c.instances[i]
+		}
+	}
+	return nil
+}
+
+func (c *cutting) partitions() ([]gpu.Partition, error) {
+	var out []gpu.Partition
+	for _, in := range c.instances {
+		p, err := c.partition(in)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b gpu.Partition) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// partition says what an instance is to the rest of gpuvirt.
+func (c *cutting) partition(in DeviceInstance) (gpu.Partition, error) {
+	slot := strconv.Itoa(in.Start)
+	p := gpu.Partition{
+		ID: PartitionID(c.id, slot), GPU: c.id, Parent: string(c.id), Kind: gpu.KindMIG, Slot: slot,
+		Profile: c.name(in.ProfileID), Native: strconv.Itoa(in.ProfileID), Instance: strconv.Itoa(in.ID),
+	}
+	if len(in.Compute) == 0 {
+		return p, nil
+	}
+	profiles, err := c.device.ComputeProfiles(in.ID)
+	if err != nil {
+		return p, err
+	}
+	for _, ci := range in.Compute {
+		name := strconv.Itoa(ci.ProfileID)
+		if i := slices.IndexFunc(profiles, func(p ComputeProfile) bool { return p.ID == ci.ProfileID }); i >= 0 {
+			name = profiles[i].Name
+		}
+		p.Compute = append(p.Compute, gpu.Compute{Profile: name, Start: ci.Start, UUID: ci.UUID})
+	}
+	slices.SortFunc(p.Compute, func(a, b gpu.Compute) int { return cmp.Compare(a.Start, b.Start) })
+	return p, nil
+}
+
+// PartitionID is the ID of the partition that begins at a place of a GPU.
+func PartitionID(id gpu.ID, slot string) string {
+	return string(id) + "/" + string(gpu.KindMIG) + "/" + slot
+}
