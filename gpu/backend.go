@@ -22,3 +22,23 @@ type Backend interface {
 	// sure that it is ours and that nobody uses it.
 	Remove(ctx context.Context, p Partition) error
 }
+
+// A Placer is a Backend whose partitions take no name from us. Their place is their
+// identity, and the backend chooses it.
+type Placer interface {
+	// Place returns one more partition of a profile as Make wants it.
+	Place(ctx context.Context, id ID, profile string) (Partition, error)
+}
+
+// A Cutter is a Backend that cuts a GPU by a layout.
+type Cutter interface {
+	// PlanLayout plans how what is there becomes what is wanted, with the fewest
+	// removals. What is pinned stays, by partition ID with the reason, and what the
+	// driver knows to be in use: where that makes the layout impossible the error names
+	// what would have to go.
+	PlanLayout(ctx context.Context, id ID, want Layout, pinned map[string]string) (LayoutPlan, error)
+	// SetMode turns the mode on or off that cutting takes, on this GPU only. Where it is
+	// not in force afterwards nothing has changed (CodeGPUBusy), or it waits for a reset
+	// (CodeNeedsReset).
+	SetMode(ctx context.Context, id ID, on bool) error
+}

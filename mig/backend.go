@@ -302,12 +302,23 @@ func (c *cutting) at(start int) *DeviceInstance {
 	return nil
 }
 
+// partitions lists them with the processes that the driver knows on each. Who has an
+// instance open without computing is not among those.
 func (c *cutting) partitions() ([]gpu.Partition, error) {
+	processes, err := c.device.Processes()
+	if err != nil {
+		return nil, err
+	}
 	var out []gpu.Partition
 	for _, in := range c.instances {
 		p, err := c.partition(in)
 		if err != nil {
 			return nil, err
+		}
+		for _, q := range processes {
+			if q.Instance == in.ID {
+				p.Holders = append(p.Holders, gpu.Holder{Kind: "process", ID: strconv.Itoa(q.PID)})
+			}
 		}
 		out = append(out, p)
 	}

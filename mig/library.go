@@ -3,8 +3,6 @@ package mig
 import (
 	"fmt"
 
-	"github.com/NVIDIA/go-nvml/pkg/nvml"
-
 	"gpuvirt/gpu"
 )
 
@@ -132,8 +130,19 @@ const (
 	ErrUnknown               Return = 999
 )
 
-// Error names the return as the library does, with its number.
+var returns = map[Return]string{
+	ErrUninitialized: "not initialised", ErrInvalidArgument: "invalid argument", ErrNotSupported: "not supported",
+	ErrNoPermission: "no permission", ErrNotFound: "not found", ErrDriverNotLoaded: "driver not loaded",
+	ErrLibraryNotFound: "library not found", ErrFunctionNotFound: "function not found", ErrGPULost: "gpu is lost",
+	ErrResetRequired: "reset required", ErrVersionMismatch: "versions of library and driver differ", ErrInUse: "in use",
+	ErrInsufficientResources: "insufficient resources", ErrUnknown: "unknown error",
+}
+
+// Error is what the return means, with its number in nvml.h. The library's own words
+// are not asked for: it may be closed already.
 func (r Return) Error() string {
-	//nolint:gosec // a number of nvml.h
-	return fmt.Sprintf("NVML says %q (%d)", nvml.Return(r).Error(), int(r))
+	if text, ok := returns[r]; ok {
+		return fmt.Sprintf("NVML: %s (%d)", text, int(r))
+	}
+	return fmt.Sprintf("NVML: error %d", int(r))
 }

@@ -193,23 +193,12 @@ func (c *cutting) complete(id int, want []gpu.Compute) (undo func() error, err e
 		whole := slices.MaxFunc(profiles, func(a, b ComputeProfile) int { return cmp.Compare(a.Slices, b.Slices) })
 		want = []gpu.Compute{{Profile: whole.Name}}
 	}
-	for _, ci := range in.Compute {
-		if !slices.ContainsFunc(want, func(w gpu.Compute) bool {
-			p, ok := computeProfile(profiles, w.Profile)
-			return ok && p.ID == ci.ProfileID && w.Start == ci.Start
-		}) {
-			return undo, gpu.Errorf(gpu.CodeConflict, "it has compute instance %d at compute slice %d, which is not wanted", ci.ID, ci.Start)
-		}
+	todo, err := assign(profiles, in.Compute, want)
+	if err != nil {
+		return undo, err
 	}
-	for _, w := range want {
-		p, ok := computeProfile(profiles, w.Profile)
-		if !ok {
-			return undo, gpu.Errorf(gpu.CodeProfileUnknown, "it has no compute profile %q", w.Profile).
-				WithHint("compute profiles here: %s", strings.Join(computeNames(profiles), ", "))
-		}
-		if slices.ContainsFunc(in.Compute, func(ci ComputeInstance) bool { return ci.Start == w.Start }) {
-			continue
-		}
+	for _, w := range todo {
+		p, _ := computeProfile(profiles, w.Profile)
 		ci, err := c.device.CreateCompute(id, p.Index, w.Start)
 		if err != nil {
 			return undo, c.createError(fmt.Errorf("compute instance %s at compute slice %d: %w", w.Profile, w.Start, err), w.Profile)
@@ -217,6 +206,68 @@ func (c *cutting) complete(id int, want []gpu.Compute) (undo func() error, err e
 		made = append(made, ci)
 	}
 	return undo, nil
+}
+
+// assign finds the places of the compute instances that are wanted and not there yet:
+// those that are there must all be wanted.
+func assign(profiles []ComputeProfile, there []ComputeInstance, want []gpu.Compute) ([]gpu.Compute, error) {
+	todo := slices.Clone(want)
+	for _, w := range want {
+		if _, ok := computeProfile(profiles, w.Profile); !ok {
+			return nil, gpu.Errorf(gpu.CodeProfileUnknown, "it has no compute profile %q", w.Profile).
+				WithHint("compute profiles here: %s", strings.Join(computeNames(profiles), ", "))
+		}
+	}
+	taken := uint64(0)
+	for _, ci := range there {
+		is := func(w gpu.Compute, start int) bool {
+			p, _ := computeProfile(profiles, w.Profile)
+			return p.ID == ci.ProfileID && w.Start == start
+		}
+		at := slices.IndexFunc(todo, func(w gpu.Compute) bool { return is(w, ci.Start) })
+		if at < 0 {
+			at = slices.IndexFunc(todo, func(w gpu.Compute) bool { return is(w, Anywhere) })
+		}
+		if at < 0 {
+			return nil, gpu.Errorf(gpu.CodeConflict, "it has compute instance %d at compute slice %d, which is not wanted", ci.ID, ci.Start)
+		}
+		todo = slices.Delete(todo, at, at+1)
+		taken |= span(ci.Start, ci.Size)
+	}
+	// What has a place comes first, then the largest: it has the least choice.
+	size := func(w gpu.Compute) int { p, _ := computeProfile(profiles, w.Profile); return p.Slices }
+	slices.SortStableFunc(todo, func(a, b gpu.Compute) int {
+		return cmp.Or(cmp.Compare(min(b.Start, 0), min(a.Start, 0)), cmp.Compare(size(b), size(a)), cmp.Compare(a.Start, b.Start))
+	})
+	var place func(i int, taken uint64) bool
+	place = func(i int, taken uint64) bool {
+		if i == len(todo) {
+			return true
+		}
+		p, _ := computeProfile(profiles, todo[i].Profile)
+		asked := todo[i].Start
+		for _, start := range p.Starts {
+			if s := span(start, p.Slices); (asked == Anywhere || asked == start) && taken&s == 0 {
+				todo[i].Start = start
+				if place(i+1, taken|s) {
+					return true
+				}
+			}
+		}
+		todo[i].Start = asked
+		return false
+	}
+	if !place(0, taken) {
+		return nil, gpu.Errorf(gpu.CodeNoCapacity, "its compute instances do not fit together: %s", strings.Join(computeWishes(want), ", "))
+	}
+	return todo, nil
+}
+
+func computeWishes(want []gpu.Compute) (out []string) {
+	for _, w := range want {
+		out = append(out, Placement{Profile: w.Profile, Start: w.Start}.String())
+	}
+	return out
 }
 
 func computeProfile(all []ComputeProfile, name string) (ComputeProfile, bool) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
@@ -17,11 +18,14 @@ import (
 const DefaultPath = "libnvidia-ml.so.1"
 
 // NVML is the library of NVIDIA's driver. It is a Library.
-type NVML struct{ lib nvml.Interface }
+type NVML struct {
+	mu  sync.Mutex // the binding guards its own loading, but not a look at what it has loaded
+	lib nvml.Interface
+}
 
 // New returns the library at a path, which is not opened yet.
 func New(path string) *NVML {
-	return &NVML{nvml.New(nvml.WithLibraryPath(cmp.Or(path, DefaultPath)))}
+	return &NVML{lib: nvml.New(nvml.WithLibraryPath(cmp.Or(path, DefaultPath)))}
 }
 
 // needed are the functions that are called. The process ends at the call of one that
@@ -67,6 +71,8 @@ var needed = [][]string{
 
 // Open loads the library and initialises it.
 func (n *NVML) Open() (Session, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if err := check(n.lib.Init()); err != nil {
 		return nil, err
 	}
@@ -75,7 +81,7 @@ func (n *NVML) Open() (Session, error) {
 			return nil, errors.Join(fmt.Errorf("the library lacks %s: %w", names[0], ErrFunctionNotFound), check(n.lib.Shutdown()))
 		}
 	}
-	return session{n.lib}, nil
+	return session{n.lib, n}, nil
 }
 
 // check makes an error of a return.
@@ -87,9 +93,16 @@ func check(ret nvml.Return) error {
 }
 
 // A session is one between Init and Shutdown, which the library counts.
-type session struct{ lib nvml.Interface }
+type session struct {
+	lib nvml.Interface
+	of  *NVML
+}
 
-func (s session) Close() error { return check(s.lib.Shutdown()) }
+func (s session) Close() error {
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	return check(s.lib.Shutdown())
+}
 
 func (s session) DriverVersion() (string, error) {
 	v, ret := s.lib.SystemGetDriverVersion()

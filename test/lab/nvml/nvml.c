@@ -290,16 +290,8 @@ nvmlReturn_t nvmlShutdown(void)
 
 const char *nvmlErrorString(nvmlReturn_t result)
 {
-	switch (result) {
-	case NVML_SUCCESS: return "Success";
-	case NVML_ERROR_UNINITIALIZED: return "Uninitialized";
-	case NVML_ERROR_INVALID_ARGUMENT: return "Invalid Argument";
-	case NVML_ERROR_NOT_SUPPORTED: return "Not Supported";
-	case NVML_ERROR_NOT_FOUND: return "Not Found";
-	case NVML_ERROR_IN_USE: return "In use by another client";
-	case NVML_ERROR_INSUFFICIENT_RESOURCES: return "Insufficient Resources";
-	default: return "Unknown Error";
-	}
+	(void)result;
+	return "look-alike";
 }
 
 static nvmlReturn_t put(char *to, unsigned int length, const char *text)
