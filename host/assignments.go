@@ -230,7 +230,13 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 	if err != nil {
 		return attachPlan{}, err
 	}
-	part := h.newRecord(g, p, name)
+	if p.Kind == gpu.KindMIG {
+		return attachPlan{}, gpu.Errorf(gpu.CodeProfileNotCreatable, "cannot attach %q to vm %q: a MIG instance lives on the host and cannot be given to a vm by itself", p.Name, vm.Name)
+	}
+	part, err := h.newRecord(ctx, g, p, name)
+	if err != nil {
+		return attachPlan{}, err
+	}
 	rec := gpu.AssignmentRecord{
 		Name: name, Wish: w, VMName: vm.Name, Partition: part.ID, GPU: g.ID,
 		Generation: old.Generation + 1, Created: h.cfg.Now().UTC(),

@@ -18,6 +18,7 @@ import (
 	"gpuvirt/internal/sim"
 	"gpuvirt/inventory"
 	"gpuvirt/mdev"
+	"gpuvirt/mig"
 	"gpuvirt/operation"
 	"gpuvirt/store"
 )
@@ -38,10 +39,10 @@ type lab struct {
 	vanishWait, writeTimeout time.Duration
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t *testing.T, cards ...sim.Card) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: t.TempDir(), vanishWait: -1, writeTimeout: 300 * time.Millisecond}
-	machine, err := sim.Open(filepath.Join(l.dir, "sim"))
+	machine, err := sim.Open(filepath.Join(l.dir, "sim"), cards...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,9 +64,12 @@ func (l *lab) start() {
 	l.store = db
 	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, l.inv, p) }
 	l.inv = inventory.New(inventory.Config{
-		Backends: map[gpu.Kind]gpu.Backend{gpu.KindMdev: mdev.New(l.sim.Sysfs, mdev.Options{
-			VanishWait: l.vanishWait, WriteTimeout: l.writeTimeout, Unused: unused,
-		})},
+		Backends: map[gpu.Kind]gpu.Backend{
+			gpu.KindMdev: mdev.New(l.sim.Sysfs, mdev.Options{
+				VanishWait: l.vanishWait, WriteTimeout: l.writeTimeout, Unused: unused,
+			}),
+			gpu.KindMIG: mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{Unused: unused}),
+		},
 		VMs: l.sim.Libvirt, Holders: l.sim, Devices: l.sim.Devices(),
 	})
 	var h *host.Host

@@ -130,7 +130,7 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 // withHolders adds who uses a partition, or that this is not known.
 func withHolders(ctx context.Context, inv *inventory.Inventory, p gpu.Partition, vms []gpu.VM, vmErr error) gpu.Partition {
 	holders, err := inv.Holders(ctx, p, vms)
-	p.Holders = holders
+	p.Holders = append(slices.Clone(p.Holders), holders...) // those that the driver knows come first
 	if err = errors.Join(vmErr, err); err != nil {
 		p.Conditions = append(p.Conditions, gpu.Condition{
 			Type: gpu.Unknown, Status: true, Reason: "HoldersUnknown", Message: "who uses it is not known: " + err.Error(),
@@ -190,26 +190,44 @@ func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) 
 	return gpu.Partition{}, gpu.Errorf(gpu.CodeNotFound, "cannot find partition %q", id)
 }
 
-// newRecord chooses the identity of a partition that is to be made: before any
-// hardware is touched.
-func (h *Host) newRecord(g gpu.GPU, p gpu.Profile, assignment string) gpu.PartitionRecord {
+// newRecord chooses the identity of a partition that is to be made, before any
+// hardware is touched: a name of ours, or for kinds that take none, a place.
+func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string) (gpu.PartitionRecord, error) {
+	b, err := h.cfg.Inventory.Backend(p.Kind)
+	if err != nil {
+		return gpu.PartitionRecord{}, err
+	}
+	if b, ok := b.(gpu.Placer); ok {
+		at, err := b.Place(ctx, g.ID, p.Name)
+		r := h.recordAt(g, at)
+		r.Assignment = assignment
+		return r, err
+	}
 	id := h.cfg.NewUUID()
 	return gpu.PartitionRecord{
 		ID: id, GPU: g.ID, Identity: g.Identity, Parent: string(g.ID), Kind: p.Kind,
 		Profile: p.Name, Native: p.NativeID, Handle: gpu.Handle{MdevUUID: id}, DeviceAPI: p.DeviceAPI,
 		State: gpu.PartitionMaking, Assignment: assignment, Created: h.cfg.Now().UTC(),
+	}, nil
+}
+
+// whereOf says what a partition is and on what, for people.
+func whereOf(r gpu.PartitionRecord, preposition string) string {
+	if r.Slot == "" {
+		return fmt.Sprintf("%s %s %s", r.Profile, preposition, r.GPU)
 	}
+	return fmt.Sprintf("%s %s %s at %s", r.Profile, preposition, r.GPU, r.Slot)
 }
 
 func makeStep(r gpu.PartitionRecord) operation.PlanStep {
 	return operation.PlanStep{
-		Kind: stepMake, Summary: fmt.Sprintf("make %s on %s", r.Profile, r.GPU), Args: makeArgs{Partition: r},
+		Kind: stepMake, Summary: "make " + whereOf(r, "on"), Args: makeArgs{Partition: r},
 	}
 }
 
 func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanStep {
 	return operation.PlanStep{
-		Kind: stepRemove, Summary: fmt.Sprintf("remove %s from %s", r.Profile, r.GPU), Args: makeArgs{Partition: r, Assignment: a},
+		Kind: stepRemove, Summary: "remove " + whereOf(r, "from"), Args: makeArgs{Partition: r, Assignment: a},
 	}
 }
 
@@ -218,7 +236,10 @@ func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operatio
 	if err != nil {
 		return operation.Plan{}, err
 	}
-	r := h.newRecord(g, p, "")
+	r, err := h.newRecord(ctx, g, p, "")
+	if err != nil {
+		return operation.Plan{}, err
+	}
 	return operation.Plan{
 		Kind: "partition.create", Summary: fmt.Sprintf("create partition %s on %s", p.Name, g.ID),
 		Keys:    []string{"gpu/" + string(g.ID), "partition/" + r.ID},

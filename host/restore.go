@@ -23,9 +23,10 @@ type Restored struct {
 // Restore puts back, before libvirt starts its guests, every partition that the
 // store says was made: same identity, same parent, same type. It waits for parents
 // that are not there yet until ctx ends, and goes on with the others meanwhile. It
-// writes nothing to the store, and nothing to the kernel where all is there.
+// writes nothing to the store, and nothing to the kernel where all is there. Before
+// its instances a GPU gets the MIG mode that was asked for: some lose it with the power.
 // changed delivers something whenever a parent may have appeared.
-func Restore(ctx context.Context, records []gpu.PartitionRecord, inv *inventory.Inventory, changed <-chan struct{}, log *slog.Logger) ([]Restored, error) {
+func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionRecord, inv *inventory.Inventory, changed <-chan struct{}, log *slog.Logger) ([]Restored, error) {
 	records = slices.DeleteFunc(slices.Clone(records), func(r gpu.PartitionRecord) bool {
 		return r.State != gpu.PartitionMade // an unfinished operation brings its own to an end
 	})
@@ -33,9 +34,15 @@ func Restore(ctx context.Context, records []gpu.PartitionRecord, inv *inventory.
 	for i, r := range records {
 		done[i] = Restored{Record: r}
 	}
+	modes := map[gpu.ID]error{}
+	for _, g := range gpus {
+		if g.Managed && g.MIG != nil && *g.MIG {
+			modes[g.ID] = errNotTried
+		}
+	}
 	for {
-		waiting := restoreAll(ctx, done, inv, log)
-		if !waiting {
+		waiting := restoreModes(ctx, gpus, modes, inv, log)
+		if !restoreAll(ctx, done, inv, log) && !waiting {
 			break
 		}
 		select {
@@ -46,6 +53,11 @@ func Restore(ctx context.Context, records []gpu.PartitionRecord, inv *inventory.
 		break
 	}
 	var errs []error
+	for _, g := range gpus {
+		if modes[g.ID] != nil {
+			errs = append(errs, fmt.Errorf("cannot restore the MIG mode of gpu %s: %w", g.ID, modes[g.ID]))
+		}
+	}
 	for _, d := range done {
 		if d.Err != nil {
 			errs = append(errs, fmt.Errorf("cannot restore partition %s (%s on %s, assignment %q): %w",
@@ -53,6 +65,63 @@ func Restore(ctx context.Context, records []gpu.PartitionRecord, inv *inventory.
 		}
 	}
 	return done, errors.Join(errs...)
+}
+
+var errNotTried = errors.New("not tried yet")
+
+// restoreModes turns MIG on where it was asked for and is off, and reports whether one
+// waits for its GPU to appear.
+func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
+	waiting := false
+	for _, g := range gpus {
+		if modes[g.ID] == nil {
+			continue
+		}
+		changed, err := restoreMode(ctx, g, inv)
+		modes[g.ID] = err
+		switch code := gpu.CodeOf(err); {
+		case changed:
+			log.Info("MIG mode restored", "gpu", g.ID)
+		case err == nil:
+		case comesLater(code):
+			waiting = true
+		default:
+			log.Error("cannot restore the MIG mode", "gpu", g.ID, "err", err)
+		}
+	}
+	return waiting
+}
+
+func restoreMode(ctx context.Context, r gpu.GPURecord, inv *inventory.Inventory) (changed bool, err error) {
+	b, err := inv.Backend(gpu.KindMIG)
+	if err != nil {
+		return false, err
+	}
+	c, ok := b.(gpu.Cutter)
+	if !ok {
+		return false, gpu.Errorf(gpu.CodeInvalid, "nothing on this host can turn MIG on")
+	}
+	l, err := inv.Look(ctx, r.ID)
+	switch {
+	case err != nil:
+		return false, err
+	case !sameCard(r.Identity, l.GPU.Identity):
+		return false, gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(l.GPU.Identity), describe(r.Identity))
+	case l.Err != nil:
+		return false, l.Err
+	case !l.GPU.MIG.Capable:
+		return false, gpu.Errorf(gpu.CodeNotFound, "MIG cannot cut it, as far as can be told")
+	case l.GPU.MIG.Current:
+		return false, nil
+	}
+	err = c.SetMode(ctx, r.ID, true)
+	return err == nil, err
+}
+
+// comesLater reports whether what failed may go well when a device has appeared:
+// absent just after boot is not gone.
+func comesLater(code gpu.Code) bool {
+	return code == gpu.CodeNotFound || code == gpu.CodeUnavailable || code == gpu.CodeProfileUnknown
 }
 
 // restoreAll tries each that is not there, and reports whether one waits for its
@@ -70,8 +139,8 @@ func restoreAll(ctx context.Context, done []Restored, inv *inventory.Inventory, 
 		case d.Err == nil:
 			d.Made, d.settled = true, true
 			log.Info("partition restored", "partition", d.Record.ID, "gpu", d.Record.GPU, "profile", d.Record.Profile)
-		case code == gpu.CodeNotFound || code == gpu.CodeUnavailable || code == gpu.CodeProfileUnknown:
-			waiting = true // absent just after boot is not gone
+		case comesLater(code):
+			waiting = true
 		default:
 			log.Error("cannot restore partition", "partition", d.Record.ID, "gpu", d.Record.GPU, "err", d.Err)
 		}

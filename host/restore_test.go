@@ -17,6 +17,10 @@ func asConflict(err error, target **operation.ConflictError) bool { return error
 
 func (l *lab) restore(wait time.Duration) ([]host.Restored, error) {
 	l.t.Helper()
+	gpus, err := l.store.GPURecords()
+	if err != nil {
+		l.t.Fatal(err)
+	}
 	records, err := l.store.PartitionRecords()
 	if err != nil {
 		l.t.Fatal(err)
@@ -33,7 +37,7 @@ func (l *lab) restore(wait time.Duration) ([]host.Restored, error) {
 			}
 		}
 	}()
-	return host.Restore(ctx, records, l.inv, changed, slog.New(slog.DiscardHandler))
+	return host.Restore(ctx, gpus, records, l.inv, changed, slog.New(slog.DiscardHandler))
 }
 
 // After a reboot all mdevs are gone; restore brings each back under its UUID, on

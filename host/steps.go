@@ -51,6 +51,7 @@ func (h *Host) register(e *operation.Engine) {
 	e.Handle(stepRemove, operation.Handler{Do: h.doRemove, Undo: h.undoRemove})
 	e.Handle(stepAttach, operation.Handler{Do: h.doAttach, Undo: h.undoAttach})
 	e.Handle(stepDetach, operation.Handler{Do: h.doDetach, Undo: h.undoDetach})
+	e.Handle(stepMode, operation.Handler{Do: h.doMode, Undo: h.undoMode})
 }
 
 // patient turns an error that may pass by itself into another try, for as long as
@@ -147,7 +148,7 @@ func (h *Host) makeIt(ctx context.Context, r gpu.PartitionRecord) (gpu.Partition
 	if err != nil {
 		return r, err
 	}
-	r.Parent, r.Handle, r.State = p.Parent, p.Handle, gpu.PartitionMade
+	r.Parent, r.Handle, r.Compute, r.State = p.Parent, p.Handle, withoutUUIDs(p.Compute), gpu.PartitionMade
 	return r, nil
 }
 

@@ -223,6 +223,9 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, on bool) error {
 			return err
 		}
 		activation, err := d.SetMode(on)
+		if errors.Is(err, ErrNoPermission) {
+			return gpu.Errorf(gpu.CodeForbidden, "the driver does not let us: %w", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gpuvirt/internal/version"
+	"gpuvirt/mig"
 )
 
 // options are the flags of every command.
@@ -28,6 +29,7 @@ type options struct {
 	group          string
 	libvirtURI     string
 	sim            string
+	nvml           string
 	logLevel       slog.Level
 	detachTimeout  time.Duration
 	restoreTimeout time.Duration
@@ -59,6 +61,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&o.socket, "socket", "/run/gpuvirt/gpuvirtd.sock", "unix socket to serve on")
 	flags.StringVar(&o.group, "socket-group", "gpuvirt", "group that may use the socket, where it exists")
 	flags.StringVar(&o.libvirtURI, "libvirt-uri", "qemu:///system", "libvirt to connect to")
+	flags.StringVar(&o.nvml, "nvml", mig.DefaultPath, "NVIDIA's management library, by path or as the dynamic linker finds it")
 	flags.StringVar(&o.sim, "sim", "", "folder of a simulated host to serve instead of this one")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.DurationVar(&o.detachTimeout, "detach-timeout", 30*time.Second, "how long a guest may take to let a device go")

@@ -9,18 +9,24 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/host"
+	"gpuvirt/internal/pci"
 	"gpuvirt/internal/proc"
 	"gpuvirt/internal/sim"
 	"gpuvirt/internal/sysfs"
 	"gpuvirt/internal/uevent"
 	"gpuvirt/inventory"
 	"gpuvirt/mdev"
+	"gpuvirt/mig"
 	"gpuvirt/vmapi"
 )
 
 // parts are the ways to a host: this one, or a simulated one.
 type parts struct {
-	sysfs   mdev.Sysfs
+	sysfs interface {
+		mdev.Sysfs
+		pci.Sysfs
+	}
+	nvml    mig.Library
 	holders inventory.Holders
 	vms     interface {
 		inventory.VMs
@@ -40,6 +46,7 @@ func (p parts) inventory(log *slog.Logger) *inventory.Inventory {
 	inv = inventory.New(inventory.Config{
 		Backends: map[gpu.Kind]gpu.Backend{
 			gpu.KindMdev: mdev.New(p.sysfs, mdev.Options{Log: log, Unused: unused}),
+			gpu.KindMIG:  mig.NewBackend(p.nvml, p.sysfs, mig.Options{Log: log, Unused: unused}),
 		},
 		VMs: p.vms, Holders: p.holders, Devices: p.devices,
 	})
@@ -64,7 +71,7 @@ func simulated(dir string) (parts, error) {
 		return parts{}, errors.Join(err, h.Close())
 	}
 	return parts{
-		sysfs: h.Sysfs, holders: h, vms: h.Libvirt, devices: h.Devices(),
+		sysfs: h.Sysfs, nvml: h.NVML, holders: h, vms: h.Libvirt, devices: h.Devices(),
 		hostID: hostID, bootID: bootID, simulated: true, close: h.Close,
 	}, nil
 }
@@ -107,7 +114,7 @@ func real(ctx context.Context, o options, log *slog.Logger) (_ parts, err error)
 	}
 	vms := vmapi.New(vmapi.Config{URI: o.libvirtURI, Log: log, DetachTimeout: o.detachTimeout})
 	return parts{
-		sysfs: fs, holders: processes, vms: vms, devices: devices,
+		sysfs: fs, nvml: mig.New(o.nvml), holders: processes, vms: vms, devices: devices,
 		hostID: hostID, bootID: bootID, run: vms.Run, close: closeAll,
 	}, nil
 }

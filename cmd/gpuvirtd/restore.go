@@ -25,6 +25,10 @@ func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
 	}
 	// Held to the end: no daemon is to work on what is being restored.
 	defer func() { err = errors.Join(err, db.Close()) }()
+	gpus, err := db.GPURecords()
+	if err != nil {
+		return err
+	}
 	records, err := db.PartitionRecords()
 	if err != nil {
 		return err
@@ -58,7 +62,7 @@ func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
 			}
 		}
 	})
-	done, err := host.Restore(ctx, records, p.inventory(log), changed, log)
+	done, err := host.Restore(ctx, gpus, records, p.inventory(log), changed, log)
 	made := 0
 	for _, d := range done {
 		if d.Made {
