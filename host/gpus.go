@@ -27,9 +27,20 @@ func (h *Host) GPUs(ctx context.Context) ([]gpu.GPU, error) {
 	return gpus, nil
 }
 
+// survey looks at every GPU. One that cannot be read, or a whole backend that fails,
+// hides none of the others: blind says what may be missing. Where nothing can be read
+// at all, that is an error.
+func (h *Host) survey(ctx context.Context) (looks []inventory.Look, blind, err error) {
+	looks, blind = h.cfg.Inventory.Looks(ctx)
+	if blind != nil && (len(looks) == 0 || ctx.Err() != nil) {
+		return nil, blind, blind
+	}
+	return looks, blind, nil
+}
+
 // looks reads every GPU, with what was decided about it.
 func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
-	looks, err := h.cfg.Inventory.Looks(ctx)
+	looks, blind, err := h.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +55,7 @@ func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
 	}
 	for _, r := range records {
 		if r.Managed && !slices.ContainsFunc(looks, func(l inventory.Look) bool { return l.GPU.ID == r.ID }) {
-			looks = append(looks, inventory.Look{GPU: absent(r)})
+			looks = append(looks, inventory.Look{GPU: absent(r, blind)})
 		}
 	}
 	slices.SortFunc(looks, func(a, b inventory.Look) int { return cmp.Compare(a.GPU.ID, b.GPU.ID) })
@@ -54,9 +65,6 @@ func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
 // look is looks for one GPU, or CodeNotFound.
 func (h *Host) look(ctx context.Context, id gpu.ID) (inventory.Look, error) {
 	l, err := h.cfg.Inventory.Look(ctx, id)
-	if err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
-		return l, err
-	}
 	records, rerr := h.cfg.Store.GPURecords()
 	if rerr != nil {
 		return l, rerr
@@ -65,8 +73,10 @@ func (h *Host) look(ctx context.Context, id gpu.ID) (inventory.Look, error) {
 	switch {
 	case err == nil && known:
 		l.GPU = decided(l.GPU, r)
+	case err != nil && r.Managed && gpu.CodeOf(err) == gpu.CodeNotFound:
+		return inventory.Look{GPU: absent(r, nil)}, nil
 	case err != nil && r.Managed:
-		return inventory.Look{GPU: absent(r)}, nil
+		return inventory.Look{GPU: absent(r, err), Err: err}, nil
 	}
 	return l, err
 }
@@ -112,14 +122,19 @@ func describe(id gpu.Identity) string {
 	return strings.Join(parts, ", ")
 }
 
-func absent(r gpu.GPURecord) gpu.GPU {
+// absent is a GPU that only a record tells of; why is what kept us from looking.
+func absent(r gpu.GPURecord, why error) gpu.GPU {
+	message := "it is under management, but the kernel does not show it: is its driver loaded?"
+	if why != nil {
+		message = "it is under management, but whether it is there cannot be told: " + why.Error()
+	}
 	return gpu.GPU{
 		ID: r.ID, Model: r.Identity.Model, UUID: r.Identity.UUID, Serial: r.Identity.Serial,
 		Identity: r.Identity, NUMANode: -1,
 		Managed: r.Managed, Quarantined: r.Quarantined, Labels: r.Labels,
 		Conditions: []gpu.Condition{{
 			Type: gpu.Unknown, Status: true, Reason: "NotThere",
-			Message: "it is under management, but the kernel does not show it: is its driver loaded?",
+			Message: message,
 		}},
 	}
 }

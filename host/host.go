@@ -106,11 +106,12 @@ func (h *Host) Info(ctx context.Context) gpu.HostInfo {
 	if info.State != gpu.HostReady {
 		return info
 	}
-	gpus, err := h.GPUs(ctx)
-	if err != nil {
-		info.Reasons = append(info.Reasons, err.Error())
+	looks, blind, _ := h.survey(ctx)
+	if blind != nil {
+		info.Reasons = append(info.Reasons, blind.Error())
 	}
-	for _, g := range gpus {
+	for _, l := range looks {
+		g := l.GPU
 		for _, c := range g.Conditions {
 			if c.Status && c.Type == gpu.Stuck {
 				info.Reasons = append(info.Reasons, "gpu "+string(g.ID)+": "+c.Message)

@@ -124,7 +124,7 @@ func (h *Host) instances(ctx context.Context, l inventory.Look) ([]gpu.Partition
 
 // partitionsOf lists the partitions of one GPU, of all kinds.
 func (h *Host) partitionsOf(ctx context.Context, l inventory.Look) ([]gpu.Partition, error) {
-	return h.compare(ctx, []inventory.Look{l}, func(r gpu.PartitionRecord) bool { return r.GPU == l.GPU.ID })
+	return h.compare(ctx, []inventory.Look{l}, nil, func(r gpu.PartitionRecord) bool { return r.GPU == l.GPU.ID })
 }
 
 func (h *Host) instanceRecords(id gpu.ID) ([]gpu.PartitionRecord, error) {

@@ -364,3 +364,43 @@ func TestMIGPartition(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// The library and the module of NVIDIA's driver differ, as after an upgrade without a
+// reboot: what is on other cards goes on, and what cannot be looked at is not missing.
+func TestOneBackendFails(t *testing.T) {
+	l := newLab(t, sim.A100(string(ampere), 0), sim.GVTg("0000:00:02.0"), sim.Mbochs())
+	l.manage(ampere, card, "0000:00:02.0")
+	l.mustLay(ampere, "3g.20gb")
+	l.sim.NVML.Fail("Init", mig.ErrVersionMismatch, 1000)
+	gpus, err := l.GPUs(t.Context())
+	if err != nil || len(gpus) != 3 {
+		t.Fatalf("%+v, %v", gpus, err)
+	}
+	for _, g := range gpus {
+		unknown := slices.ContainsFunc(g.Conditions, func(c gpu.Condition) bool {
+			return c.Status && c.Type == gpu.Unknown && strings.Contains(c.Message, "different versions")
+		})
+		if unknown != (g.ID == ampere) {
+			t.Errorf("%s: %+v", g.ID, g.Conditions)
+		}
+	}
+	ps, err := l.Partitions(t.Context())
+	if err != nil || len(ps) != 1 || ps[0].State != gpu.PartitionMade || len(ps[0].Conditions) != 1 || ps[0].Conditions[0].Type != gpu.Unknown {
+		t.Errorf("%+v, %v", ps, err)
+	}
+	if p, err := l.Partition(t.Context(), ps[0].ID); err != nil || p.State != gpu.PartitionMade {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, err = l.DeletePartition(t.Context(), "test", ps[0].ID)
+	wantCode(t, err, gpu.CodeUnavailable)
+	_, _, err = l.PutLayout(t.Context(), "test", ampere, gpu.Layout{})
+	wantCode(t, err, gpu.CodeUnavailable)
+	if info := l.Info(t.Context()); info.State != gpu.HostDegraded || len(info.Reasons) != 1 {
+		t.Errorf("%+v", info)
+	}
+	for _, profile := range []string{size, "i915-GVTg_V5_8"} {
+		if op := l.finish(l.CreatePartition(t.Context(), "test", gpu.PartitionWish{Profile: profile}, gpu.Idempotency{})); op.Status != operation.Done {
+			t.Errorf("%s: %+v", profile, op.Problem)
+		}
+	}
+}

@@ -42,17 +42,18 @@ func (h *Host) Partitions(ctx context.Context) ([]gpu.Partition, error) {
 
 // partitions compares the records with the kernel, holders not yet asked for.
 func (h *Host) partitions(ctx context.Context) ([]gpu.Partition, error) {
-	looks, err := h.cfg.Inventory.Looks(ctx)
+	looks, blind, err := h.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out, err := h.compare(ctx, looks, func(gpu.PartitionRecord) bool { return true })
+	out, err := h.compare(ctx, looks, blind, func(gpu.PartitionRecord) bool { return true })
 	slices.SortFunc(out, func(a, b gpu.Partition) int { return cmp.Or(cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.ID, b.ID)) })
 	return out, err
 }
 
-// compare compares the records that are meant with what some GPUs have.
-func (h *Host) compare(ctx context.Context, looks []inventory.Look, meant func(gpu.PartitionRecord) bool) ([]gpu.Partition, error) {
+// compare compares the records that are meant with what some GPUs have. Blind is why
+// GPUs may be missing among them.
+func (h *Host) compare(ctx context.Context, looks []inventory.Look, blind error, meant func(gpu.PartitionRecord) bool) ([]gpu.Partition, error) {
 	others := func(r gpu.PartitionRecord) bool { return !meant(r) }
 	before, err := h.cfg.Store.PartitionRecords()
 	if err != nil {
@@ -62,7 +63,7 @@ func (h *Host) compare(ctx context.Context, looks []inventory.Look, meant func(g
 	seen := map[gpu.ID]sighting{}
 	for _, l := range looks {
 		ps, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
-		seen[l.GPU.ID] = sighting{identity: l.GPU.Identity, err: err}
+		seen[l.GPU.ID] = sighting{identity: l.GPU.Identity, err: errors.Join(l.Err, err)}
 		for _, p := range ps {
 			p.Origin, p.State = gpu.OriginForeign, gpu.PartitionMade
 			present[p.ID] = p
@@ -72,7 +73,7 @@ func (h *Host) compare(ctx context.Context, looks []inventory.Look, meant func(g
 	if err != nil {
 		return nil, err
 	}
-	reconcile(present, slices.DeleteFunc(before, others), slices.DeleteFunc(after, others), seen)
+	reconcile(present, slices.DeleteFunc(before, others), slices.DeleteFunc(after, others), seen, blind)
 	return slices.Collect(maps.Values(present)), nil
 }
 
@@ -84,8 +85,9 @@ type sighting struct {
 
 // reconcile compares what is present with the records from just before and just
 // after it was read: an operation may have made or removed a partition in between,
-// and that must show neither as foreign nor as missing.
-func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRecord, seen map[gpu.ID]sighting) {
+// and that must show neither as foreign nor as missing. What is not there on a GPU that
+// could not be read wholly, or not be looked for, is not known.
+func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRecord, seen map[gpu.ID]sighting, blind error) {
 	was := map[string]gpu.PartitionRecord{}
 	for _, r := range before {
 		was[r.ID] = r
@@ -97,8 +99,11 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 		}
 		p.Origin, p.State, p.Assignment, p.Created = gpu.OriginManaged, r.State, r.Assignment, r.Created
 		on, looked := seen[r.GPU]
+		if !looked {
+			on.err = blind
+		}
 		switch {
-		case looked && on.err != nil: // one sick GPU hides nothing of the others
+		case !there && on.err != nil: // one sick GPU hides nothing of the others
 			p.Conditions = append(p.Conditions, gpu.Condition{
 				Type: gpu.Unknown, Status: true, Reason: "GPUUnknown", Message: on.err.Error(),
 			})
@@ -168,14 +173,14 @@ func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) 
 	switch {
 	case err == nil:
 		var looks []inventory.Look
-		l, lerr := h.cfg.Inventory.Look(ctx, r.GPU)
+		l, blind := h.cfg.Inventory.Look(ctx, r.GPU)
 		switch {
-		case lerr == nil:
+		case blind == nil:
 			looks = append(looks, l)
-		case gpu.CodeOf(lerr) != gpu.CodeNotFound:
-			return gpu.Partition{}, lerr
+		case gpu.CodeOf(blind) == gpu.CodeNotFound:
+			blind = nil
 		}
-		all, err = h.compare(ctx, looks, func(o gpu.PartitionRecord) bool { return o.GPU == r.GPU })
+		all, err = h.compare(ctx, looks, blind, func(o gpu.PartitionRecord) bool { return o.GPU == r.GPU })
 	case gpu.CodeOf(err) == gpu.CodeNotFound:
 		all, err = h.partitions(ctx)
 	}

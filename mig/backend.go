@@ -102,11 +102,19 @@ func (b *Backend) on(id gpu.ID, f func(Device) error) error {
 		}
 		return f(d)
 	})
-	if gpu.CodeOf(err) == gpu.CodeDriverMissing {
+	switch gpu.CodeOf(err) { //nolint:exhaustive // the others are of this GPU
+	case gpu.CodeDriverMissing:
 		return none // as far as can be told
+	case gpu.CodeDriverMismatch:
+		// The library is of no use: at least it is no matter of cards of others.
+		if text, rerr := b.fs.Read(path.Join(pci.Devices, string(id), "vendor")); rerr == nil && text != vendor {
+			return none
+		}
 	}
 	return err
 }
+
+const vendor = "0x10de" // NVIDIA, as sysfs has it
 
 // failure puts what was attempted in front of an error. One without a kind says that
 // the GPU or its driver does not answer as it should.
@@ -142,9 +150,10 @@ func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
 
 // Look reads a GPU and what it can be cut into.
 func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
-	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindMIG}, NUMANode: -1}
+	g := gpu.GPU{ID: id, NUMANode: -1}
 	var profiles []gpu.Profile
 	err := b.on(id, func(d Device) error {
+		g.Kinds = []gpu.Kind{gpu.KindMIG} // else it is not known what it can do
 		// Not every driver shows a card in sysfs in the same moment.
 		if err := pci.Describe(b.fs, b.dir(id), &g); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

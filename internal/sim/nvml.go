@@ -104,6 +104,9 @@ const nvidia = "0x10de"
 
 // Open begins a session. On a host without a card of NVIDIA's there is no library.
 func (n *NVML) Open() (mig.Session, error) {
+	if err := n.h.faultNVML("Init"); err != nil {
+		return nil, err
+	}
 	err := n.h.view(func(s *state) error {
 		if !slices.ContainsFunc(s.Cards, func(c Card) bool { return present(&c) }) {
 			return mig.ErrLibraryNotFound
@@ -221,8 +224,8 @@ func (d *migDevice) call(name string, args []any, f func(*Card, *cards.Model, *m
 	return err
 }
 
-// Fail makes the next calls of one name, as in Call, fail in this process; those with
-// the return 0 pass.
+// Fail makes the next calls of one name, as in Call or "Init", fail in this process;
+// those with the return 0 pass.
 func (n *NVML) Fail(name string, ret mig.Return, times int) {
 	n.h.mu.Lock()
 	defer n.h.mu.Unlock()
