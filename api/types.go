@@ -95,6 +95,35 @@ type Profile struct {
 	NotCreatable string            `json:"not_creatable,omitempty"`
 }
 
+// Compute is a compute instance of a MIG partition.
+type Compute struct {
+	Profile string `json:"profile"`
+	Start   int    `json:"start"` // compute slices from the beginning of its GPU instance
+	UUID    string `json:"uuid,omitempty"`
+}
+
+// MIG is how a GPU is cut by MIG, as asked for and as it is.
+type MIG struct {
+	GPU    string  `json:"gpu"`
+	Mode   MIGMode `json:"mode"`
+	Wanted *Layout `json:"wanted,omitempty"` // nil: nobody has asked
+	Actual Layout  `json:"actual"`
+	Equal  bool    `json:"equal"`
+}
+
+// Layout is a way to cut a GPU by MIG.
+type Layout struct {
+	Enabled   bool             `json:"enabled"`
+	Instances []LayoutInstance `json:"instances"`
+}
+
+// LayoutInstance is one GPU instance of a layout.
+type LayoutInstance struct {
+	Profile   string   `json:"profile"`
+	Placement *int     `json:"placement,omitempty"` // first memory slice; nil: where it is best
+	Compute   []string `json:"compute,omitempty"`   // profiles of its compute instances; none: one that fills it
+}
+
 // Handle is how libvirt names a partition.
 type Handle struct {
 	MdevUUID   string `json:"mdev_uuid,omitempty"`
@@ -115,7 +144,9 @@ type Partition struct {
 	Parent     string      `json:"parent"`
 	Kind       string      `json:"kind"`
 	Profile    string      `json:"profile"`
-	Slot       string      `json:"slot,omitempty"`
+	Slot       string      `json:"slot,omitempty"` // of MIG the first memory slice
+	Instance   string      `json:"instance,omitempty"`
+	Compute    []Compute   `json:"compute,omitempty"`
 	Native     string      `json:"native"`
 	Handle     Handle      `json:"handle"`
 	DeviceAPI  string      `json:"device_api,omitempty"`

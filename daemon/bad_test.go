@@ -36,6 +36,22 @@ func sample(path string) string {
 		"{operation}", "01KAR2Z7T4Y2M8Q6V0R9X3B000").Replace(path)
 }
 
+// sampleBody is what a route takes.
+func sampleBody(rt route) string {
+	switch {
+	case !rt.body:
+		return ""
+	case rt.path == "/v1/gpus/{gpu}/mig":
+		return layout
+	case rt.method == patch:
+		return `{"managed":true}`
+	case rt.method == post:
+		return `{"profile":"mbochs-small"}`
+	default:
+		return wish
+	}
+}
+
 // refused checks that a call gets a clean 4xx.
 func (h *harness) refused(t *testing.T, c call, statuses ...int) {
 	t.Helper()
@@ -72,16 +88,7 @@ func everyRoute(t *testing.T, f func(t *testing.T, h *harness, rt route, target,
 			h := newHarness(t)
 			h.addOps()
 			h.host.readOnly = true
-			body := ""
-			switch {
-			case rt.body && rt.method == patch:
-				body = `{"managed":true}`
-			case rt.body && rt.method == post:
-				body = `{"profile":"mbochs-small"}`
-			case rt.body:
-				body = wish
-			}
-			f(t, h, rt, sample(rt.path), body)
+			f(t, h, rt, sample(rt.path), sampleBody(rt))
 		})
 	}
 }
@@ -188,6 +195,13 @@ func TestBadFields(t *testing.T) {
 	long := strings.Repeat("x", 257)
 	for _, tc := range []struct{ method, target, body, names string }{
 		{"PUT", "/v1/assignments/x", `{"vm":"web1"}`, `"profile" is missing`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":true}`, `"instances" is missing`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":false,"instances":[{"profile":"p"}]}`, `"instances" must be empty`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{}]}`, `"instances[0].profile" is missing`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{"profile":"p","placement":-1}]}`, `"instances[0].placement" is not from 0 to 63`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{"profile":"p","placement":64}]}`, `"instances[0].placement" is not from 0 to 63`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{"profile":"p","compute":[""]}]}`, `"instances[0].compute[0]" is missing`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[` + strings.Repeat(`{"profile":"p"},`, 16) + `{"profile":"p"}]}`, `"instances" has more than 16`},
 		{"PUT", "/v1/assignments/x", `{"profile":"p"}`, `"vm" is missing`},
 		{"PUT", "/v1/assignments/x", `{}`, `"vm" is missing; field "profile" is missing`},
 		{"PUT", "/v1/assignments/x", `{"vm":1,"profile":"p"}`, `"vm" must be a string, not number`},

@@ -61,8 +61,12 @@ func partitionOf(p gpu.Partition) api.Partition {
 		ID: p.ID, GPU: string(p.GPU), Parent: p.Parent, Kind: string(p.Kind), Profile: p.Profile, Slot: p.Slot,
 		Native: p.Native, Handle: api.Handle(p.Handle), DeviceAPI: p.DeviceAPI, IOMMUGroup: p.IOMMUGroup,
 		Origin: string(p.Origin), State: string(p.State), Assignment: p.Assignment,
+		Instance:   p.Instance,
 		Holders:    convert(p.Holders, func(h gpu.Holder) api.Holder { return api.Holder(h) }),
 		Conditions: convert(p.Conditions, conditionOf),
+	}
+	for _, c := range p.Compute {
+		out.Compute = append(out.Compute, api.Compute(c))
 	}
 	if !p.Created.IsZero() {
 		created := clock(p.Created)
@@ -143,7 +147,7 @@ func stepOf(s operation.Step) api.Step {
 func infoOf(h gpu.HostInfo, version string) api.Info {
 	return api.Info{
 		Product: "gpuvirt", Version: version, APIVersion: "v1",
-		Features: []string{"assignments", "backup", "capacity", "dry-run", "etag", "events", "idempotency-key", "partitions"},
+		Features: []string{"assignments", "backup", "capacity", "dry-run", "etag", "events", "idempotency-key", "mig", "partitions"},
 		HostID:   h.HostID, BootID: h.BootID, State: string(h.State), Reasons: list(slices.Clone(h.Reasons)), Simulated: h.Simulated,
 	}
 }

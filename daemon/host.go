@@ -21,6 +21,11 @@ type Host interface {
 	// PatchGPU writes nothing where nothing changes. With dryRun it only plans.
 	PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatch, dryRun bool) (gpu.GPU, gpu.Plan, error)
 	Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error)
+	Layout(ctx context.Context, id gpu.ID) (gpu.LayoutState, error)
+	// PutLayout returns the operation that cuts the GPU, or nil where it is cut so
+	// already.
+	PutLayout(ctx context.Context, actor string, id gpu.ID, want gpu.Layout) (gpu.LayoutState, *operation.Operation, error)
+	PlanPutLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (gpu.Plan, error)
 	Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapacity, error)
 
 	Partitions(ctx context.Context) ([]gpu.Partition, error)

@@ -14,7 +14,10 @@ import (
 	"gpuvirt/operation"
 )
 
-const wish = `{"vm":"web1","profile":"mbochs-small"}`
+const (
+	wish   = `{"vm":"web1","profile":"mbochs-small"}`
+	layout = `{"enabled":true,"instances":[{"profile":"3g.40gb","placement":4,"compute":["1c.3g.40gb","2c.3g.40gb"]},{"profile":"1g.10gb+me"}]}`
+)
 
 // ops puts an operation in each state into the fake.
 func (h *harness) addOps() (running, failed, done string) {
@@ -48,6 +51,10 @@ func goodRequests(running, failed, done string) []good {
 		{method: "PATCH", target: "/v1/gpus/" + gpuB, body: `{"managed":true,"labels":{"a/b":""},"quarantined":false}`, status: 200, contains: `"managed":true`, write: true},
 		{method: "PATCH", target: "/v1/gpus/" + gpuB + "?dry_run=true", body: `{"managed":true}`, status: 200, contains: `"changes":true`},
 		{method: "GET", target: "/v1/gpus/" + gpuA + "/profiles?kind=mdev", status: 200, contains: profile},
+		{method: "GET", target: "/v1/gpus/" + gpuA + "/mig", status: 200, contains: `"placement":4`},
+		{method: "PUT", target: "/v1/gpus/" + gpuA + "/mig", body: layout, status: 202, contains: `"lay out"`, write: true},
+		{method: "PUT", target: "/v1/gpus/" + gpuA + "/mig", body: `{"enabled":true,"instances":[{"profile":"3g.40gb"}]}`, status: 200, contains: `"equal":true`},
+		{method: "PUT", target: "/v1/gpus/" + gpuA + "/mig?dry_run=true", body: layout, status: 200, contains: `"changes":true`},
 		{method: "GET", target: "/v1/capacity", status: 200, contains: profile},
 		{method: "GET", target: "/v1/capacity?profile=" + profile, status: 200, contains: `"reasons":[]`},
 

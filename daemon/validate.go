@@ -187,6 +187,47 @@ func wishOf(a api.AssignmentRequest) (gpu.Wish, error) {
 	}, joined(err)
 }
 
+// No card can be cut into more, or has more memory or compute slices.
+const (
+	maxInstances = 16
+	maxSlices    = 64
+	maxCompute   = 16
+)
+
+// layoutWishOf checks a layout as far as that takes no card.
+func layoutWishOf(l api.Layout) (gpu.Layout, error) {
+	out := gpu.Layout{Enabled: l.Enabled}
+	if l.Instances == nil {
+		return out, invalid("field %q is missing", "instances")
+	}
+	if len(l.Instances) > maxInstances {
+		return out, invalid("field %q has more than %d entries", "instances", maxInstances)
+	}
+	if !l.Enabled && len(l.Instances) > 0 {
+		return out, invalid("field %q must be empty where %q is false", "instances", "enabled")
+	}
+	var errs []error
+	for i, in := range l.Instances {
+		at := fmt.Sprintf("instances[%d]", i)
+		w := gpu.LayoutInstance{Profile: in.Profile, Place: gpu.AnyPlace, Compute: in.Compute}
+		errs = append(errs, required(at+".profile", in.Profile, checkText))
+		if in.Placement != nil {
+			if w.Place = *in.Placement; w.Place < 0 || w.Place >= maxSlices {
+				errs = append(errs, invalid("field %q is not from 0 to %d", at+".placement", maxSlices-1))
+			}
+		}
+		if len(in.Compute) > maxCompute {
+			errs = append(errs, invalid("field %q has more than %d entries", at+".compute", maxCompute))
+			continue
+		}
+		for j, c := range in.Compute {
+			errs = append(errs, required(fmt.Sprintf("%s.compute[%d]", at, j), c, checkText))
+		}
+		out.Instances = append(out.Instances, w)
+	}
+	return out, joined(errors.Join(errs...))
+}
+
 func partitionWishOf(p api.PartitionRequest) (gpu.PartitionWish, error) {
 	err := errors.Join(
 		required("profile", p.Profile, checkText),
