@@ -39,6 +39,7 @@ type GPU struct {
 	Vendor      string            `json:"vendor"`
 	Model       string            `json:"model"`
 	PCIAddress  string            `json:"pci_address,omitempty"`
+	PCIID       string            `json:"pci_id,omitempty"` // vendor:device, "10de:20f1"
 	UUID        string            `json:"uuid,omitempty"`
 	Serial      string            `json:"serial,omitempty"`
 	NUMANode    *int              `json:"numa_node,omitempty"`

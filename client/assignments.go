@@ -2,8 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"gpuvirt/api"
@@ -25,24 +23,7 @@ func (c *Client) Assignment(ctx context.Context, name string) (api.Assignment, e
 func (c *Client) PutAssignment(
 	ctx context.Context, name string, want api.AssignmentRequest,
 ) (*api.Assignment, *api.Operation, error) {
-	r := write(http.MethodPut, want, "assignments", name)
-	var body json.RawMessage
-	answer, err := c.do(ctx, r, &body)
-	if err != nil {
-		return nil, nil, err
-	}
-	if answer.status == http.StatusAccepted {
-		op := &api.Operation{}
-		if err := json.Unmarshal(body, op); err != nil {
-			return nil, nil, fmt.Errorf("cannot read the answer to %s: %w", r, err)
-		}
-		return nil, op, nil
-	}
-	a := &api.Assignment{}
-	if err := json.Unmarshal(body, a); err != nil {
-		return nil, nil, fmt.Errorf("cannot read the answer to %s: %w", r, err)
-	}
-	return a, nil, nil
+	return either[api.Assignment](ctx, c, write(http.MethodPut, want, "assignments", name))
 }
 
 // PlanPutAssignment returns what PutAssignment would do.

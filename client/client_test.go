@@ -93,6 +93,15 @@ func TestRoutes(t *testing.T) {
 			_, err := c.PlanDeletePartition(ctx, "p")
 			return err
 		}, want: "DELETE /v1/partitions/p?dry_run=true"},
+		{call: func(ctx context.Context, c *client.Client) error { _, err := c.MIG(ctx, "g"); return err }, want: "GET /v1/gpus/g/mig"},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, _, err := c.PutMIG(ctx, "g", api.Layout{Enabled: true, Instances: []api.LayoutInstance{}})
+			return err
+		}, want: "PUT /v1/gpus/g/mig", body: `{"enabled":true,"instances":[]}`},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, err := c.PlanPutMIG(ctx, "g", api.Layout{Instances: []api.LayoutInstance{}})
+			return err
+		}, want: "PUT /v1/gpus/g/mig?dry_run=true", body: `{"enabled":false,"instances":[]}`},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VMs(ctx, all); return err }, want: "GET /v1/vms"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VM(ctx, "web1"); return err }, want: "GET /v1/vms/web1"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.Assignments(ctx, all); return err }, want: "GET /v1/assignments"},

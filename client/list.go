@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strconv"
 
@@ -59,4 +61,25 @@ func one[T any](ctx context.Context, c *Client, r *request) (T, error) {
 	var v T
 	_, err := c.do(ctx, r, &v)
 	return v, err
+}
+
+// either sends a wish and returns the operation that carries it out, or the thing where
+// it is as wished already.
+func either[T any](ctx context.Context, c *Client, r *request) (*T, *api.Operation, error) {
+	var body json.RawMessage
+	answer, err := c.do(ctx, r, &body)
+	if err != nil {
+		return nil, nil, err
+	}
+	thing, op := new(T), new(api.Operation)
+	if answer.status == http.StatusAccepted {
+		if err := json.Unmarshal(body, op); err != nil {
+			return nil, nil, fmt.Errorf("cannot read the answer to %s: %w", r, err)
+		}
+		return nil, op, nil
+	}
+	if err := json.Unmarshal(body, thing); err != nil {
+		return nil, nil, fmt.Errorf("cannot read the answer to %s: %w", r, err)
+	}
+	return thing, nil, nil
 }

@@ -42,6 +42,9 @@ func gpuOf(g gpu.GPU) api.GPU {
 		MIG: api.MIGMode(g.MIG), SRIOV: api.SRIOV(g.SRIOV),
 		Labels: dict(g.Labels), Conditions: convert(g.Conditions, conditionOf),
 	}
+	if g.PCIAddress != "" {
+		out.PCIID = g.Identity.Model
+	}
 	if g.NUMANode >= 0 {
 		out.NUMANode = &g.NUMANode
 	}

@@ -1,6 +1,10 @@
 package main
 
-import "gpuvirt/api"
+import (
+	"strconv"
+
+	"gpuvirt/api"
+)
 
 const (
 	webUUID  = "6f3a2c1e-0000-4000-8000-000000000001"
@@ -15,9 +19,14 @@ var (
 			ID: "0000:3b:00.0", Vendor: "NVIDIA", Model: "Tesla T4", PCIAddress: "0000:3b:00.0",
 			UUID: "GPU-11111111-2222-3333-4444-555555555555", Serial: "1320220000001", NUMANode: &zero, IOMMUGroup: "17",
 			Driver: api.Driver{Name: "nvidia", Version: "550.90.05"}, MemoryBytes: 16 << 30, Managed: true,
-			Kinds: []string{"mdev"}, SRIOV: api.SRIOV{TotalVFs: 16, NumVFs: 4}, MIG: api.MIGMode{Capable: true, Current: true},
+			Kinds: []string{"mdev"}, SRIOV: api.SRIOV{TotalVFs: 16, NumVFs: 4},
 			Labels:     map[string]string{"rack": "b2", "class": "vdi"},
 			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Present", Message: "it answers", Since: at(0)}},
+		},
+		{
+			ID: "0000:5a:00.0", Vendor: "NVIDIA", Model: "A100-PCIE-40GB", PCIAddress: "0000:5a:00.0", PCIID: "10de:20f1",
+			Driver: api.Driver{Name: "nvidia", Version: "580.95.05"}, MemoryBytes: 40 << 30, Managed: true, Kinds: []string{"mig"},
+			MIG: api.MIGMode{Capable: true, Current: true}, Labels: map[string]string{}, Conditions: []api.Condition{},
 		},
 		{
 			ID: "0000:d8:00.0", Vendor: "NVIDIA", Model: "Tesla T4\x1b[31m", PCIAddress: "0000:d8:00.0", Driver: api.Driver{Name: "nvidia", Version: "535.1"},
@@ -34,6 +43,28 @@ var (
 		{Name: "T4-1Q", Kind: "mdev", GPU: "0000:3b:00.0", On: "0000:3b:00.0", MemoryBytes: 1 << 30, MaxInstances: 16, Available: 14, NativeID: "nvidia-222", DeviceAPI: "vfio-pci", Attributes: map[string]string{"frl": "60", "heads": "4"}},
 		{Name: "T4-16Q", Kind: "mdev", GPU: "0000:3b:00.0", MemoryBytes: 16 << 30, MaxInstances: 1, NativeID: "nvidia-234", NotCreatable: "T4-1Q is in use there"},
 		{Name: "mbochs-small", Kind: "mdev", GPU: "mbochs", MemoryBytes: 4 << 20, Available: 64, NativeID: "mbochs-small"},
+	}
+
+	a100 = []api.Profile{
+		sliced("1g.5gb", 1, "0,1,2,3,4,5,6", 3), sliced("2g.10gb", 2, "0,2,4", 1), sliced("3g.20gb", 4, "0,4", 0), sliced("7g.40gb", 8, "0", 0),
+	}
+
+	mig = api.MIG{
+		GPU: "0000:5a:00.0", Mode: api.MIGMode{Capable: true, Current: true},
+		Wanted: &api.Layout{Enabled: true, Instances: []api.LayoutInstance{place("3g.20gb", 4), place("1g.5gb", 0), place("2g.10gb", 2)}},
+		Actual: api.Layout{Enabled: true, Instances: []api.LayoutInstance{place("1g.5gb", 0, "1g.5gb"), place("3g.20gb", 4, "1c.3g.20gb", "2c.3g.20gb")}},
+	}
+
+	instances = []api.Partition{
+		{
+			ID: "0000:5a:00.0/mig/0", GPU: "0000:5a:00.0", Parent: "0000:5a:00.0", Kind: "mig", Profile: "1g.5gb", Slot: "0", Native: "19", Origin: "foreign",
+			State: "made", Instance: "7", Compute: []api.Compute{{Profile: "1g.5gb", UUID: "MIG-1"}}, Holders: []api.Holder{},
+		},
+		{
+			ID: "0000:5a:00.0/mig/4", GPU: "0000:5a:00.0", Parent: "0000:5a:00.0", Kind: "mig", Profile: "3g.20gb", Slot: "4", Native: "9", Origin: "managed",
+			State: "made", Instance: "2", Compute: []api.Compute{{Profile: "1c.3g.20gb", UUID: "MIG-2"}, {Profile: "2c.3g.20gb", Start: 1, UUID: "MIG-3"}},
+			Holders: []api.Holder{{Kind: "process", ID: "4711", Name: "train\x1b[31m"}},
+		},
 	}
 
 	vms = []api.VM{
@@ -92,6 +123,10 @@ var (
 			ID: "remove", Kind: "partition.delete", Summary: "remove T4-1Q", Status: "ready", Created: at(4), Updated: at(4),
 			Steps: []api.Step{{Kind: "partition.remove", Summary: "T4-1Q on 0000:3b:00.0", Status: "pending"}},
 		},
+		"lay": {
+			ID: "lay", Kind: "gpu.layout", Summary: "lay out gpu 0000:5a:00.0", Status: "ready", Created: at(4), Updated: at(4),
+			Steps: []api.Step{{Kind: "partition.make", Summary: "make 2g.10gb on 0000:5a:00.0 at 2", Status: "pending"}},
+		},
 		"waiting": {
 			ID: "waiting", Kind: "assignment.delete", Summary: "detach web1-gpu from web1", Status: "waiting", Reason: "the guest keeps the device",
 			Created: at(5), Updated: at(6), Steps: []api.Step{
@@ -113,3 +148,14 @@ var (
 		Operation: "attach",
 	}
 )
+
+func sliced(name string, slices int, placements string, available int) api.Profile {
+	return api.Profile{
+		Name: name, Kind: "mig", GPU: "0000:5a:00.0", Available: available, MaxInstances: 7,
+		Attributes: map[string]string{"memory_slices": strconv.Itoa(slices), "placements": placements},
+	}
+}
+
+func place(profile string, at int, compute ...string) api.LayoutInstance {
+	return api.LayoutInstance{Profile: profile, Placement: &at, Compute: compute}
+}

@@ -90,6 +90,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.Labels = *p.Labels
 		}
 		answer(w, g)
+	case r.Method == http.MethodPut && strings.HasSuffix(path, "/mig"):
+		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut:
 		answer(w, accepted{operations["attach"]})
 	case r.Method == http.MethodDelete && kind == "assignments":
@@ -153,8 +155,14 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 		answer(w, capacityOf(r.FormValue("profile")))
 	case strings.HasSuffix(path, "/profiles"):
 		gpu := strings.TrimSuffix(id, "/profiles")
-		items := slices.DeleteFunc(slices.Clone(profiles), func(p api.Profile) bool { return p.GPU != gpu })
+		items := slices.DeleteFunc(slices.Concat(profiles, a100), func(p api.Profile) bool { return p.GPU != gpu })
 		answer(w, api.List[api.Profile]{Items: items})
+	case strings.HasSuffix(path, "/mig") && id == mig.GPU+"/mig":
+		answer(w, mig)
+	case path == "partitions" && r.FormValue("kind") == "mig":
+		answer(w, api.List[api.Partition]{Items: instances})
+	case path == "gpus" && r.FormValue("vendor") != "":
+		answer(w, api.List[api.GPU]{Items: slices.DeleteFunc(slices.Clone(gpus), func(g api.GPU) bool { return g.Vendor != r.FormValue("vendor") })})
 	case kind == "gpus":
 		find(w, gpus, gpuTable.name, id, one)
 	case kind == "vms":

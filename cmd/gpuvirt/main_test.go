@@ -62,11 +62,16 @@ func golden(t *testing.T, name, got string) {
 // Each file holds what the command lines of one noun or verb show.
 func TestGolden(t *testing.T) {
 	tests := map[string][]string{
-		"gpu":        {"gpu list", "gpu list -o wide", "gpu list -o name", "gpu show 0000:3b:00.0", "gpu manage 0000:3b:00.0", "gpu manage 0000:3b:00.0 mbochs -o name", "gpu unmanage 0000:3b:00.0 --dry-run", "gpu label 0000:3b:00.0 class- tier=gold", "gpu show 0000:ff:00.0"},
-		"gpu_json":   {"gpu list -o json"},
-		"gpu_yaml":   {"gpu show 0000:3b:00.0 -o yaml"},
-		"profile":    {"profile list", "profile list --gpu mbochs -o wide", "profile list --gpu 0000:d8:00.0"},
-		"partition":  {"partition list", "partition list -o wide", "partition show " + partUUID, "partition create --profile T4-1Q", "partition create --profile T4-1Q --dry-run", "partition delete " + partUUID},
+		"gpu":       {"gpu list", "gpu list -o wide", "gpu list -o name", "gpu show 0000:3b:00.0", "gpu manage 0000:3b:00.0", "gpu manage 0000:3b:00.0 mbochs -o name", "gpu unmanage 0000:3b:00.0 --dry-run", "gpu label 0000:3b:00.0 class- tier=gold", "gpu show 0000:ff:00.0"},
+		"gpu_json":  {"gpu list -o json"},
+		"gpu_yaml":  {"gpu show 0000:3b:00.0 -o yaml"},
+		"profile":   {"profile list", "profile list --gpu mbochs -o wide", "profile list --gpu 0000:d8:00.0"},
+		"partition": {"partition list", "partition list -o wide", "partition show " + partUUID, "partition create --profile T4-1Q", "partition create --profile T4-1Q --dry-run", "partition delete " + partUUID},
+		"mig": {
+			"mig show", "mig show -o wide", "mig show -o json", "mig show -o name", "mig show 0000:ff:00.0", "mig set 0000:5a:00.0 3g.20gb@4 2g.10gb=1c.2g.10gb,1c.2g.10gb 1g.5gb",
+			"mig set 0000:5a:00.0 --empty --no-wait", "mig off 0000:5a:00.0 --dry-run", "mig set 0000:5a:00.0", "mig set 0000:5a:00.0 --empty 1g.5gb", "mig set 0000:5a:00.0 1g.5gb@x",
+			"mig set 0000:5a:00.0 @3", "mig set", "mig export",
+		},
 		"vm":         {"vm list", "vm list -o wide", "vm show web1", "vm show db1 -o json"},
 		"attach":     {"attach web1-gpu --vm web1 --profile T4-1Q", "attach web1-gpu --vm web1 --profile T4-1Q --no-wait -o name", "attach web1-gpu --vm web1 --profile T4-1Q --dry-run", "attach db1-gpu --vm db1 --profile T4-1Q --hotplug never -o json"},
 		"detach":     {"detach web1-gpu", "detach web1-gpu --no-wait", "detach web1-gpu --dry-run -o json"},
@@ -275,13 +280,14 @@ func TestBackup(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	_, socket := startFake(t)
 	tests := map[string]string{
-		"__complete gpu show ":                  "0000:3b:00.0\n0000:d8:00.0\nmbochs\n:4\n",
+		"__complete gpu show ":                  "0000:3b:00.0\n0000:5a:00.0\n0000:d8:00.0\nmbochs\n:4\n",
+		"__complete mig set ":                   "0000:5a:00.0\n:4\n",
 		"__complete attach x --vm ":             "web1\ndb1\n:4\n",
 		"__complete attach x --profile ":        "T4-1Q\nT4-16Q\n:4\n",
 		"__complete attach x --hotplug ":        "auto\nrequire\nnever\n:4\n",
 		"__complete detach ":                    "web1-gpu\ndb1-gpu\n:4\n",
 		"__complete detach a ":                  ":4\n",
-		"__complete operation wait ":            "attach\ndetach\nmake\nremove\nwaiting\n:4\n",
+		"__complete operation wait ":            "attach\ndetach\nlay\nmake\nremove\nwaiting\n:4\n",
 		"__complete gpu list -o ":               "table\nwide\njson\nyaml\nname\n:4\n",
 		"__complete --socket /nowhere vm show ": ":1\n",
 	}

@@ -95,10 +95,10 @@ func (c Card) available(t Type, used []Type) int {
 	return max(0, fits)
 }
 
-// DefaultCards is a host with two NVIDIA T4 on different NUMA nodes, an Intel
-// GPU with GVT-g, and the kernel's mbochs sample driver.
+// DefaultCards is a host with two NVIDIA T4 on different NUMA nodes, an A100 that MIG
+// can cut, an Intel GPU with GVT-g, and the kernel's mbochs sample driver.
 func DefaultCards() []Card {
-	return []Card{T4("0000:08:00.0", 0), T4("0000:88:00.0", 1), GVTg("0000:00:02.0"), Mbochs()}
+	return []Card{T4("0000:08:00.0", 0), T4("0000:88:00.0", 1), A100("0000:41:00.0", 0), GVTg("0000:00:02.0"), Mbochs()}
 }
 
 // T4 is an NVIDIA T4: types on the physical function, one size at a time. Names,

@@ -1,0 +1,351 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gpuvirt/api"
+	"gpuvirt/client"
+)
+
+func migCommand(c *cli) *cobra.Command {
+	return group("mig", "Cut GPUs into MIG instances, one at a time",
+		migShow(c), migSet(c), migOff(c), migApply(c), migAssert(c), migExport(c))
+}
+
+// migIDs are the GPUs that MIG can cut.
+func migIDs(ctx context.Context, c *cli) ([]string, error) {
+	gpus, err := c.client().GPUs(ctx, client.ListOptions{})
+	return names(slices.DeleteFunc(gpus, func(g api.GPU) bool { return !g.MIG.Capable }), gpuTable.name), err
+}
+
+func migShow(c *cli) *cobra.Command {
+	return completeArgs(c, &cobra.Command{
+		Use: "show [GPU]...", Short: "Draw how GPUs are cut, by whom they are used, and what still fits",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			gpus, err := c.migGPUs(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			var all []api.MIG
+			for i, g := range gpus {
+				m, err := c.client().MIG(cmd.Context(), g.ID)
+				if err != nil {
+					return err
+				}
+				all = append(all, m)
+				if c.output == "table" || c.output == "wide" {
+					if i > 0 {
+						fmt.Fprintln(c.out)
+					}
+					if err := c.drawGPU(cmd.Context(), g, m); err != nil {
+						return err
+					}
+				}
+			}
+			switch {
+			case len(all) == 0:
+				c.say("no gpus that MIG can cut")
+				return nil
+			case c.output == "table" || c.output == "wide":
+				return nil
+			}
+			return printList(c, table[api.MIG]{name: func(m api.MIG) string { return m.GPU }}, all)
+		},
+	}, 0, migIDs)
+}
+
+// migGPUs returns the GPUs that are named, or all that MIG can cut.
+func (c *cli) migGPUs(ctx context.Context, ids []string) ([]api.GPU, error) {
+	var out []api.GPU
+	for _, id := range ids {
+		g, err := c.client().GPU(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, g)
+	}
+	if len(ids) > 0 {
+		return out, nil
+	}
+	all, err := c.client().GPUs(ctx, client.ListOptions{})
+	return slices.DeleteFunc(all, func(g api.GPU) bool { return !g.MIG.Capable }), err
+}
+
+// drawGPU writes the picture of one GPU.
+func (c *cli) drawGPU(ctx context.Context, g api.GPU, m api.MIG) error {
+	only := client.ListOptions{Filter: map[string]string{"kind": "mig"}}
+	profiles, err := c.client().Profiles(ctx, g.ID, only)
+	if err != nil {
+		return err
+	}
+	only.Filter["gpu"] = g.ID
+	partitions, err := c.client().Partitions(ctx, only)
+	if err != nil {
+		return err
+	}
+	return writePicture(c, g, m, profiles, partitions)
+}
+
+// A cell is a run of memory slices in the picture: an instance, or one free slice.
+type cell struct {
+	place, slices int
+	label         string
+}
+
+func writePicture(c *cli, g api.GPU, m api.MIG, profiles []api.Profile, partitions []api.Partition) error {
+	fmt.Fprintln(c.out, clean(fmt.Sprintf("%s  %s  %s", g.ID, g.Model, migLine(m))))
+	size, width := map[string]int{}, 0
+	for _, p := range profiles {
+		size[p.Name] = number(p.Attributes["memory_slices"])
+		for at := range strings.SplitSeq(p.Attributes["placements"], ",") {
+			width = max(width, number(at)+size[p.Name])
+		}
+	}
+	if m.Actual.Enabled {
+		drawCells(c, cellsOf(m.Actual, size, width), width)
+	}
+	slices.SortFunc(partitions, func(a, b api.Partition) int { return number(a.Slot) - number(b.Slot) })
+	rows := [][]string{{"SLICES", "PROFILE", "COMPUTE", "USED BY", "STATE", "ORIGIN", "UUID"}}
+	if c.output != "wide" {
+		rows[0] = rows[0][:6]
+	}
+	for _, p := range partitions {
+		from := number(p.Slot)
+		at := p.Slot
+		if n := size[p.Profile]; n > 1 {
+			at += "-" + strconv.Itoa(from+n-1)
+		}
+		var compute, uuids []string
+		for _, ci := range p.Compute {
+			compute, uuids = append(compute, ci.Profile), append(uuids, ci.UUID)
+		}
+		row := []string{at, p.Profile, strings.Join(compute, ","), strings.Join(names(p.Holders, holder), ", "), p.State, p.Origin, strings.Join(uuids, ",")}
+		for i, text := range row {
+			row[i] = orDash(text)
+		}
+		rows = append(rows, row[:len(rows[0])])
+	}
+	if len(partitions) > 0 {
+		if err := align(c.out, "  ", rows); err != nil {
+			return err
+		}
+	}
+	var fits []string
+	for _, p := range profiles {
+		if p.Available > 0 && p.NotCreatable == "" {
+			fits = append(fits, fmt.Sprintf("%d %s", p.Available, p.Name))
+		}
+	}
+	if len(fits) > 0 {
+		fmt.Fprintln(c.out, clean("  still fits: "+strings.Join(fits, " or ")))
+	}
+	if m.Wanted != nil && !m.Equal {
+		fmt.Fprintln(c.out, clean("  asked for:  "+layoutLine(*m.Wanted)))
+	}
+	return nil
+}
+
+func migLine(m api.MIG) string {
+	word := map[bool]string{true: "on", false: "off"}
+	line := "MIG " + word[m.Mode.Current]
+	if m.Mode.Pending != m.Mode.Current {
+		line += ", " + word[m.Mode.Pending] + " after a reset"
+	}
+	if !m.Equal {
+		line += "; not as asked for"
+	}
+	return line
+}
+
+// layoutLine writes a layout as "mig set" takes it.
+func layoutLine(l api.Layout) string {
+	if !l.Enabled {
+		return "MIG off"
+	}
+	if len(l.Instances) == 0 {
+		return "MIG on, no instances"
+	}
+	var out []string
+	for _, in := range l.Instances {
+		text := in.Profile
+		if in.Placement != nil {
+			text += "@" + strconv.Itoa(*in.Placement)
+		}
+		if len(in.Compute) > 0 && !slices.Equal(in.Compute, []string{in.Profile}) {
+			text += "=" + strings.Join(in.Compute, ",")
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, " ")
+}
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+// cellsOf says what lies where, from the first memory slice to the last.
+func cellsOf(l api.Layout, size map[string]int, width int) []cell {
+	var cells []cell
+	at := 0
+	free := func(to int) {
+		for ; at < to; at++ {
+			cells = append(cells, cell{place: at, slices: 1})
+		}
+	}
+	for _, in := range l.Instances {
+		if in.Placement == nil {
+			continue
+		}
+		free(*in.Placement)
+		n := max(1, size[in.Profile])
+		cells = append(cells, cell{place: *in.Placement, slices: n, label: in.Profile})
+		at = *in.Placement + n
+	}
+	free(width)
+	return cells
+}
+
+// drawCells writes a ruler of memory slices and the instances below it. A slice is as
+// wide as the longest name needs.
+func drawCells(c *cli, cells []cell, width int) {
+	unit := 4
+	for _, x := range cells {
+		unit = max(unit, (len(x.label)+3+x.slices-1)/x.slices)
+	}
+	ruler, row := " ", " "
+	for i := range width {
+		ruler += fmt.Sprintf(" %-*d", unit-1, i)
+	}
+	for _, x := range cells {
+		label := x.label
+		if label == "" {
+			label = "."
+		}
+		row += fmt.Sprintf("|%-*s", unit*x.slices-1, " "+label)
+	}
+	fmt.Fprintln(c.out, strings.TrimRight(ruler, " "))
+	fmt.Fprintln(c.out, clean(row+"|"))
+}
+
+func migSet(c *cli) *cobra.Command {
+	var empty bool
+	cmd := &cobra.Command{
+		Use:   "set GPU PROFILE[@PLACE][=COMPUTE,...]...",
+		Short: "Cut a GPU into just these instances, with the smallest change",
+		Long: `Cut a GPU into just the instances that are named. Those that are there already
+stay as they are; an instance in use always stays, and where it is in the way
+nothing is changed.
+
+PLACE is the first memory slice; without it the instance is placed where most room
+is left for large ones. COMPUTE are the profiles of its compute instances; without
+them there is one that fills it.`,
+		Example: `  gpuvirt mig set 0000:41:00.0 3g.40gb 2g.20gb 1g.10gb 1g.10gb
+  gpuvirt mig set 0000:41:00.0 3g.40gb@4 4g.40gb=2c.4g.40gb,2c.4g.40gb --dry-run`,
+		Args: takesAtLeast(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := layoutArgs(args[1:])
+			if err == nil && empty != (len(args) == 1) {
+				err = errors.New("name the instances, or say --empty for none")
+			}
+			if err != nil {
+				return &usageError{message: err.Error(), command: cmd.CommandPath()}
+			}
+			return c.setMIG(cmd.Context(), args[0], l)
+		},
+	}
+	cmd.Flags().BoolVar(&empty, "empty", false, "turn MIG on with no instances")
+	return completeArgs(c, cmd, 1, migIDs)
+}
+
+// layoutArgs reads what layoutLine writes.
+func layoutArgs(args []string) (api.Layout, error) {
+	l := api.Layout{Enabled: true, Instances: []api.LayoutInstance{}}
+	for _, arg := range args {
+		text, compute, shared := strings.Cut(arg, "=")
+		profile, place, placed := strings.Cut(text, "@")
+		in := api.LayoutInstance{Profile: profile}
+		if shared {
+			in.Compute = strings.Split(compute, ",")
+		}
+		if placed {
+			n, err := strconv.Atoi(place)
+			if err != nil {
+				return l, fmt.Errorf("%q is no memory slice in %q", place, arg)
+			}
+			in.Placement = &n
+		}
+		if profile == "" || slices.Contains(in.Compute, "") {
+			return l, fmt.Errorf("a profile is missing in %q", arg)
+		}
+		l.Instances = append(l.Instances, in)
+	}
+	return l, nil
+}
+
+func migOff(c *cli) *cobra.Command {
+	return completeArgs(c, &cobra.Command{
+		Use: "off GPU", Short: "Remove all instances of a GPU that nobody uses, and turn MIG off", Args: takes(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.setMIG(cmd.Context(), args[0], api.Layout{Instances: []api.LayoutInstance{}})
+		},
+	}, 1, migIDs)
+}
+
+// setMIG cuts one GPU. Somebody at a terminal is asked before anything is removed.
+func (c *cli) setMIG(ctx context.Context, gpu string, l api.Layout) error {
+	if c.dryRun {
+		return c.showPlan(c.client().PlanPutMIG(ctx, gpu, l))
+	}
+	if c.asks() {
+		p, err := c.client().PlanPutMIG(ctx, gpu, l)
+		if err != nil {
+			return err
+		}
+		var gone []string
+		for _, s := range p.Steps {
+			if s.Kind == "partition.remove" {
+				gone = append(gone, s.Summary)
+			}
+		}
+		if len(gone) > 0 {
+			if err := c.confirm(ctx, "this will %s: go on?", strings.Join(gone, ", ")); err != nil {
+				return err
+			}
+		}
+	}
+	m, op, err := c.client().PutMIG(ctx, gpu, l)
+	if err != nil {
+		return err
+	}
+	if op != nil {
+		if !c.waits() {
+			return c.printStarted(*op)
+		}
+		if _, err := c.await(ctx, *op); err != nil {
+			return err
+		}
+		now, err := c.client().MIG(ctx, gpu)
+		if err != nil {
+			return err
+		}
+		m = &now
+	} else {
+		c.say("%s is already as asked for", gpu)
+	}
+	if c.output != "table" && c.output != "wide" {
+		return printOne(c, *m, gpu, nil)
+	}
+	g, err := c.client().GPU(ctx, gpu)
+	if err != nil {
+		return err
+	}
+	return c.drawGPU(ctx, g, *m)
+}

@@ -1,0 +1,397 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"gpuvirt/api"
+	"gpuvirt/client"
+)
+
+// A migFile is a file of NVIDIA's mig-parted.
+type migFile struct {
+	Version string               `yaml:"version"`
+	Configs map[string][]migSpec `yaml:"mig-configs"`
+}
+
+// A migSpec says how some GPUs are cut.
+type migSpec struct {
+	Filter  filters        `yaml:"device-filter,omitempty,flow"` // PCI ids, "0x20B010DE": device, then vendor
+	Devices devices        `yaml:"devices"`
+	Enabled bool           `yaml:"mig-enabled"`
+	Counts  map[string]int `yaml:"mig-devices"` // how many compute instances of each profile
+}
+
+// filters may be written as one or as a list.
+type filters []string
+
+func (f *filters) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		*f = filters{n.Value}
+		return nil
+	}
+	return n.Decode((*[]string)(f))
+}
+
+// devices are GPUs by their number among NVIDIA's, in order of PCI address; nil: all.
+type devices []int
+
+func (d *devices) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.Value == "all" {
+		*d = nil
+		return nil
+	}
+	if n.Kind != yaml.SequenceNode {
+		return fmt.Errorf("line %d: devices are neither \"all\" nor a list of numbers", n.Line)
+	}
+	*d = devices{}
+	return n.Decode((*[]int)(d))
+}
+
+// MarshalYAML writes them as they are read.
+func (d devices) MarshalYAML() (any, error) {
+	if d == nil {
+		return "all", nil
+	}
+	n := &yaml.Node{}
+	if err := n.Encode([]int(d)); err != nil {
+		return nil, err
+	}
+	n.Style = yaml.FlowStyle
+	return n, nil
+}
+
+// readMIGFile reads a file strictly: a word that means nothing here would mean that
+// something is not done.
+func readMIGFile(r io.Reader) (migFile, error) {
+	var f migFile
+	dec := yaml.NewDecoder(r)
+	dec.KnownFields(true)
+	if err := dec.Decode(&f); err != nil {
+		return f, err
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return f, errors.New("it holds more than one document")
+	}
+	if f.Version != "v1" {
+		return f, fmt.Errorf("its version is %q: only \"v1\" is known", f.Version)
+	}
+	for name, specs := range f.Configs {
+		for i, s := range specs {
+			if _, err := s.layout(); err != nil {
+				return f, fmt.Errorf("mig-configs.%s[%d]: %w", name, i, err)
+			}
+			for _, id := range s.Filter {
+				if _, err := pciID(id); err != nil {
+					return f, fmt.Errorf("mig-configs.%s[%d]: %w", name, i, err)
+				}
+			}
+		}
+	}
+	return f, nil
+}
+
+// pciID reads a filter as the rest of gpuvirt writes ids: "10de:20b0".
+func pciID(filter string) (string, error) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(filter), "0x"), 16, 32)
+	if err != nil || !strings.HasPrefix(strings.ToLower(filter), "0x") {
+		return "", fmt.Errorf("%q is no PCI id of device and vendor, as in 0x20B010DE", filter)
+	}
+	return fmt.Sprintf("%04x:%04x", n&0xffff, n>>16), nil
+}
+
+// matches reports whether a spec is for a GPU, of whose kind this is the index-th.
+func (s migSpec) matches(g api.GPU, index int) bool {
+	if s.Devices != nil && !slices.Contains(s.Devices, index) {
+		return false
+	}
+	return len(s.Filter) == 0 || slices.ContainsFunc(s.Filter, func(f string) bool {
+		id, err := pciID(f)
+		return err == nil && id == g.PCIID
+	})
+}
+
+// layout turns counts of compute instances into GPU instances. Partial ones are put
+// together in as few as they need, the largest first.
+func (s migSpec) layout() (api.Layout, error) {
+	l := api.Layout{Enabled: s.Enabled, Instances: []api.LayoutInstance{}}
+	if !s.Enabled && len(s.Counts) > 0 {
+		return l, errors.New("mig-devices are given, and mig-enabled is false")
+	}
+	type open struct {
+		room int
+		in   *api.LayoutInstance
+	}
+	shared := map[string][]*open{}
+	var order []string
+	partial := slices.SortedFunc(maps.Keys(s.Counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(computeSlices(b), computeSlices(a)), cmp.Compare(a, b))
+	})
+	for _, name := range partial {
+		n := s.Counts[name]
+		if n < 0 || n > 64 {
+			return l, fmt.Errorf("mig-devices: %d of %s", n, name)
+		}
+		slots, whole := computeSlices(name), name
+		if slots > 0 {
+			_, whole, _ = strings.Cut(name, ".")
+		}
+		total, _, ok := strings.Cut(whole, "g.")
+		all, err := strconv.Atoi(total)
+		if !ok || err != nil || slots > all {
+			return l, fmt.Errorf("mig-devices: %q is no profile", name)
+		}
+		for range n {
+			if slots == 0 || slots == all {
+				l.Instances = append(l.Instances, api.LayoutInstance{Profile: whole})
+				continue
+			}
+			i := slices.IndexFunc(shared[whole], func(o *open) bool { return o.room >= slots })
+			if i < 0 {
+				if len(shared[whole]) == 0 {
+					order = append(order, whole)
+				}
+				shared[whole] = append(shared[whole], &open{room: all, in: &api.LayoutInstance{Profile: whole}})
+				i = len(shared[whole]) - 1
+			}
+			o := shared[whole][i]
+			o.room -= slots
+			o.in.Compute = append(o.in.Compute, name)
+		}
+	}
+	for _, whole := range order {
+		for _, o := range shared[whole] {
+			l.Instances = append(l.Instances, *o.in)
+		}
+	}
+	return l, nil
+}
+
+// computeSlices is the number in front of a partial compute profile: 1 of
+// "1c.3g.20gb". It is 0 where the profile fills its GPU instance.
+func computeSlices(name string) int {
+	c, _, ok := strings.Cut(name, "c.")
+	n, err := strconv.Atoi(c)
+	if !ok || err != nil {
+		return 0
+	}
+	return n
+}
+
+// A migTarget is a GPU and the layout that a file has for it.
+type migTarget struct {
+	gpu  api.GPU
+	want api.Layout
+}
+
+// migFlags adds the flags that name a layout in a file, as mig-parted has them.
+func migFlags(cmd *cobra.Command, file, config *string) {
+	cmd.Flags().StringVarP(file, "config-file", "f", "", "`file` of mig-parted; - reads the standard input (required)")
+	cmd.Flags().StringVarP(config, "selected-config", "c", "", "which of its mig-configs; not needed where there is one")
+	must(cmd.MarkFlagRequired("config-file"))
+}
+
+// targets reads a file and says what it wants of which GPU.
+func (c *cli) targets(ctx context.Context, file, config string) ([]migTarget, error) {
+	in := c.in
+	if file != "-" {
+		f, err := os.Open(file) //nolint:gosec // whoever runs this names the file
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	parsed, err := readMIGFile(in)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", file, err)
+	}
+	have := slices.Sorted(maps.Keys(parsed.Configs))
+	if config == "" && len(have) == 1 {
+		config = have[0]
+	}
+	specs, ok := parsed.Configs[config]
+	if !ok {
+		return nil, fmt.Errorf("cannot find config %q in %s: it has %s", config, file, cmp.Or(strings.Join(have, ", "), "none"))
+	}
+	gpus, err := c.client().GPUs(ctx, client.ListOptions{Filter: map[string]string{"vendor": "NVIDIA"}})
+	if err != nil {
+		return nil, err
+	}
+	var out []migTarget
+	for i, g := range gpus {
+		// The last that fits counts, as if all were carried out in turn.
+		at := -1
+		for j, s := range specs {
+			if s.matches(g, i) {
+				at = j
+			}
+		}
+		if at < 0 || !g.MIG.Capable && !specs[at].Enabled {
+			continue
+		}
+		if !g.MIG.Capable {
+			return nil, fmt.Errorf("cannot cut gpu %s (%s): MIG cannot, and %s wants it", g.ID, g.Model, config)
+		}
+		l, err := specs[at].layout()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, migTarget{g, l})
+	}
+	for _, s := range specs {
+		if n := slices.Max(append(slices.Clone(s.Devices), -1)); n >= len(gpus) {
+			return nil, fmt.Errorf("cannot find gpu number %d: this host has %d of NVIDIA", n, len(gpus))
+		}
+	}
+	if len(out) == 0 {
+		c.say("%s is for no gpu of this host", config)
+	}
+	return out, nil
+}
+
+func migApply(c *cli) *cobra.Command {
+	var file, config string
+	cmd := &cobra.Command{
+		Use: "apply -f FILE [-c CONFIG]", Short: "Cut GPUs as a file of mig-parted says", Args: takes(0),
+		Long: `Cut GPUs as a file of mig-parted says, each with the smallest change: what is
+there as wanted stays, and so does what is in use. Where one GPU cannot be cut so,
+none is changed.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			targets, err := c.targets(ctx, file, config)
+			if err != nil {
+				return err
+			}
+			for _, t := range targets {
+				p, err := c.client().PlanPutMIG(ctx, t.gpu.ID, t.want)
+				if c.dryRun {
+					err = c.showPlan(p, err)
+				}
+				if err != nil {
+					return err
+				}
+				if p.Problem != nil {
+					return p.Problem
+				}
+			}
+			if c.dryRun {
+				return nil
+			}
+			for _, t := range targets {
+				if err := c.setMIG(ctx, t.gpu.ID, t.want); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	migFlags(cmd, &file, &config)
+	return cmd
+}
+
+func migAssert(c *cli) *cobra.Command {
+	var file, config string
+	cmd := &cobra.Command{
+		Use: "assert -f FILE [-c CONFIG]", Short: "Tell whether GPUs are cut as a file of mig-parted says", Args: takes(0),
+		Long: `Tell whether GPUs are cut as a file of mig-parted says: the exit status is 0 if
+they are and 1 if not.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			targets, err := c.targets(cmd.Context(), file, config)
+			if err != nil {
+				return err
+			}
+			var differ []string
+			for _, t := range targets {
+				m, err := c.client().MIG(cmd.Context(), t.gpu.ID)
+				if err != nil {
+					return err
+				}
+				if !sameInstances(m.Actual, t.want) {
+					differ = append(differ, t.gpu.ID)
+					c.say("%s is %s, and should be %s", t.gpu.ID, layoutLine(m.Actual), layoutLine(t.want))
+				}
+			}
+			if len(differ) > 0 {
+				return fmt.Errorf("not cut as %s says: %s", file, strings.Join(differ, ", "))
+			}
+			return nil
+		},
+	}
+	migFlags(cmd, &file, &config)
+	return cmd
+}
+
+// sameInstances compares layouts wherever their instances lie: the file does not say.
+func sameInstances(a, b api.Layout) bool {
+	count := func(l api.Layout) map[string]int {
+		out := map[string]int{}
+		for _, in := range l.Instances {
+			compute := slices.Sorted(slices.Values(in.Compute))
+			if len(compute) == 0 {
+				compute = []string{in.Profile}
+			}
+			out[in.Profile+"="+strings.Join(compute, ",")]++
+		}
+		return out
+	}
+	return a.Enabled == b.Enabled && maps.Equal(count(a), count(b))
+}
+
+func migExport(c *cli) *cobra.Command {
+	label := "current"
+	cmd := &cobra.Command{
+		Use: "export", Short: "Write how GPUs are cut as a file of mig-parted", Args: takes(0),
+		Long: `Write how GPUs are cut as a file of mig-parted, which "mig apply" and mig-parted
+read. The places of the instances are not in it: such a file has no word for them.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			gpus, err := c.client().GPUs(cmd.Context(), client.ListOptions{Filter: map[string]string{"vendor": "NVIDIA"}})
+			if err != nil {
+				return err
+			}
+			specs := []migSpec{}
+			for i, g := range gpus {
+				if !g.MIG.Capable {
+					continue
+				}
+				m, err := c.client().MIG(cmd.Context(), g.ID)
+				if err != nil {
+					return err
+				}
+				specs = append(specs, specOf(i, m.Actual))
+			}
+			var b bytes.Buffer
+			enc := yaml.NewEncoder(&b)
+			enc.SetIndent(2)
+			if err := errors.Join(enc.Encode(migFile{"v1", map[string][]migSpec{label: specs}}), enc.Close()); err != nil {
+				return fmt.Errorf("cannot write yaml: %w", err)
+			}
+			_, err = b.WriteTo(c.out)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&label, "config-label", "l", label, "`name` of the config in the file")
+	return cmd
+}
+
+func specOf(index int, l api.Layout) migSpec {
+	s := migSpec{Devices: devices{index}, Enabled: l.Enabled, Counts: map[string]int{}}
+	for _, in := range l.Instances {
+		for _, name := range in.Compute {
+			s.Counts[name]++
+		}
+	}
+	return s
+}
