@@ -226,12 +226,9 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 	if err := attachable(vm, w); err != nil {
 		return attachPlan{}, err
 	}
-	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement)
+	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, true)
 	if err != nil {
 		return attachPlan{}, err
-	}
-	if p.Kind == gpu.KindMIG {
-		return attachPlan{}, gpu.Errorf(gpu.CodeProfileNotCreatable, "cannot attach %q to vm %q: a MIG instance lives on the host and cannot be given to a vm by itself", p.Name, vm.Name)
 	}
 	part, err := h.newRecord(ctx, g, p, name)
 	if err != nil {

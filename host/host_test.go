@@ -41,7 +41,13 @@ type lab struct {
 
 func newLab(t *testing.T, cards ...sim.Card) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: t.TempDir(), vanishWait: -1, writeTimeout: 300 * time.Millisecond}
+	return openLab(t, t.TempDir(), cards...)
+}
+
+// openLab starts a daemon over what a folder holds.
+func openLab(t *testing.T, dir string, cards ...sim.Card) *lab {
+	t.Helper()
+	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 300 * time.Millisecond}
 	machine, err := sim.Open(filepath.Join(l.dir, "sim"), cards...)
 	if err != nil {
 		t.Fatal(err)

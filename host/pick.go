@@ -23,7 +23,7 @@ func find(profiles []gpu.Profile, name string) (gpu.Profile, bool) {
 // place finds the GPU for a wish. Those that are not under management are read
 // only to explain a refusal. One that an operation was changing while it was read
 // is refused as busy: what was read may hold no more when the operation is over.
-func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement) (gpu.GPU, gpu.Profile, error) {
+func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, forVM bool) (gpu.GPU, gpu.Profile, error) {
 	ids := []gpu.ID{on}
 	if on == "" {
 		records, err := h.cfg.Store.GPURecords()
@@ -49,7 +49,7 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 			return gpu.GPU{}, gpu.Profile{}, err
 		}
 	}
-	g, p, err := pick(profile, on, placement, offers)
+	g, p, err := pick(profile, on, placement, offers, forVM)
 	if err == nil {
 		return g, p, busy[g.ID]
 	}
@@ -59,7 +59,7 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 	if offers, err = h.looks(ctx); err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err
 	}
-	return pick(profile, on, placement, offers)
+	return pick(profile, on, placement, offers, forVM)
 }
 
 // closed says why nothing new may be placed on a GPU, empty if it may.
@@ -90,7 +90,7 @@ func closed(g gpu.GPU) (gpu.Code, string) {
 // pick chooses the GPU for a profile: of those that are open and have room, the
 // fullest to pack or the emptiest to spread; the first by ID among equals. It
 // refuses with the reason of every GPU that could have been meant.
-func pick(profile string, on gpu.ID, placement gpu.Placement, offers []inventory.Look) (gpu.GPU, gpu.Profile, error) {
+func pick(profile string, on gpu.ID, placement gpu.Placement, offers []inventory.Look, forVM bool) (gpu.GPU, gpu.Profile, error) {
 	type candidate struct {
 		gpu     gpu.GPU
 		profile gpu.Profile
@@ -115,6 +115,10 @@ func pick(profile string, on gpu.ID, placement gpu.Placement, offers []inventory
 		}
 		p, ok := find(o.Profiles, profile)
 		if !ok {
+			continue
+		}
+		if forVM && p.Kind == gpu.KindMIG {
+			refuse(gpu.CodeInvalid, o.GPU.ID, "a MIG instance lives on the host and cannot be given to a vm by itself")
 			continue
 		}
 		if code, why := closed(o.GPU); code != "" {
@@ -166,7 +170,7 @@ func because(known []gpu.Blocker) string {
 // nearest to being able to mend. A full GPU says more than one not managed.
 func worst(codes []gpu.Code) gpu.Code {
 	for _, c := range []gpu.Code{
-		gpu.CodeNoCapacity, gpu.CodeProfileNotCreatable, gpu.CodeGPUBusy, gpu.CodeDrift, gpu.CodeStuck,
+		gpu.CodeInvalid, gpu.CodeNoCapacity, gpu.CodeProfileNotCreatable, gpu.CodeGPUBusy, gpu.CodeDrift, gpu.CodeStuck,
 		gpu.CodeUnavailable, gpu.CodeGPUUnmanaged,
 	} {
 		if slices.Contains(codes, c) {

@@ -124,7 +124,7 @@ func TestLook(t *testing.T) {
 	}
 	want := gpu.GPU{
 		ID: id, Vendor: "NVIDIA", Model: "A100-PCIE-40GB", PCIAddress: string(id), UUID: "GPU-" + string(id), Serial: "132092200041",
-		NUMANode: 0, IOMMUGroup: "40", Driver: gpu.Driver{Name: "nvidia", Version: "580.95.05"}, MemoryBytes: 40192 << 20,
+		NUMANode: 0, IOMMUGroup: "40", Driver: gpu.Driver{Name: "nvidia", Version: "535.183.04"}, MemoryBytes: 40192 << 20,
 		Kinds: []gpu.Kind{gpu.KindMIG}, MIG: gpu.MIGMode{Capable: true, Current: true, Pending: true},
 		Identity: gpu.Identity{Model: "10de:20f1", Subsystem: "10de:145f", Serial: "132092200041", UUID: "GPU-" + string(id)},
 	}

@@ -168,7 +168,7 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 	case kind == "vms":
 		find(w, vms, vmTable.name, id, one)
 	case kind == "partitions":
-		find(w, partitions, partitionTable.name, id, one)
+		find(w, slices.Concat(partitions, instances[:len(instances)*btoi(one)]), partitionTable.name, id, one)
 	case kind == "assignments":
 		find(w, assignments, assignmentTable.name, id, one)
 	case kind == "operations":
@@ -180,6 +180,13 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 	default:
 		answer(w, &api.Problem{Status: 404, Code: "not-found", Detail: "there is nothing at " + path})
 	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func find[T any](w http.ResponseWriter, items []T, name func(T) string, id string, one bool) {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,6 +61,8 @@ func partitionFields(p api.Partition) []field {
 		{name: "Profile", value: p.Profile},
 		{name: "Native type", value: p.Native},
 		{name: "Slot", value: p.Slot},
+		{name: "Instance", value: p.Instance},
+		{name: "Compute", below: computeRows(p.Compute)},
 		{name: "Device", value: handle(p.Handle)},
 		{name: "Device API", value: p.DeviceAPI},
 		{name: "IOMMU group", value: p.IOMMUGroup},
@@ -70,6 +73,13 @@ func partitionFields(p api.Partition) []field {
 		{name: "Created", value: created},
 		{name: "Conditions", below: conditionRows(p.Conditions)},
 	}
+}
+
+func computeRows(all []api.Compute) (rows [][]string) {
+	for _, c := range all {
+		rows = append(rows, []string{c.Profile, "at " + strconv.Itoa(c.Start), c.UUID})
+	}
+	return rows
 }
 
 func partitionCreate(c *cli) *cobra.Command {

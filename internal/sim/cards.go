@@ -139,7 +139,7 @@ func T4(address string, numa int) Card {
 // A100 is an NVIDIA A100 with 40 GB: the mode takes a reset and lasts.
 func A100(address string, numa int) Card {
 	return Card{
-		Name: address, Driver: "nvidia", DriverVersion: "580.95.05",
+		Name: address, Driver: "nvidia", DriverVersion: "535.183.04",
 		PCI: &PCI{
 			Vendor: nvidia, Device: "0x20f1", SubsystemVendor: "0x10de", SubsystemDevice: "0x145f",
 			Class: "0x030200", NUMANode: numa, Group: 40 + numa, Serial: "1320922000" + address[5:7],

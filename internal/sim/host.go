@@ -46,6 +46,7 @@ type Host struct {
 	sessions   int
 	calledNVML []Call
 	nvmlFaults []nvmlFault
+	onNVML     func(Call)
 }
 
 // Open opens the host kept in a directory. In an empty one it sets up a new host

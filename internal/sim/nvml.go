@@ -209,6 +209,8 @@ func (d *migDevice) check(c *Card, m *migState, f func(*cards.Model, *migState) 
 
 // call changes something, and is remembered.
 func (d *migDevice) call(name string, args []any, f func(*Card, *cards.Model, *migState) error) error {
+	done := Call{Card: d.card, Name: name, Args: strings.TrimSuffix(fmt.Sprintln(args...), "\n")}
+	d.h.watch(done)
 	err := d.h.faultNVML(name)
 	if err == nil {
 		err = d.h.update(func(s *state) ([]string, error) {
@@ -218,10 +220,29 @@ func (d *migDevice) call(name string, args []any, f func(*Card, *cards.Model, *m
 			})
 		})
 	}
+	done.Err = err
 	d.h.mu.Lock()
-	defer d.h.mu.Unlock()
-	d.h.calledNVML = append(d.h.calledNVML, Call{Card: d.card, Name: name, Args: strings.TrimSuffix(fmt.Sprintln(args...), "\n"), Err: err})
+	d.h.calledNVML = append(d.h.calledNVML, done)
+	d.h.mu.Unlock()
+	d.h.watch(done)
 	return err
+}
+
+// OnCall has f called before and after each call that changes something, in this
+// process; nil ends that.
+func (n *NVML) OnCall(f func(Call)) {
+	n.h.mu.Lock()
+	defer n.h.mu.Unlock()
+	n.h.onNVML = f
+}
+
+func (h *Host) watch(c Call) {
+	h.mu.Lock()
+	f := h.onNVML
+	h.mu.Unlock()
+	if f != nil {
+		f(c)
+	}
 }
 
 // Fail makes the next calls of one name, as in Call or "Init", fail in this process;
