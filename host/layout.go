@@ -282,9 +282,10 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan) (la
 		op.Rows = append(op.Rows, operation.Put(gpu.RecordGPU, string(g.ID), now))
 		op.Release = append(op.Release, operation.Put(gpu.RecordGPU, string(g.ID), old))
 	}
+	verb := map[bool]string{true: "enable", false: "disable"}
 	mode := func() {
 		op.Steps = append(op.Steps, operation.PlanStep{
-			Kind: stepMode, Summary: fmt.Sprintf("turn MIG %s on %s", onOff(*p.Mode), g.ID),
+			Kind: stepMode, Summary: verb[*p.Mode] + " MIG on " + string(g.ID),
 			Args: modeArgs{GPU: g.ID, Identity: g.Identity, On: *p.Mode},
 		})
 	}
@@ -377,13 +378,6 @@ func withoutUUIDs(in []gpu.Compute) (out []gpu.Compute) {
 		out = append(out, c)
 	}
 	return out
-}
-
-func onOff(on bool) string {
-	if on {
-		return "on"
-	}
-	return "off"
 }
 
 // PutLayout starts cutting a GPU as asked. Where it is so already it returns no

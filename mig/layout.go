@@ -214,7 +214,7 @@ func sameCompute(p gpu.Partition, w gpu.LayoutInstance) bool {
 func (b *Backend) SetMode(ctx context.Context, id gpu.ID, on bool) error {
 	give, err := b.take(ctx)
 	if err != nil {
-		return failure(err, "cannot turn MIG %s on gpu %q", onOff(on), id)
+		return failure(err, "cannot %s MIG on gpu %q", verb(on), id)
 	}
 	defer give()
 	err = b.on(id, func(d Device) error {
@@ -240,12 +240,12 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, on bool) error {
 		return errors.Join(b.occupied(d, activation), takeBack(d, mode.Pending))
 	})
 	if err != nil {
-		return failure(err, "cannot turn MIG %s on gpu %q", onOff(on), id)
+		return failure(err, "cannot %s MIG on gpu %q", verb(on), id)
 	}
 	return nil
 }
 
-func onOff(on bool) string { return map[bool]string{true: "on", false: "off"}[on] }
+func verb(on bool) string { return map[bool]string{true: "enable", false: "disable"}[on] }
 
 // takeBack sets the pending mode to what it was: it would take effect at a reset that
 // somebody else asks for, at a time of which nobody thinks of it any more.
