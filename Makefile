@@ -68,6 +68,10 @@ test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS
 	@hack/bootstrap libvirt0 systemd
 	CGO_ENABLED=1 go test -race -timeout 3m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
 
+.PHONY: hw-test
+hw-test: bootstrap ## Read what a GPU of NVIDIA in this machine says; changes no setting (NVML=path of its library)
+	CGO_ENABLED=1 go test -tags $(TAGS),hw -count=1 -v -run '^TestHardware$$' ./mig
+
 .PHONY: cover
 cover: bootstrap ## Measure how much the tests cover
 	CGO_ENABLED=1 go test -tags $(TAGS) -coverpkg=./... -coverprofile=.cache/cover.out ./...

@@ -3,6 +3,7 @@
 package pci
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -48,7 +49,10 @@ func Describe(fs Sysfs, dir string, g *gpu.GPU) error {
 	g.PCIAddress = path.Base(dir)
 	g.Identity.Model = ids("vendor", "device")
 	if g.Identity.Model == "" {
-		return fmt.Errorf("cannot read the pci ids in %q", dir)
+		if err := cmp.Or(all[0].Err, all[1].Err); err != nil {
+			return fmt.Errorf("cannot read the pci ids in %q: %w", dir, err)
+		}
+		return fmt.Errorf("cannot read the pci ids in %q: they are empty", dir)
 	}
 	g.Identity.Subsystem = ids("subsystem_vendor", "subsystem_device")
 	g.Serial = read("serial_number")

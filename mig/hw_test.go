@@ -1,0 +1,63 @@
+//go:build hw
+
+package mig_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"gpuvirt/internal/sysfs"
+	"gpuvirt/mig"
+	"gpuvirt/mig/migtest"
+)
+
+// On a machine with a GPU of NVIDIA: what is only read holds there too. No setting is
+// changed.
+func TestHardware(t *testing.T) {
+	lib := mig.New(os.Getenv("NVML"))
+	s, err := lib.Open()
+	if errors.Is(err, mig.ErrLibraryNotFound) || errors.Is(err, mig.ErrDriverNotLoaded) {
+		t.Skipf("this machine has no driver of NVIDIA: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, err := s.DriverVersion()
+	t.Logf("driver %s, %v", version, err)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	migtest.ReadOnly(t, lib)
+
+	fs, err := sysfs.Open(sysfs.DefaultRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	b := mig.NewBackend(lib, fs, mig.Options{})
+	ids, err := b.IDs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(ids) == 0 {
+		t.Log("no gpu here can be cut by MIG")
+	}
+	for _, id := range ids {
+		g, profiles, err := b.Look(t.Context(), id)
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("%+v", g)
+		for _, p := range profiles {
+			t.Logf("%+v", p)
+		}
+		partitions, err := b.Partitions(t.Context(), id)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, p := range partitions {
+			t.Logf("%+v", p)
+		}
+	}
+}
