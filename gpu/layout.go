@@ -1,5 +1,11 @@
 package gpu
 
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
 // A Layout is how a GPU is cut by MIG, or should be.
 type Layout struct {
 	Enabled   bool
@@ -14,6 +20,27 @@ type LayoutInstance struct {
 	Profile string
 	Place   int      // first memory slice, or AnyPlace
 	Compute []string // profiles of its compute instances; none: one that fills it
+}
+
+// String is the layout in one line: "1g.5gb@0 3g.20gb@4=1c.3g.20gb,2c.3g.20gb".
+func (l Layout) String() string {
+	switch {
+	case !l.Enabled:
+		return "MIG off"
+	case len(l.Instances) == 0:
+		return "MIG on, no instances"
+	}
+	words := make([]string, len(l.Instances))
+	for i, in := range l.Instances {
+		words[i] = in.Profile
+		if in.Place != AnyPlace {
+			words[i] += "@" + strconv.Itoa(in.Place)
+		}
+		if len(in.Compute) > 0 && !slices.Equal(in.Compute, []string{in.Profile}) {
+			words[i] += "=" + strings.Join(in.Compute, ",")
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // A LayoutPlan turns one layout into another. Removals come before creations; one that

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"gpuvirt/gpu"
@@ -39,12 +40,50 @@ func (h *Host) watchDrift(ctx context.Context) {
 // It repairs nothing: a device is not put back into a running VM behind the back
 // of whoever took it out.
 func (h *Host) reportDrift(ctx context.Context) {
+	now := map[string]string{}
+	h.reportLayouts(ctx, now)
+	h.reportAssignments(ctx, now)
+	h.drift = now
+}
+
+// reportLayouts says which GPUs are cut otherwise than was asked. One that cannot be
+// read, or is being cut, is left for the next time.
+func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
+	records, err := h.cfg.Store.GPURecords()
+	if err != nil {
+		h.cfg.Log.Warn("cannot compare layouts with the host", "err", err)
+		return
+	}
+	for _, r := range records {
+		key := "gpu/" + string(r.ID)
+		if r.MIG == nil || !r.Managed || h.held([]string{key}) != nil {
+			continue
+		}
+		s, err := h.Layout(ctx, r.ID)
+		if err != nil {
+			if was, ok := h.drift[key]; ok {
+				now[key] = was
+			}
+			continue
+		}
+		if s.Equal || h.held([]string{key}) != nil {
+			continue
+		}
+		message := fmt.Sprintf("asked for %s, but it is %s", s.Wanted, s.Actual)
+		now[key] = message
+		if h.drift[key] != message {
+			h.cfg.Log.Warn("layout drifted", "gpu", r.ID, "message", message)
+			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "Layout", "message": message})
+		}
+	}
+}
+
+func (h *Host) reportAssignments(ctx context.Context, now map[string]string) {
 	as, err := h.Assignments(ctx)
 	if err != nil {
 		h.cfg.Log.Warn("cannot compare assignments with the host", "err", err)
 		return
 	}
-	now := map[string]string{}
 	for _, a := range as {
 		for _, c := range a.Conditions {
 			if c.Status && c.Type == gpu.Drifted {
@@ -56,5 +95,4 @@ func (h *Host) reportDrift(ctx context.Context) {
 			}
 		}
 	}
-	h.drift = now
 }

@@ -478,3 +478,47 @@ func (l *lab) settled() {
 		}
 	}
 }
+
+// What somebody else does to a layout is told once, and mended by nobody.
+func TestLayoutDrift(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb 1g.5gb")
+	_, _, events := l.Events(t.Context(), 0)
+	b, err := l.inv.Backend(gpu.KindMIG)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p gpu.Partition
+	for _, q := range l.layout(ampere).Partitions {
+		if q.Profile == "1g.5gb" {
+			p = q
+		}
+	}
+	calls := len(l.sim.NVML.Calls())
+	if err := b.Remove(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	e := next(t, events, "gpu.drifted")
+	if e.Object != string(ampere) || !strings.HasPrefix(e.Detail["message"], "asked for 1g.5gb@") || !strings.HasSuffix(e.Detail["message"], "but it is 3g.20gb@4") {
+		t.Errorf("%+v", e)
+	}
+	if s := l.layout(ampere); s.Equal || show(s) != "3g.20gb@4" || len(l.sim.NVML.Calls()) != calls+2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// next waits for an event of a type.
+func next(t *testing.T, events <-chan gpu.Event, of string) gpu.Event {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case e := <-events:
+			if e.Type == of {
+				return e
+			}
+		case <-timeout:
+			t.Fatalf("no event %s", of)
+		}
+	}
+}

@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/pci"
@@ -23,6 +25,10 @@ type Options struct {
 	// Unused is asked immediately before a partition is removed; its error keeps the
 	// partition, and is the answer. Default: whoever calls Remove has made sure.
 	Unused func(ctx context.Context, p gpu.Partition) error
+	// ReadTimeout and ChangeTimeout are how long the library may take over a question
+	// and over a change before it counts as stuck. Default 15 s and 2 min: a change may
+	// take a reset.
+	ReadTimeout, ChangeTimeout time.Duration
 }
 
 // Backend makes MIG partitions: GPU instances with their compute instances. It is a
@@ -37,6 +43,9 @@ type Backend struct {
 	opts   Options
 	turn   chan struct{} // holds a token while somebody changes something: the driver takes one at a time
 	absent atomic.Bool   // there was no driver when last looked for, and that was told
+
+	mu   sync.Mutex
+	hung []*question // those that the library has not come back from in time
 }
 
 var _ gpu.Backend = (*Backend)(nil)
@@ -44,6 +53,8 @@ var _ gpu.Backend = (*Backend)(nil)
 // NewBackend returns a backend over a library and a sysfs.
 func NewBackend(lib Library, fs pci.Sysfs, opts Options) *Backend {
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
+	opts.ReadTimeout = cmp.Or(opts.ReadTimeout, 15*time.Second)
+	opts.ChangeTimeout = cmp.Or(opts.ChangeTimeout, 2*time.Minute)
 	return &Backend{lib: lib, fs: fs, opts: opts, turn: make(chan struct{}, 1)}
 }
 
@@ -73,45 +84,110 @@ func (b *Backend) open() (Session, error) {
 	}
 }
 
-// with runs f in a session.
-func (b *Backend) with(f func(Session) error) error {
-	s, err := b.open()
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(s), s.Close())
+// A question is one session with the library.
+type question struct {
+	since time.Time
+	back  chan struct{} // closed when the library has come back
 }
 
-// on runs f on a GPU that MIG can cut, in a session.
-func (b *Backend) on(id gpu.ID, f func(Device) error) error {
+// ask runs f in a session, and waits for its answer for a limited time: the library may
+// wait for the kernel, and nothing ends that. While one question hangs no other is asked.
+// What f does after that is lost, so it may write to nothing that its caller reads.
+// after is called when the library has come back, however long that takes.
+func ask[T any](b *Backend, limit time.Duration, f func(Session) (T, error), after func()) (T, error) {
+	var none T
+	if err := b.stuck(); err != nil {
+		after()
+		return none, err
+	}
+	type answer struct {
+		value T
+		err   error
+	}
+	q, answers := &question{since: time.Now(), back: make(chan struct{})}, make(chan answer, 1)
+	go func() {
+		defer close(q.back)
+		defer after()
+		s, err := b.open()
+		if err != nil {
+			answers <- answer{err: err}
+			return
+		}
+		v, err := f(s)
+		answers <- answer{v, errors.Join(err, s.Close())}
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-timer.C:
+		b.mu.Lock()
+		b.hung = append(b.hung, q)
+		b.mu.Unlock()
+		b.opts.Log.Error("NVIDIA's library does not answer: its gpus are stuck", "limit", limit)
+		return none, b.stuck()
+	}
+}
+
+// stuck says that a question hangs, or nil.
+func (b *Backend) stuck() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hung = slices.DeleteFunc(b.hung, func(q *question) bool {
+		select {
+		case <-q.back:
+			return true
+		default:
+			return false
+		}
+	})
+	if len(b.hung) == 0 {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeStuck, "NVIDIA's library has not come back from a call since %s", b.hung[0].since.UTC().Format(time.RFC3339)).
+		WithHint("see what the kernel says of the driver: journalctl -k --grep NVRM")
+}
+
+func nothing() {}
+
+// read runs f on a GPU that MIG can cut, in a session.
+func read[T any](b *Backend, id gpu.ID, f func(Device) (T, error)) (T, error) {
+	return on(b, id, b.opts.ReadTimeout, f, nothing)
+}
+
+// on runs f on a GPU that MIG can cut, in a session, and then after.
+func on[T any](b *Backend, id gpu.ID, limit time.Duration, f func(Device) (T, error), after func()) (T, error) {
+	var zero T
 	none := gpu.Errorf(gpu.CodeNotFound, "there is no such gpu that MIG can cut")
 	a, err := gpu.ParseAddress(string(id))
 	if err != nil || a.ID() != id {
-		return none
+		after()
+		return zero, none
 	}
-	err = b.with(func(s Session) error {
+	v, err := ask(b, limit, func(s Session) (T, error) {
 		d, err := s.Device(a)
 		if errors.Is(err, ErrNotFound) {
-			return none
+			return zero, none
 		}
 		if err != nil {
-			return err
+			return zero, err
 		}
 		if mode, err := d.Mode(); err != nil || !mode.Capable {
-			return cmp.Or(err, error(none))
+			return zero, cmp.Or(err, error(none))
 		}
 		return f(d)
-	})
+	}, after)
 	switch gpu.CodeOf(err) { //nolint:exhaustive // the others are of this GPU
 	case gpu.CodeDriverMissing:
-		return none // as far as can be told
-	case gpu.CodeDriverMismatch:
+		return zero, none // as far as can be told
+	case gpu.CodeDriverMismatch, gpu.CodeStuck:
 		// The library is of no use: at least it is no matter of cards of others.
 		if text, rerr := b.fs.Read(path.Join(pci.Devices, string(id), "vendor")); rerr == nil && text != vendor {
-			return none
+			return zero, none
 		}
 	}
-	return err
+	return v, err
 }
 
 const vendor = "0x10de" // NVIDIA, as sysfs has it
@@ -124,12 +200,8 @@ func failure(err error, format string, args ...any) error {
 
 // IDs lists the GPUs that MIG can cut, sorted. Without a driver there are none.
 func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
-	var out []gpu.ID
-	err := b.with(func(s Session) error {
+	out, err := ask(b, b.opts.ReadTimeout, func(s Session) (out []gpu.ID, err error) {
 		all, err := s.Addresses()
-		if err != nil {
-			return err
-		}
 		for _, a := range all {
 			d, err := s.Device(a)
 			if err != nil {
@@ -139,8 +211,8 @@ func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
 				out = append(out, a.ID()) // one that cannot tell is listed, and Look says why
 			}
 		}
-		return nil
-	})
+		return out, err
+	}, nothing)
 	if err != nil && gpu.CodeOf(err) != gpu.CodeDriverMissing {
 		return nil, failure(err, "cannot list gpus")
 	}
@@ -150,41 +222,53 @@ func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
 
 // Look reads a GPU and what it can be cut into.
 func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
-	g := gpu.GPU{ID: id, NUMANode: -1}
-	var profiles []gpu.Profile
-	err := b.on(id, func(d Device) error {
-		g.Kinds = []gpu.Kind{gpu.KindMIG} // else it is not known what it can do
+	type look struct {
+		gpu      gpu.GPU
+		profiles []gpu.Profile
+	}
+	// What is known of it where that fails: without a kind, as nothing can be made.
+	partly := gpu.GPU{ID: id, NUMANode: -1}
+	l, err := read(b, id, func(d Device) (look, error) {
+		g := gpu.GPU{ID: id, NUMANode: -1, Kinds: []gpu.Kind{gpu.KindMIG}}
 		// Not every driver shows a card in sysfs in the same moment.
 		if err := pci.Describe(b.fs, b.dir(id), &g); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return look{g, nil}, err
 		}
 		facts, err := d.Facts()
 		if err != nil {
-			return err
+			return look{g, nil}, err
 		}
 		g.Vendor, g.Model, g.PCIAddress = "NVIDIA", strings.TrimPrefix(facts.Name, "NVIDIA "), string(id)
 		g.UUID, g.Serial, g.MemoryBytes = facts.UUID, cmp.Or(facts.Serial, g.Serial), facts.MemoryBytes
 		g.Identity.UUID, g.Identity.Serial = g.UUID, g.Serial
 		if g.MIG, err = d.Mode(); err != nil {
-			return err
+			return look{g, nil}, err
 		}
 		g.Conditions = modeConditions(g.MIG)
 		all, err := d.Profiles()
+		var profiles []gpu.Profile
 		for _, p := range all {
 			profiles = append(profiles, profileOf(id, p, g.MIG))
 		}
-		return err
+		slices.SortFunc(profiles, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
+		return look{g, profiles}, err
 	})
 	if err == nil {
-		slices.SortFunc(profiles, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
-		return g, profiles, nil
+		return l.gpu, l.profiles, nil
 	}
 	err = failure(err, "cannot read gpu %q", id)
 	if gpu.CodeOf(err) == gpu.CodeNotFound {
 		return gpu.GPU{}, nil, err
 	}
-	g.Conditions = append(g.Conditions, gpu.Condition{Type: gpu.Unknown, Status: true, Reason: "NotReadable", Message: err.Error()})
-	return g, nil, err
+	if l.gpu.ID != "" {
+		partly = l.gpu
+	}
+	bad := gpu.Condition{Type: gpu.Unknown, Status: true, Reason: "NotReadable", Message: err.Error()}
+	if gpu.CodeOf(err) == gpu.CodeStuck {
+		bad.Type, bad.Reason = gpu.Stuck, "LibraryHangs"
+	}
+	partly.Conditions = append(partly.Conditions, bad)
+	return partly, nil, err
 }
 
 // dir is the device's directory: the entry of the bus is a link to it.
@@ -232,14 +316,12 @@ func profileOf(id gpu.ID, p DeviceProfile, mode gpu.MIGMode) gpu.Profile {
 // Partitions lists the GPU instances of a GPU with their compute instances, whoever
 // made them.
 func (b *Backend) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
-	var out []gpu.Partition
-	err := b.on(id, func(d Device) error {
+	out, err := read(b, id, func(d Device) ([]gpu.Partition, error) {
 		c, err := cut(id, d)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		out, err = c.partitions()
-		return err
+		return c.partitions()
 	})
 	if err != nil {
 		return nil, failure(err, "cannot list the partitions of gpu %q", id)

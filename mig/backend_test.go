@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -379,4 +381,82 @@ func TestOldLibrary(t *testing.T) {
 	t.Setenv(nvml.Env, string(f))
 	_, err = mig.NewBackend(mig.New(lib), nil, mig.Options{}).IDs(t.Context())
 	wantCode(t, err, gpu.CodeDriverMismatch)
+}
+
+// A hangingLibrary does not come back from questions about profiles until it is let go.
+type hangingLibrary struct {
+	mig.Library
+	hang atomic.Bool
+	free chan struct{}
+}
+
+func (l *hangingLibrary) Open() (mig.Session, error) {
+	s, err := l.Library.Open()
+	return hangingSession{s, l}, err
+}
+
+type hangingSession struct {
+	mig.Session
+	l *hangingLibrary
+}
+
+func (s hangingSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return hangingDevice{d, s.l}, err
+}
+
+type hangingDevice struct {
+	mig.Device
+	l *hangingLibrary
+}
+
+func (d hangingDevice) Profiles() ([]mig.DeviceProfile, error) {
+	if d.l.hang.Load() {
+		<-d.l.free
+	}
+	return d.Device.Profiles()
+}
+
+// A library that does not come back is not waited for, nor asked anything else; what it
+// was told to do may be done all the same, and that is seen when it comes back.
+func TestLibraryHangs_T44(t *testing.T) {
+	h, _ := two(t)
+	l := &hangingLibrary{Library: h.NVML, free: make(chan struct{})}
+	b := mig.NewBackend(l, h.Sysfs, mig.Options{ReadTimeout: 50 * time.Millisecond, ChangeTimeout: 50 * time.Millisecond})
+	l.hang.Store(true)
+	_, err := b.Make(t.Context(), wish("2g.10gb", "2"))
+	wantCode(t, err, gpu.CodeStuck)
+	g, _, err := b.Look(t.Context(), id)
+	wantCode(t, err, gpu.CodeStuck)
+	if g.ID != id || len(g.Conditions) != 1 || g.Conditions[0].Type != gpu.Stuck || len(g.Kinds) != 0 {
+		t.Errorf("%+v", g)
+	}
+	_, err = b.Partitions(t.Context(), id)
+	wantCode(t, err, gpu.CodeStuck)
+	_, err = b.IDs(t.Context())
+	wantCode(t, err, gpu.CodeStuck)
+	wantCode(t, b.Remove(t.Context(), wish("2g.10gb", "2")), gpu.CodeStuck)
+	_, _, err = b.Look(t.Context(), "mbochs")
+	wantCode(t, err, gpu.CodeNotFound)
+	l.hang.Store(false)
+	close(l.free)
+	deadline := time.NewTimer(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	for {
+		if _, err := b.IDs(t.Context()); err == nil {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatal("it came back, and is still stuck")
+		}
+	}
+	p := mustMake(t, b, wish("2g.10gb", "2"))
+	if now := partitions(t, b); len(now) != 1 || now[0].Instance != p.Instance {
+		t.Errorf("%+v", now)
+	}
+	if n := h.NVML.Sessions(); n != 0 {
+		t.Errorf("%d sessions are open", n)
+	}
 }

@@ -18,14 +18,12 @@ var (
 
 // PlanLayout plans the smallest change of a GPU's instances.
 func (b *Backend) PlanLayout(_ context.Context, id gpu.ID, want gpu.Layout, pinned map[string]string) (gpu.LayoutPlan, error) {
-	var plan gpu.LayoutPlan
-	err := b.on(id, func(d Device) error {
+	plan, err := read(b, id, func(d Device) (gpu.LayoutPlan, error) {
 		c, err := cut(id, d)
 		if err != nil {
-			return err
+			return gpu.LayoutPlan{}, err
 		}
-		plan, err = c.plan(want, pinned)
-		return err
+		return c.plan(want, pinned)
 	})
 	if err != nil {
 		return gpu.LayoutPlan{}, failure(err, "cannot lay out gpu %q", id)
@@ -211,36 +209,30 @@ func sameCompute(p gpu.Partition, w gpu.LayoutInstance) bool {
 
 // SetMode turns MIG on or off on a GPU. Cards before Hopper are reset for it: only this
 // one, and only where nobody uses it. What could not be done now is taken back.
-func (b *Backend) SetMode(ctx context.Context, id gpu.ID, on bool) error {
-	give, err := b.take(ctx)
-	if err != nil {
-		return failure(err, "cannot %s MIG on gpu %q", verb(on), id)
-	}
-	defer give()
-	err = b.on(id, func(d Device) error {
+func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
+	changed, err := change(ctx, b, id, nil, func(d Device) (bool, error) {
 		mode, err := d.Mode()
-		if err != nil || mode.Current == on && mode.Pending == on {
-			return err
+		if err != nil || mode.Current == enable && mode.Pending == enable {
+			return false, err
 		}
-		activation, err := d.SetMode(on)
+		activation, err := d.SetMode(enable)
 		if errors.Is(err, ErrNoPermission) {
-			return gpu.Errorf(gpu.CodeForbidden, "the driver does not let us: %w", err)
+			return false, gpu.Errorf(gpu.CodeForbidden, "the driver does not let us: %w", err)
 		}
-		if err != nil {
-			return err
-		}
-		if activation == nil {
-			b.opts.Log.Info("mode of MIG changed", "gpu", string(id), "on", on)
-			return nil
+		if err != nil || activation == nil {
+			return err == nil, err
 		}
 		if errors.Is(activation, ErrResetRequired) {
-			return gpu.Errorf(gpu.CodeNeedsReset, "it waits for the next reset of this gpu: %w", activation).
+			return false, gpu.Errorf(gpu.CodeNeedsReset, "it waits for the next reset of this gpu: %w", activation).
 				WithHint("reset the gpu when nobody uses it, or restart the machine it is in")
 		}
-		return errors.Join(b.occupied(d, activation), takeBack(d, mode.Pending))
+		return false, errors.Join(occupied(d, activation), takeBack(d, mode.Pending))
 	})
 	if err != nil {
-		return failure(err, "cannot %s MIG on gpu %q", verb(on), id)
+		return failure(err, "cannot %s MIG on gpu %q", verb(enable), id)
+	}
+	if changed {
+		b.opts.Log.Info("mode of MIG changed", "gpu", string(id), "enabled", enable)
 	}
 	return nil
 }
@@ -255,7 +247,7 @@ func takeBack(d Device, pending bool) error {
 }
 
 // occupied is a refusal to change the mode, with what the driver knows on the GPU.
-func (b *Backend) occupied(d Device, cause error) error {
+func occupied(d Device, cause error) error {
 	err := gpu.Errorf(gpu.CodeGPUBusy, "the gpu is in use: %w", cause).
 		WithHint("end what uses it; where no process is named, look for one that watches it (nvidia-dcgm, nvidia-persistenced, an exporter, Xorg)")
 	instances, err1 := d.Instances()

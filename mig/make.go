@@ -37,22 +37,20 @@ func slot(p gpu.Partition) (int, error) {
 // wants it: the one that leaves the most room for large profiles. Where there is none
 // the error names what is in the way.
 func (b *Backend) Place(_ context.Context, id gpu.ID, profile string) (gpu.Partition, error) {
-	var out gpu.Partition
-	err := b.on(id, func(d Device) error {
+	out, err := read(b, id, func(d Device) (gpu.Partition, error) {
 		c, err := cut(id, d)
 		if err != nil {
-			return err
+			return gpu.Partition{}, err
 		}
 		at, err := c.card().Place(c.have(), profile, Anywhere)
 		if err != nil {
-			return err
+			return gpu.Partition{}, err
 		}
 		s := strconv.Itoa(at.Start)
-		out = gpu.Partition{
+		return gpu.Partition{
 			ID: PartitionID(id, s), GPU: id, Parent: string(id), Kind: gpu.KindMIG, Profile: profile, Slot: s,
 			Native: strconv.Itoa(c.profiles[c.profile(profile)].ID),
-		}
-		return nil
+		}, nil
 	})
 	if err != nil {
 		return gpu.Partition{}, failure(err, "cannot find a place on gpu %q", id)
@@ -77,30 +75,45 @@ func (b *Backend) Make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 	return made, nil
 }
 
-func (b *Backend) make(ctx context.Context, want gpu.Partition) (made gpu.Partition, err error) {
+func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
 	if want.Kind != "" && want.Kind != gpu.KindMIG {
-		return made, gpu.Errorf(gpu.CodeInvalid, "%q is no kind of MIG", want.Kind)
+		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is no kind of MIG", want.Kind)
 	}
 	start, err := slot(want)
 	if err != nil {
-		return made, err
+		return gpu.Partition{}, err
+	}
+	made, err := change(ctx, b, want.GPU, nil, func(d Device) (gpu.Partition, error) {
+		c, err := cut(want.GPU, d)
+		if err != nil {
+			return gpu.Partition{}, err
+		}
+		return c.make(want, start)
+	})
+	if err == nil {
+		b.opts.Log.Info("partition made", "partition", made.ID, "profile", made.Profile, "instance", made.Instance)
+	}
+	return made, err
+}
+
+// change runs f on a GPU when it is its turn and first, if there is one, does not
+// object. The turn ends when the library has come back, however long that takes.
+func change[T any](ctx context.Context, b *Backend, id gpu.ID, first func() error, f func(Device) (T, error)) (T, error) {
+	var none T
+	if err := b.stuck(); err != nil {
+		return none, err // a turn that is not given back is not waited for
 	}
 	give, err := b.take(ctx)
 	if err != nil {
-		return made, err
+		return none, err
 	}
-	defer give()
-	return made, b.on(want.GPU, func(d Device) error {
-		c, err := cut(want.GPU, d)
-		if err != nil {
-			return err
+	if first != nil {
+		if err := first(); err != nil {
+			give()
+			return none, err
 		}
-		if made, err = c.make(want, start); err != nil {
-			return err
-		}
-		b.opts.Log.Info("partition made", "partition", made.ID, "profile", made.Profile, "instance", made.Instance)
-		return nil
-	})
+	}
+	return on(b, id, b.opts.ChangeTimeout, f, give)
 }
 
 func (c *cutting) make(want gpu.Partition, start int) (gpu.Partition, error) {
@@ -327,34 +340,30 @@ func (b *Backend) remove(ctx context.Context, p gpu.Partition) error {
 	if err != nil {
 		return err
 	}
-	give, err := b.take(ctx)
-	if err != nil {
-		return err
-	}
-	defer give()
-	if b.opts.Unused != nil {
-		if err := b.opts.Unused(ctx, p); err != nil {
-			return err
+	unused := func() error {
+		if b.opts.Unused == nil {
+			return nil
 		}
+		return b.opts.Unused(ctx, p)
 	}
-	return b.on(p.GPU, func(d Device) error {
+	gone, err := change(ctx, b, p.GPU, unused, func(d Device) (bool, error) {
 		c, err := cut(p.GPU, d)
 		if err != nil {
-			return err
+			return false, err
 		}
 		in := c.at(start)
 		if in == nil {
-			return nil
+			return false, nil
 		}
 		if name := c.name(in.ProfileID); name != p.Profile {
-			return differs(name, p.Profile)
+			return false, differs(name, p.Profile)
 		}
-		if err := c.destroy(*in); err != nil {
-			return err
-		}
-		b.opts.Log.Info("partition removed", "partition", p.ID, "profile", p.Profile, "instance", in.ID)
-		return nil
+		return true, c.destroy(*in)
 	})
+	if err == nil && gone {
+		b.opts.Log.Info("partition removed", "partition", p.ID, "profile", p.Profile)
+	}
+	return err
 }
 
 // destroy removes an instance, compute instances first. Where the driver refuses, those
