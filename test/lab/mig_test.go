@@ -71,6 +71,7 @@ func installNVML(ctx context.Context, t *testing.T) {
 		nvml.GPU{Address: cutCard, Model: model("A100-PCIE-40GB"), Resets: true},
 		nvml.GPU{Address: otherCard, Model: model("H100 80GB HBM3")},
 	))
+	must(t, template.Strict())
 	must(t, hypervisor.Put(ctx, library, nvmlLibrary, 0o755))
 	must(t, hypervisor.Put(ctx, string(template), nvmlTemplate, 0o644))
 	must(t, hypervisor.Write(ctx, "/etc/systemd/system/gpuvirt-lab-nvml.service", []byte(nvmlUnit), 0o644))

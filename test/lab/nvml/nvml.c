@@ -16,6 +16,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "nvml.h"
@@ -53,7 +55,7 @@ struct fault { char call[96]; int ret, times; };
 
 static struct {
 	char driver[64];
-	int made, ngpus, nfaults;
+	int admin, made, ngpus, nfaults;
 	struct gpu gpus[8];
 	struct fault faults[ALL];
 } state;
@@ -151,6 +153,8 @@ static bool load(void)
 			ok = fscanf(f, "%63s", state.driver) == 1;
 		} else if (!strcmp(word, "made")) {
 			ok = fscanf(f, "%d", &state.made) == 1;
+		} else if (!strcmp(word, "admin")) {
+			ok = fscanf(f, "%d", &state.admin) == 1;
 		} else if (!strcmp(word, "fail")) {
 			struct fault *x = &state.faults[state.nfaults++];
 			ok = fscanf(f, "%95s %d %d", x->call, &x->ret, &x->times) == 3;
@@ -192,7 +196,7 @@ static void save(void)
 	f = fopen(path(".new"), "we");
 	if (!f)
 		abort();
-	fprintf(f, "driver %s\nmade %d\n", state.driver, state.made);
+	fprintf(f, "driver %s\nmade %d\nadmin %d\n", state.driver, state.made, state.admin);
 	for (int i = 0; i < state.nfaults; i++)
 		if (state.faults[i].times)
 			fprintf(f, "fail %s %d %d\n", state.faults[i].call, state.faults[i].ret, state.faults[i].times);
@@ -265,10 +269,20 @@ static nvmlReturn_t begin(const char *call)
 	return NVML_SUCCESS;
 }
 
+/* the kernel's side asks for CAP_SYS_ADMIN of whoever changes something */
+static bool permitted(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	return !state.admin || (!syscall(SYS_capget, &header, data) && data[0].effective & 1u << CAP_SYS_ADMIN);
+}
+
 /* every function is one block between these; "ret" is its answer */
 #define CALL nvmlReturn_t ret = begin(__func__); if (ret == NVML_SUCCESS) do
 #define DONE while (0); unlock_all(); return ret
 #define FAIL(code) { ret = NVML_ERROR_##code; break; }
+#define ADMIN if (!permitted()) FAIL(NO_PERMISSION)
 
 /* ---- the host */
 
@@ -451,6 +465,7 @@ nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned int mode, nvmlRe
 {
 	CALL {
 		GPU(device);
+		ADMIN;
 		if (!g->capable)
 			FAIL(NOT_SUPPORTED);
 		if (mode > 1)
@@ -579,6 +594,7 @@ nvmlReturn_t nvmlDeviceCreateGpuInstanceWithPlacement(nvmlDevice_t device, unsig
 {
 	CALL {
 		GPU(device);
+		ADMIN;
 		struct profile *p = by_id(g, id);
 		bool legal = false;
 		int unused = 1;
@@ -654,6 +670,7 @@ nvmlReturn_t nvmlGpuInstanceDestroy(nvmlGpuInstance_t instance)
 {
 	CALL {
 		GI(instance);
+		ADMIN;
 		int id = gi->id;
 		if (busy(g, id))
 			ret = NVML_ERROR_IN_USE;
@@ -743,6 +760,7 @@ nvmlReturn_t nvmlGpuInstanceCreateComputeInstanceWithPlacement(nvmlGpuInstance_t
 {
 	CALL {
 		GI(instance);
+		ADMIN;
 		int n = has(g, gi, id) ? slices_of[id] : 0, unused = 0;
 		if (!n || at->start % step(n) || (int)at->start + n > total(g, gi))
 			FAIL(INVALID_ARGUMENT);
@@ -813,6 +831,7 @@ nvmlReturn_t nvmlComputeInstanceDestroy(nvmlComputeInstance_t compute)
 {
 	CALL {
 		CI(compute);
+		ADMIN;
 		int gi = ci->gi, id = ci->id;
 		if (busy(g, gi))
 			ret = NVML_ERROR_IN_USE;

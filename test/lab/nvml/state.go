@@ -119,6 +119,11 @@ func (f File) Edit(address string, change func(lines []string) []string) error {
 	return f.replace(strings.Join(append(append(before, change(of)...), after...), "\n") + "\n")
 }
 
+// Strict makes changes take the capability that the driver asks for, CAP_SYS_ADMIN.
+func (f File) Strict() error {
+	return f.Edit("", func(lines []string) []string { return append(lines, "admin 1") })
+}
+
 // Fail makes a function answer with an error, so many times.
 func (f File) Fail(function string, ret mig.Return, times int) error {
 	return f.Edit("", func(lines []string) []string {
