@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"gpuvirt/api"
 )
 
 func capacityCommand(c *cli) *cobra.Command {
@@ -16,32 +18,34 @@ func capacityCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var rows []capacityRow
-			for _, p := range capacity.Profiles {
-				for _, g := range p.GPUs {
-					rows = append(rows, capacityRow{p.Profile, p.Kind, g.GPU, p.Available, g.Available, g.Reasons})
-				}
-			}
-			switch c.output {
-			case "json", "yaml":
-				return c.encode(capacity)
-			case "name":
-				for _, p := range capacity.Profiles {
-					if p.Available > 0 {
-						rows = append(rows[:0:0], capacityRow{profile: p.Profile})
-						if err := printList(c, capacityTable, rows); err != nil {
-							return err
-						}
-					}
-				}
-				return nil
-			}
-			return printList(c, capacityTable, rows)
+			return c.showCapacity(capacity)
 		},
 	}
 	cmd.Flags().StringVar(&profile, "profile", "", "only of this `profile`")
 	completeFlag(c, cmd, "profile", profileNames)
 	return cmd
+}
+
+// showCapacity writes how many more fit, GPU by GPU; by name, the profiles that do.
+func (c *cli) showCapacity(capacity api.Capacity) error {
+	var rows []capacityRow
+	for _, p := range capacity.Profiles {
+		for _, g := range p.GPUs {
+			rows = append(rows, capacityRow{p.Profile, p.Kind, g.GPU, p.Available, g.Available, g.Reasons})
+		}
+	}
+	switch c.output {
+	case "json", "yaml":
+		return c.encode(capacity)
+	case "name":
+		rows = nil
+		for _, p := range capacity.Profiles {
+			if p.Available > 0 {
+				rows = append(rows, capacityRow{profile: p.Profile})
+			}
+		}
+	}
+	return printList(c, capacityTable, rows)
 }
 
 // A capacityRow is how many more of a profile fit in all and on one GPU.

@@ -213,6 +213,9 @@ func capacityOf(profile string) api.Capacity {
 			{GPU: "0000:3b:00.0", Available: 0, Reasons: []string{"T4-1Q is in use there"}},
 		}},
 	}
+	for _, p := range a100 {
+		all = append(all, api.ProfileCapacity{Profile: p.Name, Kind: p.Kind, Available: p.Available, GPUs: []api.GPUCapacity{{GPU: p.GPU, Available: p.Available, Reasons: []string{}}}})
+	}
 	if profile != "" {
 		all = slices.DeleteFunc(all, func(p api.ProfileCapacity) bool { return p.Profile != profile })
 	}

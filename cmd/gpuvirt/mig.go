@@ -16,7 +16,7 @@ import (
 
 func migCommand(c *cli) *cobra.Command {
 	return group("mig", "Cut GPUs into MIG instances, one at a time",
-		migShow(c), migSet(c), migOff(c), migApply(c), migAssert(c), migExport(c))
+		migShow(c), migSet(c), migOff(c), migCapacity(c), migApply(c), migAssert(c), migExport(c))
 }
 
 // migIDs are the GPUs that MIG can cut.
@@ -297,6 +297,20 @@ func migOff(c *cli) *cobra.Command {
 			return c.setMIG(cmd.Context(), args[0], api.Layout{Instances: []api.LayoutInstance{}})
 		},
 	}, 1, migIDs)
+}
+
+func migCapacity(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use: "capacity", Short: "Tell how many more instances fit beside those that are there", Args: takes(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := c.client().Capacity(cmd.Context(), "")
+			if err != nil {
+				return err
+			}
+			all.Profiles = slices.DeleteFunc(all.Profiles, func(p api.ProfileCapacity) bool { return p.Kind != "mig" })
+			return c.showCapacity(all)
+		},
+	}
 }
 
 // setMIG cuts one GPU. Somebody at a terminal is asked before anything is removed.
