@@ -305,6 +305,33 @@ func TestLayoutWithForeignInstances(t *testing.T) {
 	}
 }
 
+// Somebody else takes a place between the plan and the making: it is theirs, and stays
+// when the operation is undone.
+func TestPlaceIsTakenMeanwhile(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "")
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	foreign := gpu.Partition{ID: mig.PartitionID(ampere, "4"), GPU: ampere, Profile: "3g.20gb", Slot: "4"}
+	taken := false
+	l.sim.NVML.OnCall(func(c sim.Call) {
+		if c.Name == "CreateComputeInstance" && !taken {
+			taken = true
+			if _, err := theirs.Make(t.Context(), foreign); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	op := l.lay(ampere, cut("1g.5gb 3g.20gb"))
+	l.sim.NVML.OnCall(nil)
+	if op.Status != operation.Undone || op.Problem.Code != string(gpu.CodeConflict) || len(op.Problem.Blockers) != 1 || op.Problem.Blockers[0].ID != foreign.ID {
+		t.Errorf("%+v", op)
+	}
+	s := l.layout(ampere)
+	if show(s) != "3g.20gb@4" || len(s.Partitions) != 1 || s.Partitions[0].Origin != gpu.OriginForeign {
+		t.Errorf("%s, %+v", show(s), s)
+	}
+}
+
 // Refusals name what stands in the way, and change nothing.
 func TestLayoutRefused_T36(t *testing.T) {
 	l := newMIGLab(t)

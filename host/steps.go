@@ -87,6 +87,9 @@ func (h *Host) doMake(ctx context.Context, t *operation.Task) ([]operation.Row, 
 	if err := t.Args(&a); err != nil {
 		return nil, unclean(err)
 	}
+	if err := h.vacant(ctx, t, a.Partition); err != nil {
+		return nil, err // nothing was begun, and what is there is not ours to undo
+	}
 	// What the plan was made from is a moment old: it is not read again at once.
 	if t.Resumed() {
 		err := h.makeable(ctx, a.Partition)
@@ -105,6 +108,30 @@ func (h *Host) doMake(ctx context.Context, t *operation.Task) ([]operation.Row, 
 		return nil, unclean(err)
 	}
 	return []operation.Row{operation.Put(gpu.RecordPartition, made.ID, made)}, nil
+}
+
+// vacant refuses where a partition's place was taken by somebody else since it was
+// planned: what is there would be taken for ours. After a crash it may be ours, and
+// nothing tells.
+func (h *Host) vacant(ctx context.Context, t *operation.Task, r gpu.PartitionRecord) error {
+	if r.Slot == "" || t.Resumed() {
+		return nil
+	}
+	b, err := h.cfg.Inventory.Backend(r.Kind)
+	if err != nil {
+		return err
+	}
+	ps, err := b.Partitions(ctx, r.GPU)
+	if err != nil {
+		return err
+	}
+	for _, p := range ps {
+		if p.ID == r.ID {
+			return gpu.Errorf(gpu.CodeConflict, "cannot make %s: somebody else made a %s there meanwhile", whereOf(r, "on"), p.Profile).
+				WithBlockers(gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile, Note: "gpuvirt did not make it"})
+		}
+	}
+	return nil
 }
 
 // makePartition makes what a record describes, or finds it made, and returns the
