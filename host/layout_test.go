@@ -332,6 +332,32 @@ func TestPlaceIsTakenMeanwhile(t *testing.T) {
 	}
 }
 
+// A card that is cut in another way keeps its mode: changing that may reset it.
+func TestModeBesideMdevs_T29(t *testing.T) {
+	c := sim.T4(string(ampere), 0)
+	c.MIG = &sim.MIG{Model: "A30", ResetsForMode: true}
+	l := newLab(t, c)
+	l.manage(ampere)
+	g, err := l.GPU(t.Context(), ampere)
+	if err != nil || !slices.Equal(g.Kinds, []gpu.Kind{gpu.KindMdev, gpu.KindMIG}) || !g.MIG.Capable || g.UUID == "" {
+		t.Errorf("%+v, %v", g, err)
+	}
+	op := l.finish(l.CreatePartition(t.Context(), "test", gpu.PartitionWish{Profile: "T4-4Q"}, gpu.Idempotency{}))
+	if op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	_, _, err = l.PutLayout(t.Context(), "test", ampere, cut("1g.6gb"))
+	if e := wantCode(t, err, gpu.CodeGPUBusy); len(e.Blockers) != 1 || e.Blockers[0].Name != "T4-4Q" {
+		t.Errorf("%+v", e)
+	}
+	ps, err := l.Partitions(t.Context())
+	if err != nil || len(ps) != 1 {
+		t.Fatalf("%+v, %v", ps, err)
+	}
+	l.finish(l.DeletePartition(t.Context(), "test", ps[0].ID))
+	l.mustLay(ampere, "1g.6gb")
+}
+
 // Refusals name what stands in the way, and change nothing.
 func TestLayoutRefused_T36(t *testing.T) {
 	l := newMIGLab(t)
