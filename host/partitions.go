@@ -135,7 +135,12 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 // withHolders adds who uses a partition, or that this is not known.
 func withHolders(ctx context.Context, inv *inventory.Inventory, p gpu.Partition, vms []gpu.VM, vmErr error) gpu.Partition {
 	holders, err := inv.Holders(ctx, p, vms)
-	p.Holders = append(slices.Clone(p.Holders), holders...) // those that the driver knows come first
+	for _, hd := range p.Holders { // the driver knows some, by number alone
+		if !slices.ContainsFunc(holders, func(o gpu.Holder) bool { return o.Kind == hd.Kind && o.ID == hd.ID }) {
+			holders = append(holders, hd)
+		}
+	}
+	p.Holders = holders
 	if err = errors.Join(vmErr, err); err != nil {
 		p.Conditions = append(p.Conditions, gpu.Condition{
 			Type: gpu.Unknown, Status: true, Reason: "HoldersUnknown", Message: "who uses it is not known: " + err.Error(),

@@ -51,8 +51,9 @@ func Open(dir string, fs Sysfs) (*Table, error) {
 // Close closes the table.
 func (t *Table) Close() error { return t.root.Close() }
 
-// Holders returns the processes that have the partition's VFIO file open, by pid:
-// that of its IOMMU group, or its own where the kernel gives it one. It fails
+// Holders returns the processes that have the partition's device file open, by pid:
+// that of its IOMMU group, or its own where the kernel gives it one; of a MIG instance
+// those of NVIDIA's driver. It fails
 // unless it could look at every process: the error means that it is not known
 // whether anybody holds the partition.
 //
@@ -82,8 +83,10 @@ func (t *Table) files(p gpu.Partition) ([]string, error) {
 		device = path.Join("bus/mdev/devices", strings.ToLower(p.Handle.MdevUUID))
 	case p.Handle.PCIAddress != "":
 		device = path.Join("bus/pci/devices", p.Handle.PCIAddress)
+	case p.Kind == gpu.KindMIG && p.Instance != "":
+		return t.capabilities(p)
 	default:
-		return nil, nil // lives on the host only: there is no file
+		return nil, nil // there is no file
 	}
 	var out []string
 	if p.IOMMUGroup != "" {

@@ -74,6 +74,48 @@ var (
 	vfPartition   = gpu.Partition{ID: "x/vgpu/0000:41:00.4", Handle: gpu.Handle{PCIAddress: "0000:41:00.4"}, IOMMUGroup: "40"}
 )
 
+// write writes a file that the kernel would show.
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	w.mkdir(w.proc, filepath.Dir(name))
+	if err := os.WriteFile(filepath.Join(w.proc, name), []byte(text), 0o444); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Who has a MIG instance or one of its compute instances open holds it, computing or not.
+func TestHoldersOfMIG_T32(t *testing.T) {
+	w := newWorld(t)
+	access := func(minor string) string {
+		return "DeviceFileMinor: " + minor + "\nDeviceFileMode: 292\nDeviceFileModify: 1\n"
+	}
+	w.write("driver/nvidia/gpus/0000:41:00.0/information", "Model: \t\t NVIDIA A100-PCIE-40GB\nIRQ:   \t\t 213\nBus Location: \t 0000:41:00.0\nDevice Minor: \t 3\n")
+	w.write("driver/nvidia/capabilities/gpu3/mig/gi2/access", access("12"))
+	w.write("driver/nvidia/capabilities/gpu3/mig/gi2/ci0/access", access("13"))
+	w.write("driver/nvidia/capabilities/gpu3/mig/gi2/ci1/access", access("14"))
+	w.write("driver/nvidia/capabilities/gpu3/mig/gi1/access", access("1"))
+	w.process("4711", "python", "/dev/nvidia3", "/dev/nvidia-caps/nvidia-cap14")
+	w.process("4712", "dcgm", "/dev/nvidia-caps/nvidia-cap12")
+	w.process("4713", "other", "/dev/nvidia3", "/dev/nvidia-caps/nvidia-cap1", "/dev/nvidia-caps/nvidia-cap122")
+	table := w.table()
+	for instance, want := range map[string][]gpu.Holder{
+		"2": {{Kind: "process", ID: "4711", Name: "python"}, {Kind: "process", ID: "4712", Name: "dcgm"}},
+		"1": {{Kind: "process", ID: "4713", Name: "other"}},
+		"7": {},
+		"":  {},
+	} {
+		got, err := table.Holders(t.Context(), gpu.Partition{ID: "p", GPU: "0000:41:00.0", Kind: gpu.KindMIG, Instance: instance})
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("instance %q: %v\n%s", instance, err, diff)
+		}
+	}
+	w.write("driver/nvidia/capabilities/gpu3/mig/gi9/access", "?\n")
+	got, err := table.Holders(t.Context(), gpu.Partition{GPU: "0000:41:00.0", Kind: gpu.KindMIG, Instance: "9"})
+	if gpu.CodeOf(err) != gpu.CodeUnavailable {
+		t.Errorf("what cannot be read is %v, %v", got, err)
+	}
+}
+
 func TestHolders_T17(t *testing.T) {
 	w := newWorld(t)
 	w.mkdir(w.sys, "bus/pci/devices/0000:41:00.4/vfio-dev/vfio3")
