@@ -79,6 +79,7 @@ func TestPlanLayout(t *testing.T) {
 		"other compute instances":           {have: "3g.20gb@4 1g.5gb@0", want: "1g.5gb 3g.20gb:1c,1c,1c", keep: "1g.5gb@0", remove: "3g.20gb@4", create: "3g.20gb@4:3"},
 		"other compute instances, in use":   {have: "3g.20gb@4", want: "3g.20gb:1c,1c,1c", busy: 1, code: gpu.CodeGPUBusy, blocker: "0000:41:00.0/mig/4"},
 		"like instances are told by theirs": {have: "3g.20gb@0:1c,2c 3g.20gb@4", want: "3g.20gb 3g.20gb:2c,1c", keep: "3g.20gb@0:2 3g.20gb@4"},
+		"all is to go, and one is in use":   {have: "3g.20gb@0 3g.20gb@4", want: "", busy: 2, code: gpu.CodeGPUBusy, blocker: "0000:41:00.0/mig/4"},
 		"all goes":                          {have: "3g.20gb@0 3g.20gb@4", want: "", remove: "3g.20gb@0 3g.20gb@4"},
 	} {
 		t.Run(name, func(t *testing.T) {

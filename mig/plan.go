@@ -50,7 +50,7 @@ func (c *Card) Layout(have []Instance, want []Placement) (Plan, error) {
 		case ok && idle == 0:
 			return p, nil
 		case ok:
-			return Plan{}, blocked("cannot cut "+list(want), "in use, and would have to be idle", pickSet(have, idle), gpu.CodeGPUBusy)
+			return Plan{}, blocked(attempt(want), "in use, and would have to be idle", pickSet(have, idle), gpu.CodeGPUBusy)
 		}
 		if idle == 0 && !c.holds(want) {
 			break // no matter who lets go
@@ -120,6 +120,14 @@ func (p Placement) String() string {
 		return p.Profile
 	}
 	return p.Profile + "@" + strconv.Itoa(p.Start)
+}
+
+// attempt says what a layout asks for, when it is refused.
+func attempt(want []Placement) string {
+	if len(want) == 0 {
+		return "cannot remove all instances"
+	}
+	return "cannot cut " + list(want)
 }
 
 func list(want []Placement) string {
