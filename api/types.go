@@ -48,6 +48,7 @@ type GPU struct {
 	MemoryBytes uint64            `json:"memory_bytes"`
 	Managed     bool              `json:"managed"`
 	Quarantined bool              `json:"quarantined"`
+	Policy      string            `json:"policy"` // report, repair
 	Kinds       []string          `json:"kinds"`
 	MIG         MIGMode           `json:"mig"`
 	SRIOV       SRIOV             `json:"sriov"`
@@ -78,6 +79,7 @@ type SRIOV struct {
 type GPUPatch struct {
 	Managed     *bool              `json:"managed,omitempty"`
 	Quarantined *bool              `json:"quarantined,omitempty"`
+	Policy      *string            `json:"policy,omitempty"`
 	Labels      *map[string]string `json:"labels,omitempty"` // replaces all labels
 }
 

@@ -195,6 +195,8 @@ func TestBadFields(t *testing.T) {
 	long := strings.Repeat("x", 257)
 	for _, tc := range []struct{ method, target, body, names string }{
 		{"PUT", "/v1/assignments/x", `{"vm":"web1"}`, `"profile" is missing`},
+		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":"hope"}`, `"policy" is malformed: "hope" is none of report, repair`},
+		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":""}`, `"policy" is missing`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true}`, `"instances" is missing`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":false,"instances":[{"profile":"p"}]}`, `"instances" must be empty`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{}]}`, `"instances[0].profile" is missing`},
@@ -234,7 +236,7 @@ func TestBadFields(t *testing.T) {
 		{"PATCH", "/v1/gpus/" + gpuA, `{"labels":{" ":"1"}}`, `"labels" is malformed`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"labels":{"a":"\n"}}`, `"labels" is malformed: the value of "a"`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"labels":{` + manyLabels(65) + `}}`, `more than 64`},
-		{"PATCH", "/v1/gpus/" + gpuA, `{"id":"x"}`, `"id" is unknown: there are managed, quarantined, labels`},
+		{"PATCH", "/v1/gpus/" + gpuA, `{"id":"x"}`, `"id" is unknown: there are managed, quarantined, policy, labels`},
 	} {
 		for _, dry := range []string{"", "?dry_run=true"} {
 			a := h.do(t, call{method: tc.method, target: tc.target + dry, body: tc.body, bad: true})

@@ -43,3 +43,5 @@ func statuses() []operation.Status {
 }
 
 func bools() []string { return []string{"true", "false"} }
+
+func policies() []gpu.Policy { return []gpu.Policy{gpu.PolicyReport, gpu.PolicyRepair} }

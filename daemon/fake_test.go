@@ -155,6 +155,9 @@ func (h *fakeHost) PatchGPU(_ context.Context, _ string, id gpu.ID, p gpu.GPUPat
 	if p.Quarantined != nil {
 		g.Quarantined = *p.Quarantined
 	}
+	if p.Policy != nil {
+		g.Policy = *p.Policy
+	}
 	if p.Labels != nil {
 		g.Labels = *p.Labels
 	}

@@ -111,7 +111,7 @@ func TestOpenAPIEnums(t *testing.T) {
 	for schema, goType := range map[string]string{
 		"Kind": "gpu.Kind", "Placement": "gpu.Placement", "Hotplug": "gpu.Hotplug", "Origin": "gpu.Origin",
 		"PartitionState": "gpu.PartitionState", "VMState": "gpu.VMState", "AssignmentState": "gpu.AssignmentState",
-		"HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
+		"Policy": "gpu.Policy", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
 		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus",
 	} {
 		want := constants[goType]
@@ -121,7 +121,7 @@ func TestOpenAPIEnums(t *testing.T) {
 	}
 	for goType, values := range map[string][]string{
 		"gpu.Kind": texts(kinds()), "gpu.Placement": texts(placements()), "gpu.Hotplug": texts(hotplugs()), "gpu.Origin": texts(origins()),
-		"gpu.PartitionState": texts(partitionStates()), "gpu.VMState": texts(vmStates()),
+		"gpu.Policy": texts(policies()), "gpu.PartitionState": texts(partitionStates()), "gpu.VMState": texts(vmStates()),
 		"gpu.AssignmentState": texts(assignmentStates()), "operation.Status": texts(statuses()),
 	} {
 		if got := slices.Sorted(slices.Values(values)); !slices.Equal(got, constants[goType]) {

@@ -51,6 +51,7 @@ func goodRequests(running, failed, done string) []good {
 		{method: "PATCH", target: "/v1/gpus/" + gpuB, body: `{"managed":true,"labels":{"a/b":""},"quarantined":false}`, status: 200, contains: `"managed":true`, write: true},
 		{method: "PATCH", target: "/v1/gpus/" + gpuB + "?dry_run=true", body: `{"managed":true}`, status: 200, contains: `"changes":true`},
 		{method: "GET", target: "/v1/gpus/" + gpuA + "/profiles?kind=mdev", status: 200, contains: profile},
+		{method: "PATCH", target: "/v1/gpus/" + gpuA, body: `{"policy":"repair"}`, status: 200, contains: `"policy":"repair"`, write: true},
 		{method: "GET", target: "/v1/gpus/" + gpuA + "/mig", status: 200, contains: `"placement":4`},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/mig", body: layout, status: 202, contains: `"lay out"`, write: true},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/mig", body: `{"enabled":true,"instances":[{"profile":"3g.40gb"}]}`, status: 200, contains: `"equal":true`},

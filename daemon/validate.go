@@ -241,6 +241,13 @@ func partitionWishOf(p api.PartitionRequest) (gpu.PartitionWish, error) {
 
 func patchOf(p api.GPUPatch) (gpu.GPUPatch, error) {
 	patch := gpu.GPUPatch{Managed: p.Managed, Quarantined: p.Quarantined, Labels: p.Labels}
+	if p.Policy != nil {
+		if err := required("policy", *p.Policy, oneOf(policies())); err != nil {
+			return patch, err
+		}
+		policy := gpu.Policy(*p.Policy)
+		patch.Policy = &policy
+	}
 	if p.Labels == nil {
 		return patch, nil
 	}

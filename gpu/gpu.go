@@ -27,9 +27,19 @@ type GPU struct {
 
 	Managed     bool
 	Quarantined bool
+	Policy      Policy
 	Labels      map[string]string
 	Conditions  []Condition
 }
+
+// Policy is what happens where a GPU is cut otherwise than was asked.
+type Policy string
+
+// The policies.
+const (
+	PolicyReport Policy = "report" // it is told
+	PolicyRepair Policy = "repair" // and put back, where nothing in use and nothing foreign is touched
+)
 
 // Driver is the kernel driver bound to a GPU.
 type Driver struct{ Name, Version string }

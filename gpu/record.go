@@ -18,7 +18,8 @@ type GPURecord struct {
 	Quarantined bool              `json:"quarantined,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Identity    Identity          `json:"identity"`
-	MIG         *bool             `json:"mig,omitempty"` // the mode asked for; nil: nobody has asked
+	Policy      Policy            `json:"policy,omitempty"` // empty: report
+	MIG         *bool             `json:"mig,omitempty"`    // the mode asked for; nil: nobody has asked
 }
 
 // PartitionRecord is a partition that gpuvirt makes or made: enough to make it

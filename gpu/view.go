@@ -53,6 +53,7 @@ type GPUCapacity struct {
 type GPUPatch struct {
 	Managed     *bool
 	Quarantined *bool
+	Policy      *Policy
 	Labels      *map[string]string
 }
 

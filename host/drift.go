@@ -37,8 +37,8 @@ func (h *Host) watchDrift(ctx context.Context) {
 }
 
 // reportDrift says once, when it begins, that what is differs from what was asked.
-// It repairs nothing: a device is not put back into a running VM behind the back
-// of whoever took it out.
+// It repairs layouts where the GPU's policy says so, and nothing else: a device is not
+// put back into a running VM behind the back of whoever took it out.
 func (h *Host) reportDrift(ctx context.Context) {
 	now := map[string]string{}
 	h.reportLayouts(ctx, now)
@@ -70,11 +70,28 @@ func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
 			continue
 		}
 		message := fmt.Sprintf("asked for %s, but it is %s", s.Wanted, s.Actual)
+		if r.Policy == gpu.PolicyRepair {
+			message = h.repair(ctx, r.ID, *s.Wanted, message)
+		}
 		now[key] = message
 		if h.drift[key] != message {
 			h.cfg.Log.Warn("layout drifted", "gpu", r.ID, "message", message)
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "Layout", "message": message})
 		}
+	}
+}
+
+// repair starts putting a layout back, and says what came of that. Whatever is in use,
+// or foreign, makes it a refusal: then it is tried again the next time.
+func (h *Host) repair(ctx context.Context, id gpu.ID, wanted gpu.Layout, message string) string {
+	_, op, err := h.PutLayout(ctx, "gpuvirt", id, wanted)
+	switch {
+	case err != nil:
+		return message + "; it cannot be put back: " + err.Error()
+	case op != nil:
+		return message + "; it is put back by operation " + op.ID
+	default:
+		return message
 	}
 }
 

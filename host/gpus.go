@@ -92,7 +92,7 @@ func recordOf(id gpu.ID, records []gpu.GPURecord) (gpu.GPURecord, bool) {
 
 // decided adds a record to what is observed.
 func decided(g gpu.GPU, r gpu.GPURecord) gpu.GPU {
-	g.Managed, g.Quarantined, g.Labels = r.Managed, r.Quarantined, r.Labels
+	g.Managed, g.Quarantined, g.Policy, g.Labels = r.Managed, r.Quarantined, cmp.Or(r.Policy, gpu.PolicyReport), r.Labels
 	if r.Quarantined {
 		g.Conditions = append(g.Conditions, gpu.Condition{
 			Type: gpu.Quarantined, Status: true, Reason: "Quarantined",
@@ -131,7 +131,7 @@ func absent(r gpu.GPURecord, why error) gpu.GPU {
 	return gpu.GPU{
 		ID: r.ID, Model: r.Identity.Model, UUID: r.Identity.UUID, Serial: r.Identity.Serial,
 		Identity: r.Identity, NUMANode: -1,
-		Managed: r.Managed, Quarantined: r.Quarantined, Labels: r.Labels,
+		Managed: r.Managed, Quarantined: r.Quarantined, Policy: cmp.Or(r.Policy, gpu.PolicyReport), Labels: r.Labels,
 		Conditions: []gpu.Condition{{
 			Type: gpu.Unknown, Status: true, Reason: "NotThere",
 			Message: message,
@@ -176,6 +176,10 @@ func (h *Host) PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUP
 	if p.Quarantined != nil && *p.Quarantined != g.Quarantined {
 		want.Quarantined = *p.Quarantined
 		sums = append(sums, gpu.PlanStep{Kind: "gpu.record", Summary: fmt.Sprintf("set quarantine of %s to %t", id, want.Quarantined)})
+	}
+	if p.Policy != nil && *p.Policy != cmp.Or(g.Policy, gpu.PolicyReport) {
+		want.Policy = *p.Policy
+		sums = append(sums, gpu.PlanStep{Kind: "gpu.record", Summary: fmt.Sprintf("set the policy of %s to %s", id, want.Policy)})
 	}
 	if p.Labels != nil && !maps.Equal(*p.Labels, g.Labels) {
 		want.Labels = *p.Labels

@@ -560,6 +560,52 @@ func TestLayoutDrift(t *testing.T) {
 	}
 }
 
+// Where the policy says so a layout is put back, and the neighbours stay; what somebody
+// else put there is not removed for it.
+func TestLayoutRepair(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb 2g.10gb@0")
+	repair := gpu.PolicyRepair
+	if g, _, err := l.PatchGPU(t.Context(), "test", ampere, gpu.GPUPatch{Policy: &repair}, false); err != nil || g.Policy != repair {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	_, _, events := l.Events(t.Context(), 0)
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	before := l.layout(ampere)
+	if err := l.sim.Compute(string(ampere), mig.Process{PID: 1, Instance: number(t, before.Partitions[1].Instance)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := theirs.Remove(t.Context(), before.Partitions[0]); err != nil {
+		t.Fatal(err)
+	}
+	if e := next(t, events, "gpu.drifted"); !strings.Contains(e.Detail["message"], "put back by operation") {
+		t.Errorf("%+v", e)
+	}
+	l.settled()
+	s := l.layout(ampere)
+	if !s.Equal || show(s) != show(before) || !cmp.Equal(s.Partitions[1].Compute, before.Partitions[1].Compute) {
+		t.Errorf("%s: %+v", show(s), s)
+	}
+	// Somebody takes it out and something else in.
+	for {
+		if err := theirs.Remove(t.Context(), s.Partitions[0]); err != nil {
+			t.Fatal(err)
+		}
+		_, err := theirs.Make(t.Context(), gpu.Partition{ID: mig.PartitionID(ampere, "1"), GPU: ampere, Profile: "1g.5gb", Slot: "1"})
+		if err == nil {
+			break
+		}
+		wantCode(t, err, gpu.CodeNoCapacity) // it was put back in between
+		l.settled()
+	}
+	for e := next(t, events, "gpu.drifted"); !strings.Contains(e.Detail["message"], "it cannot be put back"); e = next(t, events, "gpu.drifted") {
+		l.settled()
+	}
+	if s := l.layout(ampere); show(s) != "1g.5gb@1 3g.20gb@4" {
+		t.Errorf("%s: %+v", show(s), s)
+	}
+}
+
 // next waits for an event of a type.
 func next(t *testing.T, events <-chan gpu.Event, of string) gpu.Event {
 	t.Helper()

@@ -26,8 +26,8 @@ type Options struct {
 	// partition, and is the answer. Default: whoever calls Remove has made sure.
 	Unused func(ctx context.Context, p gpu.Partition) error
 	// ReadTimeout and ChangeTimeout are how long the library may take over a question
-	// and over a change before it counts as stuck. Default 15 s and 2 min: a change may
-	// take a reset.
+	// and over a change before it counts as stuck. Default 1 and 2 min: the first question
+	// after a while may wake every GPU of the host, and a change may take a reset.
 	ReadTimeout, ChangeTimeout time.Duration
 }
 
@@ -53,7 +53,7 @@ var _ gpu.Backend = (*Backend)(nil)
 // NewBackend returns a backend over a library and a sysfs.
 func NewBackend(lib Library, fs pci.Sysfs, opts Options) *Backend {
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
-	opts.ReadTimeout = cmp.Or(opts.ReadTimeout, 15*time.Second)
+	opts.ReadTimeout = cmp.Or(opts.ReadTimeout, time.Minute)
 	opts.ChangeTimeout = cmp.Or(opts.ChangeTimeout, 2*time.Minute)
 	return &Backend{lib: lib, fs: fs, opts: opts, turn: make(chan struct{}, 1)}
 }

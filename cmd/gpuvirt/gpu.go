@@ -33,6 +33,7 @@ var gpuTable = table[api.GPU]{
 
 func gpuCommand(c *cli) *cobra.Command {
 	yes, no := true, false
+	repair, report := "repair", "report"
 	return group("gpu", "The GPUs of this host",
 		listCommand(c, gpuTable, func(ctx context.Context, cl *client.Client, o client.ListOptions) ([]api.GPU, error) {
 			return cl.GPUs(ctx, o)
@@ -42,6 +43,8 @@ func gpuCommand(c *cli) *cobra.Command {
 		gpuSet(c, "unmanage", "Leave GPUs alone from now on", api.GPUPatch{Managed: &no}),
 		gpuSet(c, "quarantine", "Make nothing new on GPUs; what is there stays", api.GPUPatch{Quarantined: &yes}),
 		gpuSet(c, "unquarantine", "Use quarantined GPUs again", api.GPUPatch{Quarantined: &no}),
+		gpuSet(c, "repair", "Put back layouts that differ from what was asked, if nobody is on them", api.GPUPatch{Policy: &repair}),
+		gpuSet(c, "report", "Only tell of layouts that differ from what was asked", api.GPUPatch{Policy: &report}),
 		gpuLabel(c),
 	)
 }
@@ -74,6 +77,7 @@ func gpuFields(g api.GPU) []field {
 		{name: "Kinds", value: strings.Join(g.Kinds, ", ")},
 		{name: "Managed", value: yesNo(g.Managed)},
 		{name: "Quarantined", value: yesNo(g.Quarantined)},
+		{name: "Policy", value: g.Policy},
 	}
 	if g.MIG.Capable {
 		mode := func(on bool) string {
