@@ -47,6 +47,7 @@ func (l Layout) String() string {
 // stays at its place with other compute instances is among both.
 type LayoutPlan struct {
 	Mode   *bool // to be set first, or where it is turned off, last
+	Resets bool  // the GPU is reset for the mode
 	Keep   []Partition
 	Remove []Partition
 	Create []Partition

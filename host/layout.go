@@ -3,6 +3,7 @@ package host
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -176,8 +177,9 @@ func (h *Host) gpuRecord(g gpu.GPU) (gpu.GPURecord, error) {
 // layoutPlan is what a layout asks for: an operation, or rows alone where the hardware
 // is as it should be, or nothing.
 type layoutPlan struct {
-	op   operation.Plan
-	rows []operation.Row
+	op     operation.Plan
+	rows   []operation.Row
+	resets bool // the GPU is reset on the way
 }
 
 func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layoutPlan, error) {
@@ -210,7 +212,9 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layo
 			return layoutPlan{}, err
 		}
 	}
-	return h.layoutOperation(g, want, p)
+	lp, err := h.layoutOperation(g, want, p)
+	lp.resets = p.Resets
+	return lp, err
 }
 
 // onlyMIG refuses to change the mode of a GPU that is cut in another way: it may be
@@ -423,7 +427,11 @@ func (h *Host) PlanPutLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (g
 			Steps: []gpu.PlanStep{{Kind: "gpu.record", Summary: "record what is there as wanted"}},
 		}, nil
 	}
-	return h.plan(p.op, err)
+	plan, err := h.plan(p.op, err)
+	if err == nil && plan.Refusal == nil && p.resets {
+		plan.NeedsReset, plan.MustBeIdle = true, []string{string(id)}
+	}
+	return plan, err
 }
 
 func (h *Host) doMode(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
@@ -460,5 +468,31 @@ func (h *Host) setMode(ctx context.Context, a modeArgs, on bool) error {
 	if !sameCard(a.Identity, l.GPU.Identity) {
 		return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was when its layout was asked for", describe(l.GPU.Identity), describe(a.Identity))
 	}
-	return c.SetMode(context.WithoutCancel(ctx), a.GPU, on)
+	err = c.SetMode(context.WithoutCancel(ctx), a.GPU, on)
+	if gpu.CodeOf(err) == gpu.CodeGPUBusy {
+		return h.withGPUHolders(ctx, a.GPU, err)
+	}
+	return err
+}
+
+// withGPUHolders adds to a refusal which processes have a GPU open: the driver knows only
+// those that compute or draw, and refuses because of the others as well (T32).
+func (h *Host) withGPUHolders(ctx context.Context, id gpu.ID, refusal error) error {
+	holders, err := h.cfg.Inventory.GPUHolders(ctx, id)
+	if err != nil {
+		return errors.Join(refusal, err)
+	}
+	e, ok := errors.AsType[*gpu.Error](refusal)
+	if !ok {
+		return refusal
+	}
+	for _, hd := range holders {
+		i := slices.IndexFunc(e.Blockers, func(b gpu.Blocker) bool { return b.Kind == hd.Kind && b.ID == hd.ID })
+		if i < 0 {
+			e = e.WithBlockers(gpu.Blocker{Kind: hd.Kind, ID: hd.ID, Name: hd.Name})
+		} else if e.Blockers[i].Name == "" {
+			e.Blockers[i].Name = hd.Name
+		}
+	}
+	return refusal
 }

@@ -375,19 +375,58 @@ func TestLayoutRefused_T36(t *testing.T) {
 	if e := wantCode(t, err, gpu.CodeProfileUnknown); !strings.Contains(e.Hint, "3g.20gb") {
 		t.Errorf("%+v", e)
 	}
-	// A GPU in use beside MIG: nothing waits for a reset afterwards.
-	if err := l.sim.Compute(string(ampere), mig.Process{PID: 9, Instance: -1}); err != nil {
-		t.Fatal(err)
-	}
-	op := l.lay(ampere, cut("1g.5gb"))
-	if op.Status != operation.Undone || op.Problem.Code != string(gpu.CodeGPUBusy) || len(op.Problem.Blockers) != 1 || op.Problem.Blockers[0].ID != "9" {
-		t.Errorf("%+v", op)
-	}
-	if s := l.layout(ampere); s.Mode.Current || s.Mode.Pending || s.Wanted != nil {
-		t.Errorf("%+v", s)
-	}
 	if n := l.sim.NVML.Sessions(); n != 0 {
 		t.Errorf("%d sessions are open", n)
+	}
+}
+
+// The mode of a GPU that somebody uses is not changed, and nothing waits for a reset
+// afterwards. Who computes is known before anything is done; who only has it open is
+// found when the driver refuses.
+func TestModeOfGPUInUse_T29_T32_T36(t *testing.T) {
+	l := newMIGLab(t)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, resets := range map[gpu.ID]bool{ampere: true, hopper: false} {
+		plan, err := l.PlanPutLayout(t.Context(), id, cut(""))
+		if err != nil || plan.NeedsReset != resets || slices.Contains(plan.MustBeIdle, string(id)) != resets {
+			t.Errorf("%s: %+v, %v", id, plan, err)
+		}
+	}
+
+	must(l.sim.Compute(string(ampere), mig.Process{PID: 9, Instance: -1}))
+	_, _, err := l.PutLayout(t.Context(), "test", ampere, cut("1g.5gb"))
+	if e := wantCode(t, err, gpu.CodeGPUBusy); len(e.Blockers) != 1 || e.Blockers[0].ID != "9" {
+		t.Errorf("%+v", e)
+	}
+	if plan, err := l.PlanPutLayout(t.Context(), ampere, cut("1g.5gb")); err != nil || gpu.CodeOf(plan.Refusal) != gpu.CodeGPUBusy || plan.NeedsReset {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if n := len(l.sim.NVML.Calls()); n != 0 {
+		t.Errorf("the driver was asked for a change: %v", l.sim.NVML.Calls())
+	}
+	must(l.sim.Idle(string(ampere)))
+
+	must(l.sim.Watch(string(ampere), 812, "nv-hostengine"))
+	for blind, want := range map[bool][]operation.Blocker{false: {{Kind: "process", ID: "812", Name: "nv-hostengine"}}, true: nil} {
+		must(l.sim.SetBlind(blind))
+		op := l.lay(ampere, cut("1g.5gb"))
+		if op.Status != operation.Undone || op.Problem.Code != string(gpu.CodeGPUBusy) || !slices.Equal(op.Problem.Blockers, want) {
+			t.Errorf("blind %v: %+v, %+v", blind, op, op.Problem)
+		}
+		if s := l.layout(ampere); s.Mode.Current || s.Mode.Pending || s.Wanted != nil {
+			t.Errorf("%+v", s)
+		}
+	}
+	must(l.sim.SetBlind(false))
+	must(l.sim.Idle(string(ampere)))
+	l.mustLay(ampere, "1g.5gb")
+	if plan, err := l.PlanPutLayout(t.Context(), ampere, cut("2g.10gb")); err != nil || plan.Refusal != nil || plan.NeedsReset {
+		t.Errorf("a change of instances alone: %+v, %v", plan, err)
 	}
 }
 

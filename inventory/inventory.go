@@ -25,6 +25,8 @@ type VMs interface {
 // that it is not known, never that nobody does.
 type Holders interface {
 	Holders(ctx context.Context, p gpu.Partition) ([]gpu.Holder, error)
+	// GPUHolders tells which processes hold a GPU itself.
+	GPUHolders(ctx context.Context, id gpu.ID) ([]gpu.Holder, error)
 }
 
 // Config is what New needs.
@@ -197,6 +199,12 @@ func (i *Inventory) Holders(ctx context.Context, p gpu.Partition, vms []gpu.VM) 
 	}
 	procs, err := i.cfg.Holders.Holders(ctx, p)
 	return append(out, procs...), err
+}
+
+// GPUHolders lists the processes that have a GPU itself open, not one of its
+// partitions. An error means unknown.
+func (i *Inventory) GPUHolders(ctx context.Context, id gpu.ID) ([]gpu.Holder, error) {
+	return i.cfg.Holders.GPUHolders(ctx, id)
 }
 
 // Same reports whether two handles name the same device.

@@ -48,6 +48,7 @@ func (v vms) Events() <-chan gpu.VMEvent                 { return v.events }
 func (v vms) Holders(context.Context, gpu.Partition) ([]gpu.Holder, error) {
 	return []gpu.Holder{{Kind: "process", ID: "7"}}, errors.New("not all could be looked at")
 }
+func (v vms) GPUHolders(context.Context, gpu.ID) ([]gpu.Holder, error) { return nil, nil }
 
 // A card that two backends know is one GPU, whatever order they list in (T43).
 func TestOneCardOfTwoBackends(t *testing.T) {

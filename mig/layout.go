@@ -41,6 +41,9 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 		return plan, err
 	}
 	if mode.Current != want.Enabled || mode.Pending != want.Enabled {
+		if plan.Resets, err = c.changesMode(mode, want.Enabled); err != nil {
+			return plan, err
+		}
 		plan.Mode = &want.Enabled
 	}
 	parts, err := c.partitions()
@@ -77,6 +80,25 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 		return gpu.LayoutPlan{}, err
 	}
 	return plan, nil
+}
+
+// changesMode refuses to change the mode of a GPU with processes beside instances,
+// and reports whether the GPU is reset for it. Who has it open without computing is
+// not known here: the driver refuses then.
+func (c *cutting) changesMode(mode gpu.MIGMode, on bool) (resets bool, err error) {
+	if mode.Current == on {
+		return false, nil // what waits is taken back
+	}
+	all, err := c.device.Processes()
+	if err != nil {
+		return false, err
+	}
+	beside := slices.DeleteFunc(all, func(p Process) bool { return p.Instance >= 0 })
+	if len(beside) > 0 {
+		return false, occupied(beside, ErrInUse)
+	}
+	facts, err := c.device.Facts()
+	return facts.ModeResets, err
 }
 
 // notes says of each instance that may not be removed why, by its place.
@@ -226,7 +248,7 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
 			return false, gpu.Errorf(gpu.CodeNeedsReset, "it waits for the next reset of this gpu: %w", activation).
 				WithHint("reset the gpu when nobody uses it, or restart the machine it is in")
 		}
-		return false, errors.Join(occupied(d, activation), takeBack(d, mode.Pending))
+		return false, errors.Join(refused(id, d, activation), takeBack(d, mode.Pending))
 	})
 	if err != nil {
 		return failure(err, "cannot %s MIG on gpu %q", verb(enable), id)
@@ -246,17 +268,24 @@ func takeBack(d Device, pending bool) error {
 	return err
 }
 
-// occupied is a refusal to change the mode, with what the driver knows on the GPU.
-func occupied(d Device, cause error) error {
-	err := gpu.Errorf(gpu.CodeGPUBusy, "the gpu is in use: %w", cause).
-		WithHint("end what uses it; where no process is named, look for one that watches it (nvidia-dcgm, nvidia-persistenced, an exporter, Xorg)")
-	instances, err1 := d.Instances()
+// refused is what the driver's refusal to change the mode means, with the instances and
+// processes that it knows on the GPU.
+func refused(id gpu.ID, d Device, cause error) error {
+	processes, err1 := d.Processes()
+	instances, err2 := d.Instances()
+	err := occupied(processes, cause)
 	for _, in := range instances {
-		err = err.WithBlockers(gpu.Blocker{Kind: "partition", ID: strconv.Itoa(in.ID), Note: "gpu instance at memory slice " + strconv.Itoa(in.Start)})
-	}
-	processes, err2 := d.Processes()
-	for _, p := range processes {
-		err = err.WithBlockers(gpu.Blocker{Kind: "process", ID: strconv.Itoa(p.PID)})
+		err = err.WithBlockers(gpu.Blocker{Kind: "partition", ID: PartitionID(id, strconv.Itoa(in.Start))})
 	}
 	return errors.Join(err, err1, err2)
+}
+
+// occupied is a refusal to change the mode, with the processes that are known.
+func occupied(by []Process, cause error) *gpu.Error {
+	err := gpu.Errorf(gpu.CodeGPUBusy, "the gpu is in use: %w", cause).
+		WithHint("end what uses it; where no process is named, look for one that watches it (nvidia-dcgm, nvidia-persistenced, an exporter, Xorg)")
+	for _, p := range by {
+		err = err.WithBlockers(gpu.Blocker{Kind: "process", ID: strconv.Itoa(p.PID)})
+	}
+	return err
 }

@@ -64,6 +64,7 @@ type Facts struct {
 	Serial      string // empty where the board has none
 	Minor       int    // of /dev/nvidia<minor>
 	MemoryBytes uint64
+	ModeResets  bool // changing its MIG mode resets it: so it is before Hopper
 }
 
 // A Process has something on a GPU.

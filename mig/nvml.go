@@ -42,6 +42,7 @@ var needed = [][]string{
 	{"nvmlDeviceGetSerial"},
 	{"nvmlDeviceGetMinorNumber"},
 	{"nvmlDeviceGetMemoryInfo"},
+	{"nvmlDeviceGetArchitecture"},
 	{"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses"},
 	{"nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v2", "nvmlDeviceGetGraphicsRunningProcesses"},
 	{"nvmlDeviceGetMigMode"},
@@ -179,6 +180,11 @@ func (d device) Facts() (f Facts, err error) {
 		return Facts{}, check(ret)
 	}
 	f.MemoryBytes = memory.Total
+	arch, ret := d.GetArchitecture()
+	if err := check(ret); err != nil {
+		return Facts{}, err
+	}
+	f.ModeResets = arch < nvml.DEVICE_ARCH_HOPPER
 	return f, nil
 }
 

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,6 +51,43 @@ func (t *Table) capabilities(p gpu.Partition) ([]string, error) {
 		files = append(files, "/dev/nvidia-caps/nvidia-cap"+strconv.Itoa(n))
 	}
 	return files, nil
+}
+
+// GPUHolders returns the processes that have a PCI GPU itself open, by pid: by the file
+// of NVIDIA's driver, by those of the kernel's graphics (DRM), or by VFIO. Programs that
+// only watch it are among them (T32). It fails where Holders does.
+func (t *Table) GPUHolders(ctx context.Context, id gpu.ID) ([]gpu.Holder, error) {
+	files, err := t.gpuFiles(id)
+	if err != nil {
+		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot tell who holds gpu %q: %w", id, err)
+	}
+	out, err := t.scan(ctx, files)
+	if err != nil {
+		return nil, blind(err, "cannot tell who holds gpu %q", id)
+	}
+	return out, nil
+}
+
+func (t *Table) gpuFiles(id gpu.ID) ([]string, error) {
+	var out []string
+	minor, err := t.number(path.Join("driver/nvidia/gpus", string(id), "information"), "Device Minor")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil {
+		out = append(out, "/dev/nvidia"+strconv.Itoa(minor))
+	}
+	device := path.Join("bus/pci/devices", string(id))
+	for dir, files := range map[string]string{"drm": "/dev/dri/", "vfio-dev": "/dev/vfio/devices/"} {
+		names, err := t.fs.List(path.Join(device, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, name := range names {
+			out = append(out, files+name)
+		}
+	}
+	return out, nil
 }
 
 // number reads "<key>: <number>" from a file with a line for each key.

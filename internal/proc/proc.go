@@ -64,15 +64,16 @@ func (t *Table) Holders(ctx context.Context, p gpu.Partition) ([]gpu.Holder, err
 	if err != nil {
 		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot tell who holds partition %q: %w", p.ID, err)
 	}
-	if len(files) == 0 {
-		return []gpu.Holder{}, nil
-	}
 	out, err := t.scan(ctx, files)
 	if err != nil {
-		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot tell who holds partition %q: %w", p.ID, err).
-			WithHint("the daemon must be able to see all processes and their open files: it needs CAP_SYS_PTRACE and a /proc without hidepid")
+		return nil, blind(err, "cannot tell who holds partition %q", p.ID)
 	}
 	return out, nil
+}
+
+func blind(err error, format string, args ...any) error {
+	return gpu.Wrap(err, gpu.CodeUnavailable, format, args...).
+		WithHint("the daemon must be able to see all processes and their open files: it needs CAP_SYS_PTRACE and a /proc without hidepid")
 }
 
 // files returns the names under /dev by which a process may have the partition open.
@@ -112,7 +113,11 @@ func (t *Table) files(p gpu.Partition) ([]string, error) {
 	return nil, nil
 }
 
+// scan returns the processes that have one of the files open.
 func (t *Table) scan(ctx context.Context, files []string) ([]gpu.Holder, error) {
+	if len(files) == 0 {
+		return []gpu.Holder{}, nil
+	}
 	pids, err := t.pids()
 	if err != nil {
 		return nil, err

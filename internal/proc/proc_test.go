@@ -116,6 +116,47 @@ func TestHoldersOfMIG_T32(t *testing.T) {
 	}
 }
 
+// Who has a GPU itself open, computing or not, by whichever driver.
+func TestGPUHolders_T32(t *testing.T) {
+	w := newWorld(t)
+	w.write("driver/nvidia/gpus/0000:41:00.0/information", "Model: \t\t NVIDIA A100-PCIE-40GB\nDevice Minor: \t 3\n")
+	w.mkdir(w.sys, "bus/pci/devices/0000:41:00.0/drm/card1")
+	w.mkdir(w.sys, "bus/pci/devices/0000:41:00.0/drm/renderD128")
+	w.mkdir(w.sys, "bus/pci/devices/0000:82:00.0/vfio-dev/vfio4")
+	w.process("11", "nvidia-persiste", "/dev/nvidia3")
+	w.process("12", "nv-hostengine", "/dev/nvidiactl", "/dev/nvidia3", "/dev/nvidia33")
+	w.process("13", "Xorg", "/dev/dri/card1")
+	w.process("14", "weston", "/dev/dri/renderD128")
+	w.process("15", "qemu-system-x86", "/dev/vfio/devices/vfio4")
+	w.process("16", "other", "/dev/nvidia30", "/dev/nvidiactl", "/dev/dri/card11", "/dev/vfio/devices/vfio44")
+	table := w.table()
+	for id, want := range map[gpu.ID][]gpu.Holder{
+		"0000:41:00.0": {
+			{Kind: "process", ID: "11", Name: "nvidia-persiste"},
+			{Kind: "process", ID: "12", Name: "nv-hostengine"},
+			{Kind: "process", ID: "13", Name: "Xorg"},
+			{Kind: "process", ID: "14", Name: "weston"},
+		},
+		"0000:82:00.0": {{Kind: "process", ID: "15", Name: "qemu-system-x86"}},
+		"mbochs":       {},
+	} {
+		got, err := table.GPUHolders(t.Context(), id)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%s: %v\n%s", id, err, diff)
+		}
+	}
+	w.write("driver/nvidia/gpus/0000:41:00.1/information", "?\n")
+	if got, err := table.GPUHolders(t.Context(), "0000:41:00.1"); gpu.CodeOf(err) != gpu.CodeUnavailable {
+		t.Errorf("what cannot be read is %v, %v", got, err)
+	}
+	if err := os.RemoveAll(filepath.Join(w.proc, "1")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := table.GPUHolders(t.Context(), "0000:41:00.0"); gpu.CodeOf(err) != gpu.CodeUnavailable {
+		t.Errorf("with others hidden: %v, %v", got, err)
+	}
+}
+
 func TestHolders_T17(t *testing.T) {
 	w := newWorld(t)
 	w.mkdir(w.sys, "bus/pci/devices/0000:41:00.4/vfio-dev/vfio3")

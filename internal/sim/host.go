@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -133,6 +134,26 @@ func (h *Host) Holders(_ context.Context, p gpu.Partition) (out []gpu.Holder, er
 			return gpu.Errorf(gpu.CodeUnavailable, "cannot tell who holds partition %q: permission denied", p.ID)
 		}
 		out = s.holders(strings.ToLower(p.Handle.MdevUUID))
+		return nil
+	})
+	return out, err
+}
+
+// GPUHolders lists the processes that have a GPU open.
+func (h *Host) GPUHolders(_ context.Context, id gpu.ID) (out []gpu.Holder, err error) {
+	err = h.view(func(s *state) error {
+		m := s.MIG[string(id)]
+		if s.Blind {
+			return gpu.Errorf(gpu.CodeUnavailable, "cannot tell who holds gpu %q: permission denied", id)
+		} else if m == nil {
+			return nil
+		}
+		for _, p := range m.Clients {
+			out = append(out, gpu.Holder{Kind: "process", ID: strconv.Itoa(p.PID), Name: "python3"})
+		}
+		for _, w := range m.Watchers {
+			out = append(out, gpu.Holder{Kind: "process", ID: strconv.Itoa(w.PID), Name: w.Name})
+		}
 		return nil
 	})
 	return out, err

@@ -21,7 +21,8 @@ type migState struct {
 	Current, Pending bool
 	Instances        []migInstance
 	Clients          []mig.Process
-	Made             int // compute instances since the host was set up: each has another UUID
+	Watchers         []hold // have it open without computing: the library does not list them
+	Made             int    // compute instances since the host was set up: each has another UUID
 	Resets           int
 }
 
@@ -62,9 +63,15 @@ func (h *Host) Compute(card string, p mig.Process) error {
 	return h.changeMIG(card, func(s *migState) { s.Clients = append(s.Clients, p) })
 }
 
+// Watch makes a process have a GPU open without computing on it, as a monitor does,
+// until Idle. The library says that the GPU is in use, and not by whom.
+func (h *Host) Watch(card string, pid int, name string) error {
+	return h.changeMIG(card, func(s *migState) { s.Watchers = append(s.Watchers, hold{PID: pid, Name: name}) })
+}
+
 // Idle ends every process on a GPU.
 func (h *Host) Idle(card string) error {
-	return h.changeMIG(card, func(s *migState) { s.Clients = nil })
+	return h.changeMIG(card, func(s *migState) { s.Clients, s.Watchers = nil, nil })
 }
 
 func (h *Host) changeMIG(card string, f func(*migState)) error {
@@ -91,7 +98,7 @@ func (s *state) mig(card string) *migState {
 // forget is what a reboot leaves of MIG: the mode, on cards that keep it.
 func (s *state) forget() {
 	for name, m := range s.MIG {
-		m.Instances, m.Clients = nil, nil
+		m.Instances, m.Clients, m.Watchers = nil, nil, nil
 		if c := s.card(name); c != nil && c.MIG != nil && c.MIG.KeepsMode {
 			m.Current = m.Pending
 		} else {
@@ -283,7 +290,7 @@ func (d *migDevice) Facts() (f mig.Facts, err error) {
 			largest = max(largest, t.Use[0])
 		}
 		if c.MIG != nil {
-			f.Name = "NVIDIA " + c.MIG.Model
+			f.Name, f.ModeResets = "NVIDIA "+c.MIG.Model, c.MIG.ResetsForMode
 			largest = slices.Max(slices.Collect(maps.Values(c.MIG.model().MemoryMiB)))
 		}
 		f.MemoryBytes = uint64(largest) << 20 //nolint:gosec // MiB of a card
@@ -305,7 +312,7 @@ func (d *migDevice) SetMode(on bool) (activation, err error) {
 		m.Pending = on
 		switch {
 		case m.Current == on:
-		case len(m.Instances)+len(m.Clients) > 0:
+		case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
 			activation = mig.ErrInUse
 		default:
 			m.Current = on

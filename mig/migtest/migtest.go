@@ -286,7 +286,12 @@ func (t *trial) mode() {
 
 func (t *trial) handles() {
 	t.on(t, func(d mig.Device) {
-		_, err := d.SetMode(true)
+		f, err := d.Facts()
+		t.must(err)
+		if f.ModeResets != t.o.Resets {
+			t.Errorf("that its mode resets it is told as %v", f.ModeResets)
+		}
+		_, err = d.SetMode(true)
 		t.must(err)
 		_, err = d.Profiles()
 		if t.o.Resets {

@@ -408,6 +408,15 @@ nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor)
 	} DONE;
 }
 
+/* cards before Hopper are those that are reset for their mode */
+nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t device, nvmlDeviceArchitecture_t *arch)
+{
+	CALL {
+		GPU(device);
+		*arch = g->resets ? NVML_DEVICE_ARCH_AMPERE : g->capable ? NVML_DEVICE_ARCH_HOPPER : NVML_DEVICE_ARCH_TURING;
+	} DONE;
+}
+
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
 	CALL {
