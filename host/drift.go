@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
+	"gpuvirt/operation"
 )
 
 const (
@@ -54,9 +55,14 @@ func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
 		h.cfg.Log.Warn("cannot compare layouts with the host", "err", err)
 		return
 	}
+	made, err := h.cfg.Store.PartitionRecords()
+	if err != nil {
+		h.cfg.Log.Warn("cannot compare layouts with the host", "err", err)
+		return
+	}
 	for _, r := range records {
 		key := "gpu/" + string(r.ID)
-		if r.MIG == nil || !r.Managed || h.held([]string{key}) != nil {
+		if r.MIG == nil && !wantsMIG(r, made) || !r.Managed || h.held([]string{key}) != nil {
 			continue
 		}
 		s, err := h.Layout(ctx, r.ID)
@@ -81,15 +87,29 @@ func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
 	}
 }
 
+// A repair is an operation that puts a layout back, because of what message says.
+type repair struct {
+	message, operation string
+	at                 time.Time
+}
+
 // repair starts putting a layout back, and says what came of that. Whatever is in use,
-// or foreign, makes it a refusal: then it is tried again the next time.
+// or foreign, makes it a refusal: then it is tried again the next time. An operation
+// that has not helped is not begun again at each change that it makes itself.
 func (h *Host) repair(ctx context.Context, id gpu.ID, wanted gpu.Layout, message string) string {
+	back := func(id string) string { return message + "; it is put back by operation " + id }
+	if was := h.repairs[id]; was.message == message && h.cfg.Now().Sub(was.at) < driftEvery {
+		if op, err := h.cfg.Engine.Get(was.operation); err != nil || op.Status != operation.Done {
+			return back(was.operation)
+		}
+	}
 	_, op, err := h.PutLayout(ctx, "gpuvirt", id, wanted)
 	switch {
 	case err != nil:
 		return message + "; it cannot be put back: " + err.Error()
 	case op != nil:
-		return message + "; it is put back by operation " + op.ID
+		h.repairs[id] = repair{message, op.ID, h.cfg.Now()}
+		return back(op.ID)
 	default:
 		return message
 	}

@@ -61,7 +61,9 @@ type Host struct {
 	hub   *hub
 	state atomic.Pointer[gpu.HostState]
 	dirty chan struct{}     // holds one token where something changed since drift was last looked for
-	drift map[string]string // assignments reported as drifted, with the reason; watchDrift's own
+	drift map[string]string // what was reported as drifted, with the reason; watchDrift's own
+	// repairs is how each layout was put back last; watchDrift's own.
+	repairs map[gpu.ID]repair
 
 	// planning serialises snapshot, plan and Add: between them nothing that we do
 	// ourselves changes the picture a plan was made from.
@@ -74,7 +76,7 @@ func New(cfg Config) *Host {
 	if cfg.Patience == (Patience{}) {
 		cfg.Patience = DefaultPatience()
 	}
-	h := &Host{cfg: cfg, hub: newHub(cfg.Now), dirty: make(chan struct{}, 1)}
+	h := &Host{cfg: cfg, hub: newHub(cfg.Now), dirty: make(chan struct{}, 1), repairs: map[gpu.ID]repair{}}
 	h.setState(gpu.HostStarting)
 	h.register(cfg.Engine)
 	return h

@@ -25,6 +25,7 @@ type modeArgs struct {
 	GPU      gpu.ID       `json:"gpu"`
 	Identity gpu.Identity `json:"identity"`
 	On       bool         `json:"on"`
+	Was      bool         `json:"was"` // in force before
 }
 
 // cutter returns the backend that cuts a GPU, and the GPU as it is now.
@@ -103,7 +104,7 @@ func (h *Host) layoutState(ctx context.Context, l inventory.Look) (gpu.LayoutSta
 			s.Actual.Instances = append(s.Actual.Instances, layoutInstance(p))
 		}
 	}
-	s.Equal = s.Wanted == nil || sameLayout(*s.Wanted, s.Actual) && s.Mode.Current == s.Mode.Pending
+	s.Equal = s.Mode.Current == s.Mode.Pending && (s.Wanted == nil || sameLayout(*s.Wanted, s.Actual))
 	return s, nil
 }
 
@@ -179,7 +180,8 @@ func (h *Host) gpuRecord(g gpu.GPU) (gpu.GPURecord, error) {
 type layoutPlan struct {
 	op     operation.Plan
 	rows   []operation.Row
-	resets bool // the GPU is reset on the way
+	resets bool            // the GPU is reset on the way
+	adopts []gpu.Partition // those of somebody else that become ours, as the layout names them
 }
 
 func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layoutPlan, error) {
@@ -214,6 +216,11 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layo
 	}
 	lp, err := h.layoutOperation(g, want, p)
 	lp.resets = p.Resets
+	for _, q := range p.Keep {
+		if i := slices.IndexFunc(there, func(o gpu.Partition) bool { return o.ID == q.ID }); i >= 0 && there[i].Origin == gpu.OriginForeign {
+			lp.adopts = append(lp.adopts, q)
+		}
+	}
 	return lp, err
 }
 
@@ -290,7 +297,7 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan) (la
 	mode := func() {
 		op.Steps = append(op.Steps, operation.PlanStep{
 			Kind: stepMode, Summary: verb[*p.Mode] + " MIG on " + string(g.ID),
-			Args: modeArgs{GPU: g.ID, Identity: g.Identity, On: *p.Mode},
+			Args: modeArgs{GPU: g.ID, Identity: g.Identity, On: *p.Mode, Was: g.MIG.Current},
 		})
 	}
 	if p.Mode != nil && *p.Mode {
@@ -351,7 +358,7 @@ func (h *Host) createInstances(op *operation.Plan, g gpu.GPU, create []gpu.Parti
 // keepInstances makes ours what is kept and was not.
 func (h *Host) keepInstances(op *operation.Plan, g gpu.GPU, keep []gpu.Partition, of map[string]gpu.PartitionRecord) {
 	for _, q := range keep {
-		if was, ok := of[q.ID]; ok && was.Profile == q.Profile {
+		if was, ok := of[q.ID]; ok && was.Profile == q.Profile && slices.Equal(was.Compute, withoutUUIDs(q.Compute)) {
 			delete(of, q.ID)
 			continue
 		}
@@ -421,17 +428,25 @@ func (h *Host) PlanPutLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (g
 		return gpu.Plan{}, err
 	}
 	p, err := h.planLayout(ctx, id, want)
-	if err == nil && len(p.rows) > 0 {
-		return gpu.Plan{
-			Summary: "record the layout of gpu " + string(id), Changes: true,
-			Steps: []gpu.PlanStep{{Kind: "gpu.record", Summary: "record what is there as wanted"}},
-		}, nil
-	}
 	plan, err := h.plan(p.op, err)
-	if err == nil && plan.Refusal == nil && p.resets {
+	if err != nil || plan.Refusal != nil {
+		return plan, err
+	}
+	if len(p.rows) > 0 {
+		plan.Summary, plan.Changes = "record the layout of gpu "+string(id), true
+	}
+	if len(p.rows) > 0 && len(p.adopts) == 0 {
+		plan.Steps = append(plan.Steps, gpu.PlanStep{Kind: "gpu.record", Summary: "record what is there as wanted"})
+	}
+	for i, q := range p.adopts {
+		plan.Steps = slices.Insert(plan.Steps, i, gpu.PlanStep{
+			Kind: "partition.adopt", Summary: fmt.Sprintf("take %s at %s, which gpuvirt did not make, under management", q.Profile, q.Slot),
+		})
+	}
+	if p.resets {
 		plan.NeedsReset, plan.MustBeIdle = true, []string{string(id)}
 	}
-	return plan, err
+	return plan, nil
 }
 
 func (h *Host) doMode(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
@@ -445,19 +460,31 @@ func (h *Host) doMode(ctx context.Context, t *operation.Task) ([]operation.Row, 
 		if t.Resumed() {
 			err = h.patient(t, err) // a GPU that is not there just after boot is not gone
 		}
-	case gpu.CodeNeedsReset:
-		return nil, err // it is to wait for that
+	case gpu.CodeNeedsReset, gpu.CodeNeedsReboot:
+		// The driver has stored it. What follows goes on when it is in force.
+		return nil, &operation.WaitError{Reason: err.Error() + "; " + hintOf(err) + ", then retry this operation, or abort it"}
 	}
 	return nil, unclean(err)
 }
 
-// undoMode turns the mode back. What was made meanwhile has been removed before.
+func hintOf(err error) string {
+	if e, ok := errors.AsType[*gpu.Error](err); ok {
+		return e.Hint
+	}
+	return ""
+}
+
+// undoMode turns the mode back, where it was another one: else the step has only taken
+// back what waited for a reset. What was made meanwhile has been removed before.
 func (h *Host) undoMode(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
 	var a modeArgs
 	if err := t.Args(&a); err != nil {
 		return nil, err
 	}
-	return nil, h.patient(t, h.setMode(ctx, a, !a.On))
+	if a.Was == a.On {
+		return nil, nil
+	}
+	return nil, h.patient(t, h.setMode(ctx, a, a.Was))
 }
 
 func (h *Host) setMode(ctx context.Context, a modeArgs, on bool) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/inventory"
@@ -118,6 +119,12 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 				Type: gpu.Drifted, Status: true, Reason: "Missing",
 				Message: fmt.Sprintf("gpuvirt made it on %s, but the kernel does not have it", r.Parent),
 			})
+		case there && replaced(r, p):
+			p.Origin, p.State, p.Assignment, p.Created = gpu.OriginForeign, gpu.PartitionMade, "", time.Time{}
+			p.Conditions = append(p.Conditions, gpu.Condition{
+				Type: gpu.Drifted, Status: true, Reason: "Replaced",
+				Message: fmt.Sprintf("gpuvirt made a %s here, and somebody else has put a %s in its place", r.Profile, p.Profile),
+			})
 		case there && (p.Parent != r.Parent || p.Native != r.Native):
 			p.Conditions = append(p.Conditions, gpu.Condition{
 				Type: gpu.Drifted, Status: true, Reason: "Different",
@@ -130,6 +137,12 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 	for id := range was {
 		delete(present, id) // removed by us since
 	}
+}
+
+// replaced reports whether what is in a partition's place is another one, of somebody
+// else: where the place is the identity, only what is asked for tells them apart.
+func replaced(r gpu.PartitionRecord, p gpu.Partition) bool {
+	return r.Slot != "" && r.Profile != p.Profile
 }
 
 // withHolders adds who uses a partition, or that this is not known.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/inventory"
@@ -36,10 +37,12 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 	}
 	modes := map[gpu.ID]error{}
 	for _, g := range gpus {
-		if g.Managed && g.MIG != nil && *g.MIG {
+		if g.Managed && wantsMIG(g, records) {
 			modes[g.ID] = errNotTried
 		}
 	}
+	again := time.NewTicker(restoreEvery)
+	defer again.Stop()
 	for {
 		waiting := restoreModes(ctx, gpus, modes, inv, log)
 		if !restoreAll(ctx, done, inv, log) && !waiting {
@@ -47,6 +50,8 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 		}
 		select {
 		case <-changed:
+			continue
+		case <-again.C:
 			continue
 		case <-ctx.Done():
 		}
@@ -65,6 +70,18 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 		}
 	}
 	return done, errors.Join(errs...)
+}
+
+// restoreEvery is how often what is not there is tried again without being told of a
+// change: nothing tells that a program has let go of a GPU.
+const restoreEvery = 2 * time.Second
+
+// wantsMIG reports whether a GPU is to have MIG on: because that was asked for, or
+// because instances were.
+func wantsMIG(g gpu.GPURecord, records []gpu.PartitionRecord) bool {
+	return g.MIG != nil && *g.MIG || slices.ContainsFunc(records, func(r gpu.PartitionRecord) bool {
+		return r.GPU == g.ID && r.Kind == gpu.KindMIG
+	})
 }
 
 var errNotTried = errors.New("not tried yet")
@@ -119,9 +136,9 @@ func restoreMode(ctx context.Context, r gpu.GPURecord, inv *inventory.Inventory)
 }
 
 // comesLater reports whether what failed may go well when a device has appeared:
-// absent just after boot is not gone.
+// absent just after boot is not gone. One in use may be a monitor that starts as well.
 func comesLater(code gpu.Code) bool {
-	return code == gpu.CodeNotFound || code == gpu.CodeUnavailable || code == gpu.CodeProfileUnknown
+	return code == gpu.CodeNotFound || code == gpu.CodeUnavailable || code == gpu.CodeProfileUnknown || code == gpu.CodeGPUBusy
 }
 
 // restoreAll tries each that is not there, and reports whether one waits for its
@@ -155,7 +172,8 @@ func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 	}
 	ps, err := b.Partitions(ctx, r.GPU)
 	return err == nil && slices.ContainsFunc(ps, func(p gpu.Partition) bool {
-		return p.ID == r.ID && p.Parent == r.Parent && p.Native == r.Native
+		// One whose compute instances are missing was being made when something died.
+		return p.ID == r.ID && p.Parent == r.Parent && p.Native == r.Native && slices.Equal(withoutUUIDs(p.Compute), r.Compute)
 	})
 }
 

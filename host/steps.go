@@ -216,6 +216,10 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 	if err != nil || p == nil {
 		return err
 	}
+	if replaced(r, *p) {
+		h.cfg.Log.WarnContext(ctx, "what is in the place of a partition is not ours, and stays", "gpu", r.GPU, "partition", r.ID, "profile", p.Profile)
+		return nil
+	}
 	if err := Unused(ctx, h.cfg.Inventory, *p); err != nil {
 		return err
 	}
@@ -223,7 +227,11 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 	if err != nil {
 		return err
 	}
-	return b.Remove(context.WithoutCancel(ctx), *p)
+	err = b.Remove(context.WithoutCancel(ctx), *p)
+	if r.Kind == gpu.KindMIG && gpu.CodeOf(err) == gpu.CodeGPUBusy {
+		return h.withGPUHolders(ctx, r.GPU, err)
+	}
+	return err
 }
 
 // seek returns the partition of a record as the kernel has it, or nil where it is

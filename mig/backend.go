@@ -77,8 +77,11 @@ func (b *Backend) open() (Session, error) {
 	case errors.Is(err, ErrVersionMismatch):
 		return nil, gpu.Errorf(gpu.CodeDriverMismatch, "the library and the kernel module of NVIDIA's driver are of different versions: %w", err).
 			WithHint("reload the module or restart the host; then restart gpuvirtd")
-	case errors.Is(err, ErrFunctionNotFound):
-		return nil, gpu.Errorf(gpu.CodeDriverMismatch, "NVIDIA's driver is too old to be cut by MIG: %w", err)
+	case errors.Is(err, ErrFunctionNotFound): // of use for cards that are cut in another way
+		if !b.absent.Swap(true) {
+			b.opts.Log.Warn("NVIDIA's driver is too old: nothing is cut by MIG here", "err", err)
+		}
+		return nil, gpu.Errorf(gpu.CodeDriverMissing, "NVIDIA's driver is too old to be cut by MIG: %w", err)
 	default:
 		return nil, err
 	}

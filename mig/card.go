@@ -55,12 +55,15 @@ type Instance struct {
 	Start   int    // first memory slice
 	Size    int    // memory slices
 	InUse   bool   // a VM, a process or another client has it: it is never removed
+	// Compute is what compute instances it has, in any form that a wish has as well.
+	Compute string
 }
 
 // A Placement is a GPU instance to be made.
 type Placement struct {
 	Profile string
-	Start   int // first memory slice
+	Start   int    // first memory slice
+	Compute string // as of Instance: one that has others is none that is wanted
 }
 
 // span is the set of memory slices from start on.

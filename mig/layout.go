@@ -4,9 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
+	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"gpuvirt/gpu"
 )
@@ -54,32 +55,112 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 	if err != nil {
 		return plan, err
 	}
+	part := func(start int) gpu.Partition {
+		return parts[slices.IndexFunc(parts, func(p gpu.Partition) bool { return p.Slot == strconv.Itoa(start) })]
+	}
 	have := c.have()
 	for i := range have {
 		have[i].InUse = notes[have[i].Start] != ""
+		var names []string
+		for _, ci := range part(have[i].Start).Compute {
+			names = append(names, ci.Profile)
+		}
+		have[i].Compute = computeKey(names)
 	}
-	wishes := make([]Placement, len(want.Instances))
-	for i, w := range want.Instances {
-		wishes[i] = Placement{Profile: w.Profile, Start: w.Place}
+	wishes, err := c.wishes(want.Instances)
+	if err != nil {
+		return plan, err
 	}
 	p, err := c.card().Layout(have, wishes)
 	if err != nil {
 		return plan, c.explain(err, notes)
 	}
-	part := func(start int) gpu.Partition {
-		return parts[slices.IndexFunc(parts, func(p gpu.Partition) bool { return p.Slot == strconv.Itoa(start) })]
-	}
 	for _, in := range p.Remove {
 		plan.Remove = append(plan.Remove, part(in.Start))
 	}
-	var keep []gpu.Partition
 	for _, in := range p.Keep {
-		keep = append(keep, part(in.Start))
+		plan.Keep = append(plan.Keep, part(in.Start))
 	}
-	if err := c.match(&plan, want.Instances, keep, p.Create, notes); err != nil {
-		return gpu.LayoutPlan{}, err
+	for _, at := range p.Create {
+		slot := strconv.Itoa(at.Start)
+		plan.Create = append(plan.Create, gpu.Partition{
+			ID: PartitionID(c.id, slot), GPU: c.id, Parent: string(c.id), Kind: gpu.KindMIG, Profile: at.Profile, Slot: slot,
+			Native: strconv.Itoa(c.profiles[c.profile(at.Profile)].ID), Compute: computeOf(at),
+		})
 	}
 	return plan, nil
+}
+
+// wishes are the instances of a layout for the planner.
+func (c *cutting) wishes(want []gpu.LayoutInstance) ([]Placement, error) {
+	out := make([]Placement, len(want))
+	for i, w := range want {
+		names := w.Compute
+		if len(names) == 0 {
+			names = []string{w.Profile}
+		}
+		if at := c.profile(w.Profile); at >= 0 { // else the planner says which there are
+			if err := computeFits(c.profiles[at].Profile, names); err != nil {
+				return nil, err
+			}
+		}
+		out[i] = Placement{Profile: w.Profile, Start: w.Place, Compute: computeKey(names)}
+	}
+	return out, nil
+}
+
+// computeFits refuses compute instances that a GPU instance of a profile cannot have:
+// the driver can be asked only once there is one, and then others may have been
+// removed for it.
+func computeFits(p Profile, names []string) error {
+	left := p.Engines.Compute
+	for _, name := range names {
+		text, of, part := strings.Cut(name, "c.")
+		n, err := strconv.Atoi(text)
+		switch {
+		case name == p.Name:
+			n = p.Engines.Compute
+		case !part || of != p.Name || err != nil || strconv.Itoa(n) != text || !slices.Contains(computeSizes, n) || n >= p.Engines.Compute:
+			return gpu.Errorf(gpu.CodeProfileUnknown, "%s has no compute profile %q", p.Name, name).
+				WithHint("compute profiles of it: %s", strings.Join(computeProfilesOf(p), ", "))
+		}
+		left -= n
+	}
+	if left < 0 {
+		return gpu.Errorf(gpu.CodeNoCapacity, "compute instances of %d slices do not fit into %s, which has %d: %s",
+			p.Engines.Compute-left, p.Name, p.Engines.Compute, strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// computeSizes are the slices that a compute instance can have beside filling its GPU
+// instance (NVML_COMPUTE_INSTANCE_PROFILE_* of nvml.h).
+var computeSizes = []int{1, 2, 3, 4, 6, 7}
+
+func computeProfilesOf(p Profile) (names []string) {
+	for _, n := range computeSizes {
+		if n < p.Engines.Compute {
+			names = append(names, strconv.Itoa(n)+"c."+p.Name)
+		}
+	}
+	return append(names, p.Name)
+}
+
+// computeKey is the same for the same compute instances in any order.
+func computeKey(names []string) string {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	return strings.Join(names, ",")
+}
+
+func computeOf(at Placement) (out []gpu.Compute) {
+	if at.Compute == at.Profile {
+		return nil // the one that fills it
+	}
+	for name := range strings.SplitSeq(at.Compute, ",") {
+		out = append(out, gpu.Compute{Profile: name, Start: Anywhere})
+	}
+	return out
 }
 
 // changesMode refuses to change the mode of a GPU with processes beside instances,
@@ -140,95 +221,6 @@ func (c *cutting) explain(err error, notes map[int]string) error {
 	return err
 }
 
-// match finds which wish each instance fulfils that is kept or made, so that as few as
-// possible need other compute instances than they have.
-func (c *cutting) match(plan *gpu.LayoutPlan, want []gpu.LayoutInstance, keep []gpu.Partition, create []Placement, notes map[int]string) error {
-	left := slices.Clone(want)
-	take := func(profile string, start int, fits func(gpu.LayoutInstance) bool) (gpu.LayoutInstance, bool) {
-		for _, at := range []int{start, gpu.AnyPlace} {
-			if i := slices.IndexFunc(left, func(w gpu.LayoutInstance) bool { return w.Profile == profile && w.Place == at && fits(w) }); i >= 0 {
-				w := left[i]
-				left = slices.Delete(left, i, i+1)
-				return w, true
-			}
-		}
-		return gpu.LayoutInstance{}, false
-	}
-	whatever := func(gpu.LayoutInstance) bool { return true }
-	// Wishes for a place bind what lies there; then those that are fulfilled as they
-	// are; the rest are taken as they come.
-	start := func(p gpu.Partition) int { n, _ := strconv.Atoi(p.Slot); return n }
-	var recut []gpu.Partition
-	for _, p := range keep {
-		w, ok := take(p.Profile, start(p), func(w gpu.LayoutInstance) bool { return w.Place != gpu.AnyPlace || sameCompute(p, w) })
-		switch {
-		case !ok:
-			recut = append(recut, p)
-		case sameCompute(p, w):
-			plan.Keep = append(plan.Keep, p)
-		default:
-			if err := c.recut(plan, p, w, notes); err != nil {
-				return err
-			}
-		}
-	}
-	for _, p := range recut {
-		w, _ := take(p.Profile, start(p), whatever)
-		if err := c.recut(plan, p, w, notes); err != nil {
-			return err
-		}
-	}
-	for _, at := range create {
-		w, _ := take(at.Profile, at.Start, whatever)
-		slot := strconv.Itoa(at.Start)
-		plan.Create = append(plan.Create, gpu.Partition{
-			ID: PartitionID(c.id, slot), GPU: c.id, Parent: string(c.id), Kind: gpu.KindMIG, Profile: at.Profile, Slot: slot,
-			Native: strconv.Itoa(c.profiles[c.profile(at.Profile)].ID), Compute: computeOf(w),
-		})
-	}
-	slices.SortStableFunc(plan.Create, func(a, b gpu.Partition) int { return cmp.Compare(start(a), start(b)) })
-	return nil
-}
-
-// recut has an instance removed and made again at its place, for other compute
-// instances: nobody else is on it.
-func (c *cutting) recut(plan *gpu.LayoutPlan, p gpu.Partition, w gpu.LayoutInstance, notes map[int]string) error {
-	at, _ := strconv.Atoi(p.Slot)
-	if why := notes[at]; why != "" {
-		return gpu.Errorf(gpu.CodeGPUBusy, "instance %s (%s) is in use, and would have to be idle to get other compute instances", p.Instance, p.Profile).
-			WithBlockers(gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile, Note: why})
-	}
-	plan.Remove = append(plan.Remove, p)
-	again := p
-	again.Instance, again.Holders, again.Compute = "", nil, computeOf(w)
-	plan.Create = append(plan.Create, again)
-	return nil
-}
-
-func computeOf(w gpu.LayoutInstance) (out []gpu.Compute) {
-	for _, name := range w.Compute {
-		out = append(out, gpu.Compute{Profile: name, Start: Anywhere})
-	}
-	return out
-}
-
-// sameCompute reports whether an instance has just the compute instances of a wish, in
-// any order.
-func sameCompute(p gpu.Partition, w gpu.LayoutInstance) bool {
-	want := map[string]int{}
-	for _, name := range w.Compute {
-		want[name]++
-	}
-	if len(want) == 0 {
-		want[p.Profile] = 1
-	}
-	have := map[string]int{}
-	for _, ci := range p.Compute {
-		have[ci.Profile]++
-	}
-	return maps.Equal(want, have)
-}
-
 // SetMode turns MIG on or off on a GPU. Cards before Hopper are reset for it: only this
 // one, and only where nobody uses it. What could not be done now is taken back.
 func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
@@ -245,8 +237,7 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
 			return err == nil, err
 		}
 		if errors.Is(activation, ErrResetRequired) {
-			return false, gpu.Errorf(gpu.CodeNeedsReset, "it waits for the next reset of this gpu: %w", activation).
-				WithHint("reset the gpu when nobody uses it, or restart the machine it is in")
+			return false, b.waits(id, activation)
 		}
 		return false, errors.Join(refused(id, d, activation), takeBack(d, mode.Pending))
 	})
@@ -257,6 +248,17 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
 		b.opts.Log.Info("mode of MIG changed", "gpu", string(id), "enabled", enable)
 	}
 	return nil
+}
+
+// waits says what a mode waits for that is stored and not in force. A GPU that the
+// kernel knows no way to reset, as in some virtual machines, takes a reboot.
+func (b *Backend) waits(id gpu.ID, cause error) error {
+	if ways, err := b.fs.Read(path.Join(b.dir(id), "reset_method")); err == nil && ways == "" {
+		return gpu.Errorf(gpu.CodeNeedsReboot, "it waits for a reboot, as this gpu cannot be reset: %w", cause).
+			WithHint("restart the machine that the gpu is in")
+	}
+	return gpu.Errorf(gpu.CodeNeedsReset, "it waits for the next reset of this gpu: %w", cause).
+		WithHint("reset this gpu alone when nobody uses it (nvidia-smi --gpu-reset -i %s), or restart the machine", id)
 }
 
 func verb(on bool) string { return map[bool]string{true: "enable", false: "disable"}[on] }

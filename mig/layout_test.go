@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/pci"
 	"gpuvirt/internal/sim"
 	"gpuvirt/mig"
 	"gpuvirt/mig/cards"
@@ -253,4 +255,32 @@ func TestSetMode_T29_T32_T36(t *testing.T) {
 	}
 	_, err = b.PlanLayout(t.Context(), id, gpu.Layout{Instances: []gpu.LayoutInstance{{Profile: "1g.5gb"}}}, nil)
 	wantCode(t, err, gpu.CodeInvalid)
+}
+
+// unresettable is a sysfs that knows no way to reset a device.
+type unresettable struct{ pci.Sysfs }
+
+func (u unresettable) Read(name string) (string, error) {
+	if path.Base(name) == "reset_method" {
+		return "", nil
+	}
+	return u.Sysfs.Read(name)
+}
+
+// What a stored mode waits for is said: a reset of this GPU, or where there is no way
+// to reset it, a reboot.
+func TestModeWaits_T36(t *testing.T) {
+	h := simulated(t, sim.A100(string(id), 0))
+	for code, fs := range map[gpu.Code]pci.Sysfs{gpu.CodeNeedsReset: h.Sysfs, gpu.CodeNeedsReboot: unresettable{h.Sysfs}} {
+		b := mig.NewBackend(h.NVML, fs, mig.Options{})
+		h.NVML.Fail(sim.Activation, mig.ErrResetRequired, 1)
+		wantCode(t, b.SetMode(t.Context(), id, true), code)
+		g, _, err := b.Look(t.Context(), id)
+		if err != nil || g.MIG != (gpu.MIGMode{Capable: true, Pending: true}) {
+			t.Errorf("%+v, %v", g.MIG, err)
+		}
+		if err := b.SetMode(t.Context(), id, false); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

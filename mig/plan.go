@@ -32,7 +32,7 @@ type Plan struct {
 // most room for large profiles. An instance that is wanted at any place is wanted
 // where it is. An instance in use stays as it is, always: where that makes the
 // layout impossible the error (gpu.CodeGPUBusy) names the fewest that would have to
-// be idle. What does not even fit on an empty card is gpu.CodeNoCapacity.
+// go. What does not even fit on an empty card is gpu.CodeNoCapacity.
 func (c *Card) Layout(have []Instance, want []Placement) (Plan, error) {
 	if err := c.admit(have, want); err != nil {
 		return Plan{}, err
@@ -50,7 +50,7 @@ func (c *Card) Layout(have []Instance, want []Placement) (Plan, error) {
 		case ok && idle == 0:
 			return p, nil
 		case ok:
-			return Plan{}, blocked(attempt(want), "in use, and would have to be idle", pickSet(have, idle), gpu.CodeGPUBusy)
+			return Plan{}, blocked(attempt(want), "kept, and would have to go", pickSet(have, idle), gpu.CodeGPUBusy)
 		}
 		if idle == 0 && !c.holds(want) {
 			break // no matter who lets go
@@ -114,12 +114,17 @@ func countInUse(in []Instance) (n int) {
 	return n
 }
 
-// String is the profile, with the place if one is given: "3g.40gb@4".
+// String is the profile, with the place if one is given and compute instances that do
+// not fill it: "3g.40gb@4=1c.3g.40gb,2c.3g.40gb".
 func (p Placement) String() string {
-	if p.Start == Anywhere {
-		return p.Profile
+	text := p.Profile
+	if p.Start != Anywhere {
+		text += "@" + strconv.Itoa(p.Start)
 	}
-	return p.Profile + "@" + strconv.Itoa(p.Start)
+	if p.Compute != "" && p.Compute != p.Profile {
+		text += "=" + p.Compute
+	}
+	return text
 }
 
 // attempt says what a layout asks for, when it is refused.
@@ -239,12 +244,15 @@ type layouter struct {
 }
 
 // A wish is a Placement by the index of its profile.
-type wish struct{ profile, start int }
+type wish struct {
+	profile, start int
+	compute        string
+}
 
 func (c *Card) layouter(have []Instance, want []Placement) *layouter {
 	l := &layouter{card: c, order: c.order(), have: have}
 	for _, w := range want {
-		l.wishes = append(l.wishes, wish{c.find(w.Profile), w.Start})
+		l.wishes = append(l.wishes, wish{c.find(w.Profile), w.Start, w.Compute})
 	}
 	// What has the least choice comes first: those with a place (Anywhere is less than
 	// any), then the largest.
@@ -253,7 +261,7 @@ func (c *Card) layouter(have []Instance, want []Placement) *layouter {
 		rank[p] = i
 	}
 	slices.SortStableFunc(l.wishes, func(a, b wish) int {
-		return cmp.Or(cmp.Compare(b.start, a.start), cmp.Compare(rank[a.profile], rank[b.profile]))
+		return cmp.Or(cmp.Compare(b.start, a.start), cmp.Compare(rank[a.profile], rank[b.profile]), cmp.Compare(a.compute, b.compute))
 	})
 	return l
 }
@@ -294,9 +302,9 @@ func (l *layouter) keep(gone uint) (rest []wish, b board, ok bool) {
 			continue
 		}
 		p := l.card.find(in.Profile)
-		at := slices.Index(rest, wish{p, in.Start})
+		at := slices.Index(rest, wish{p, in.Start, in.Compute})
 		if at < 0 {
-			at = slices.Index(rest, wish{p, Anywhere})
+			at = slices.Index(rest, wish{p, Anywhere, in.Compute})
 		}
 		if p < 0 || at < 0 {
 			return nil, b, false
@@ -350,7 +358,7 @@ func (l *layouter) fill(b board, wishes []wish) (filled, bool) {
 			if i+1 < len(wishes) && wishes[i+1] == wishes[i] {
 				next = start
 			}
-			at = append(at, Placement{p.Name, start})
+			at = append(at, Placement{p.Name, start, wishes[i].compute})
 			step(b.with(wishes[i].profile, start), i+1, next)
 			at = at[:len(at)-1]
 		}

@@ -41,21 +41,21 @@ func TestLayout(t *testing.T) {
 		"nothing": {},
 		"R57 one more beside those in use": {
 			have:   []mig.Instance{one(1, 6, true), {ID: 2, Profile: "3g.20gb", Start: 0, Size: 4, InUse: true}},
-			want:   []mig.Placement{{"1g.5gb", free}, {"1g.5gb", free}, {"3g.20gb", free}},
+			want:   []mig.Placement{{Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb", Start: free}, {Profile: "3g.20gb", Start: free}},
 			create: []int{5},
 		},
 		"as it is: nothing to do (T10)": {
 			have: []mig.Instance{one(1, 0, false), one(2, 3, true)},
-			want: []mig.Placement{{"1g.5gb", free}, {"1g.5gb", 3}},
+			want: []mig.Placement{{Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb", Start: 3}},
 		},
 		"an idle one that is in the way goes, the other stays": {
 			have:   []mig.Instance{one(1, 1, false), one(2, 6, false)},
-			want:   []mig.Placement{{"4g.20gb", free}, {"1g.5gb", free}},
+			want:   []mig.Placement{{Profile: "4g.20gb", Start: free}, {Profile: "1g.5gb", Start: free}},
 			create: []int{0}, remove: []int{1},
 		},
 		"one in use blocks": {
 			have: []mig.Instance{one(1, 1, true), one(2, 6, true)},
-			want: []mig.Placement{{"4g.20gb", free}, {"1g.5gb", free}, {"1g.5gb", free}},
+			want: []mig.Placement{{Profile: "4g.20gb", Start: free}, {Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb", Start: free}},
 			code: gpu.CodeGPUBusy, blockers: []string{"1"},
 		},
 		"one in use that is not wanted blocks": {
@@ -63,26 +63,26 @@ func TestLayout(t *testing.T) {
 			code: gpu.CodeGPUBusy, blockers: []string{"5"},
 		},
 		"T31 seven and a mixed one": {
-			want:   []mig.Placement{{"1g.5gb", free}, {"1g.5gb", free}, {"1g.5gb", free}, {"1g.5gb+me", free}, {"1g.5gb", free}, {"1g.5gb", free}, {"1g.5gb", free}},
+			want:   []mig.Placement{{Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb+me", Start: free}, {Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb", Start: free}, {Profile: "1g.5gb", Start: free}},
 			create: []int{0, 1, 2, 3, 4, 5, 6},
 		},
 		"too much for any card": {
-			want: []mig.Placement{{"4g.20gb", free}, {"4g.20gb", free}},
+			want: []mig.Placement{{Profile: "4g.20gb", Start: free}, {Profile: "4g.20gb", Start: free}},
 			code: gpu.CodeNoCapacity,
 		},
 		"media engines are a budget of their own": {
-			want: []mig.Placement{{"1g.5gb+me", free}, {"1g.5gb+me", free}},
+			want: []mig.Placement{{Profile: "1g.5gb+me", Start: free}, {Profile: "1g.5gb+me", Start: free}},
 			code: gpu.CodeNoCapacity,
 		},
-		"no such profile": {want: []mig.Placement{{"5g.25gb", free}}, code: gpu.CodeProfileUnknown},
-		"no such place":   {want: []mig.Placement{{"3g.20gb", 2}}, code: gpu.CodeInvalid},
+		"no such profile": {want: []mig.Placement{{Profile: "5g.25gb", Start: free}}, code: gpu.CodeProfileUnknown},
+		"no such place":   {want: []mig.Placement{{Profile: "3g.20gb", Start: 2}}, code: gpu.CodeInvalid},
 		"two at one place": {
 			have: []mig.Instance{one(1, 1, true), one(2, 1, true)},
 			code: gpu.CodeInvalid,
 		},
 		"a profile that the card does not list keeps its place": {
 			have: []mig.Instance{{ID: 3, Profile: "?", Start: 0, Size: 4, InUse: true}},
-			want: []mig.Placement{{"3g.20gb", free}},
+			want: []mig.Placement{{Profile: "3g.20gb", Start: free}},
 			code: gpu.CodeGPUBusy, blockers: []string{"3"},
 		},
 	} {

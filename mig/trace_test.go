@@ -214,7 +214,7 @@ func BenchmarkLayout(b *testing.B) {
 		in.InUse = true
 		busy = append(busy, in)
 	}
-	want := []mig.Placement{{"3g.20gb", mig.Anywhere}, {"2g.10gb", mig.Anywhere}, {"1g.5gb+me", mig.Anywhere}, {"1g.5gb", mig.Anywhere}}
+	want := []mig.Placement{{Profile: "3g.20gb", Start: mig.Anywhere}, {Profile: "2g.10gb", Start: mig.Anywhere}, {Profile: "1g.5gb+me", Start: mig.Anywhere}, {Profile: "1g.5gb", Start: mig.Anywhere}}
 	for name, have := range map[string][]mig.Instance{"idle": idle, "in-use": busy} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -78,6 +78,13 @@ func (t *Table) gpuFiles(id gpu.ID) ([]string, error) {
 		out = append(out, "/dev/nvidia"+strconv.Itoa(minor))
 	}
 	device := path.Join("bus/pci/devices", string(id))
+	group, err := t.fs.Readlink(path.Join(device, "iommu_group"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil {
+		out = append(out, "/dev/vfio/"+path.Base(group), "/dev/vfio/noiommu-"+path.Base(group))
+	}
 	for dir, files := range map[string]string{"drm": "/dev/dri/", "vfio-dev": "/dev/vfio/devices/"} {
 		names, err := t.fs.List(path.Join(device, dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -31,6 +31,7 @@ const (
 type Sysfs interface {
 	List(dir string) ([]string, error)
 	Exists(path string) (bool, error)
+	Readlink(path string) (string, error)
 }
 
 // Table is the process table of a host.

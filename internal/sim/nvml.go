@@ -252,6 +252,17 @@ func (h *Host) watch(c Call) {
 	}
 }
 
+// Activation is what Fail takes for a mode that is stored and waits for a reset.
+const Activation = "SetMigMode activation"
+
+// ResetGPU resets a GPU: a mode that waits comes into force, and instances go.
+func (h *Host) ResetGPU(card string) error {
+	return h.changeMIG(card, func(m *migState) {
+		m.Current, m.Instances, m.Clients, m.Watchers = m.Pending, nil, nil, nil
+		m.Resets++
+	})
+}
+
 // Fail makes the next calls of one name, as in Call or "Init", fail in this process;
 // those with the return 0 pass.
 func (n *NVML) Fail(name string, ret mig.Return, times int) {
@@ -308,10 +319,13 @@ func (d *migDevice) Mode() (mode gpu.MIGMode, err error) {
 }
 
 func (d *migDevice) SetMode(on bool) (activation, err error) {
+	waits := d.h.faultNVML(Activation)
 	err = d.call("SetMigMode", []any{on}, func(c *Card, _ *cards.Model, m *migState) error {
 		m.Pending = on
 		switch {
 		case m.Current == on:
+		case waits != nil:
+			activation = waits
 		case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
 			activation = mig.ErrInUse
 		default:

@@ -178,9 +178,12 @@ func TestMIG(t *testing.T) {
 
 	// Somebody uses the card: its mode stays, and nothing waits for a reset.
 	editNVML(ctx, t, func(f nvml.File) error { return f.Use(cutCard, 4711, -1) })
-	op := ended(ctx, t, call(ctx, t, http.MethodPut, migPath(cutCard), cut("1g.5gb")))
-	if op.Status != "undone" || op.Problem.Code != "gpu-busy" || len(op.Problem.Blockers) != 1 || op.Problem.Blockers[0].ID != "4711" {
-		t.Errorf("%+v", op)
+	busy := call(ctx, t, http.MethodPut, migPath(cutCard), cut("1g.5gb")).problem(t, http.StatusConflict, "gpu-busy")
+	if len(busy.Blockers) != 1 || busy.Blockers[0].ID != "4711" {
+		t.Errorf("%+v", busy)
+	}
+	if n := len(changes(ctx, t)); n != 0 {
+		t.Errorf("%d changes were tried", n)
 	}
 	if m := get[api.MIG](ctx, t, migPath(cutCard)); m.Wanted != nil || m.Mode != (api.MIGMode{Capable: true}) {
 		t.Errorf("%+v", m)
