@@ -409,3 +409,72 @@ func TestAdoptionIsPlanned(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
+
+// Nothing is removed of which it cannot be told whether somebody uses it (T23).
+func TestLayoutBlind_T23(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb@4 1g.5gb@0")
+	if err := l.sim.SetBlind(true); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := l.PutLayout(t.Context(), "test", ampere, cut("3g.20gb"))
+	if e := wantCode(t, err, gpu.CodeGPUBusy); len(e.Blockers) != 1 || !strings.Contains(e.Blockers[0].Note, "not known") {
+		t.Errorf("%+v", e)
+	}
+	if op := l.lay(ampere, cut("3g.20gb 1g.5gb 2g.10gb")); op.Status != operation.Done {
+		t.Errorf("what takes nothing away: %+v", op)
+	}
+}
+
+// A layout that fails leaves the records as they were: what was missing is missing,
+// not forgotten, and the mode that was asked for is the one from before.
+func TestUndoKeepsRecords_T01(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb@4 1g.5gb@0")
+	byHand(t, l.sim, ampere, removeFirst)
+	before := l.layout(ampere)
+	for _, layout := range []string{"3g.20gb 2g.10gb@0", "3g.20gb 2g.10gb@2", "3g.20gb 1g.5gb@0"} {
+		l.sim.NVML.Fail("CreateComputeInstance", mig.ErrUnknown, 1)
+		if op := l.lay(ampere, cut(layout)); op.Status != operation.Undone {
+			t.Fatalf("%s: %+v", layout, op)
+		}
+		if now := l.layout(ampere); now.Wanted.String() != before.Wanted.String() || now.Actual.String() != before.Actual.String() {
+			t.Errorf("%s: wanted %s, it is %s; before %s and %s", layout, now.Wanted, now.Actual, before.Wanted, before.Actual)
+		}
+	}
+}
+
+// A card that was swapped while an operation stood still is not touched by it.
+func TestResumedOnAnotherCard_T12(t *testing.T) {
+	l := newMIGLab(t)
+	var dir string
+	l.sim.NVML.OnCall(func(c sim.Call) {
+		if dir == "" {
+			dir = l.image()
+		}
+	})
+	l.lay(hopper, cut("1g.10gb"))
+	l.sim.NVML.OnCall(nil)
+	m, err := sim.Open(filepath.Join(dir, "sim"))
+	if err == nil {
+		err = m.Change(string(hopper), func(c *sim.Card) { c.PCI.Serial = "another" })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k := openLab(t, dir)
+	ops, err := k.engine.List()
+	if err != nil || len(ops) == 0 {
+		t.Fatalf("%+v, %v", ops, err)
+	}
+	op, err := k.engine.Wait(t.Context(), ops[len(ops)-1].ID)
+	if err != nil || op.Status == operation.Done {
+		t.Errorf("%+v, %v", op, err)
+	}
+	if calls := k.sim.NVML.Calls(); len(calls) != 0 {
+		t.Errorf("touched: %v", calls)
+	}
+}

@@ -247,7 +247,7 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 		if g.MIG, err = d.Mode(); err != nil {
 			return look{g, nil}, err
 		}
-		g.Conditions = modeConditions(g.MIG)
+		g.Conditions = b.modeConditions(id, g.MIG)
 		all, err := d.Profiles()
 		var profiles []gpu.Profile
 		for _, p := range all {
@@ -285,14 +285,18 @@ func (b *Backend) dir(id gpu.ID) string {
 }
 
 // modeConditions tells of a mode that waits (T36).
-func modeConditions(m gpu.MIGMode) []gpu.Condition {
+func (b *Backend) modeConditions(id gpu.ID, m gpu.MIGMode) []gpu.Condition {
 	if m.Current == m.Pending {
 		return nil
 	}
+	reason, when := "NeedsReset", "the next reset of this gpu"
+	if !b.resettable(id) {
+		reason, when = "NeedsReboot", "a reboot"
+	}
 	word := map[bool]string{true: "on", false: "off"}
 	return []gpu.Condition{{
-		Type: gpu.Degraded, Status: true, Reason: "NeedsReset",
-		Message: "MIG is " + word[m.Current] + " and will be " + word[m.Pending] + " after the next reset of this gpu",
+		Type: gpu.Degraded, Status: true, Reason: reason,
+		Message: "MIG is " + word[m.Current] + " and will be " + word[m.Pending] + " after " + when,
 	}}
 }
 
