@@ -474,15 +474,12 @@ func hintOf(err error) string {
 	return ""
 }
 
-// undoMode turns the mode back, where it was another one: else the step has only taken
-// back what waited for a reset. What was made meanwhile has been removed before.
+// undoMode puts the mode back that was in force: a step that has only taken back what
+// waited for a reset leaves nothing to do. What was made meanwhile has been removed before.
 func (h *Host) undoMode(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
 	var a modeArgs
 	if err := t.Args(&a); err != nil {
 		return nil, err
-	}
-	if a.Was == a.On {
-		return nil, nil
 	}
 	return nil, h.patient(t, h.setMode(ctx, a, a.Was))
 }
