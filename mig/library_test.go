@@ -67,6 +67,11 @@ func TestSimulatedLibrary(t *testing.T) {
 				GPU: target, Model: &m, Resets: resets,
 				Use:  func(pid, instance int) error { return h.Compute(c.Name, mig.Process{PID: pid, Instance: instance}) },
 				Idle: func() error { return h.Idle(c.Name) },
+				Waits: func() error {
+					h.NVML.Fail(sim.Activation, mig.ErrResetRequired, 1)
+					return nil
+				},
+				Reset: func() error { return h.ResetGPU(c.Name) },
 			})
 			if n := h.NVML.Sessions(); n != 0 {
 				t.Errorf("%d sessions are open", n)
@@ -84,8 +89,10 @@ func TestLookAlikeLibrary(t *testing.T) {
 			lib, f := lookAlike(t, nvml.GPU{Address: gpu.Address{Bus: 8}}, nvml.GPU{Address: target, Model: &m, Resets: resets})
 			migtest.Library(t, lib, migtest.Options{
 				GPU: target, Model: &m, Resets: resets,
-				Use:  func(pid, instance int) error { return f.Use(target, pid, instance) },
-				Idle: func() error { return f.Idle(target) },
+				Use:   func(pid, instance int) error { return f.Use(target, pid, instance) },
+				Idle:  func() error { return f.Idle(target) },
+				Waits: func() error { return f.Fail(nvml.Activation, mig.ErrResetRequired, 1) },
+				Reset: func() error { return f.Reset(target) },
 			})
 		})
 	}

@@ -27,6 +27,9 @@ type Options struct {
 	// Idle ends it.
 	Use  func(pid, instance int) error
 	Idle func() error
+	// Waits makes the next change of the mode wait for a reset; Reset resets the GPU.
+	Waits func() error
+	Reset func() error
 }
 
 // Library tries all of the contract, and leaves MIG off.
@@ -41,6 +44,7 @@ func Library(t *testing.T, lib mig.Library, o Options) {
 		{"profiles are those of the model", (*trial).profiles},
 		{"nothing is made where MIG is off", (*trial).off},
 		{"mode changes when idle and waits otherwise_T36", (*trial).mode},
+		{"a mode that waits comes with a reset_T36", (*trial).waits},
 		{"a handle is void after a reset_T33", (*trial).handles},
 		{"made is read back", (*trial).made},
 		{"a GPU instance goes after its compute instances and its users_T32", (*trial).order},
@@ -282,6 +286,19 @@ func (t *trial) mode() {
 	t.wantMode(true, false)
 	t.must(t.set(true))
 	t.wantMode(true, true)
+}
+
+func (t *trial) waits() {
+	t.must(t.o.Waits())
+	t.want("SetMode that waits for a reset", t.set(true), mig.ErrResetRequired)
+	t.wantMode(false, true)
+	t.must(t.o.Reset())
+	t.wantMode(true, true)
+	t.must(t.set(false))
+	t.must(t.o.Waits())
+	t.want("SetMode that waits for a reset", t.set(true), mig.ErrResetRequired)
+	t.must(t.set(false))
+	t.wantMode(false, false)
 }
 
 func (t *trial) handles() {

@@ -190,6 +190,17 @@ func TestMIG(t *testing.T) {
 	}
 	editNVML(ctx, t, func(f nvml.File) error { return f.Idle(cutCard) })
 
+	// A mode that waits for a reset: the operation waits for a person, and goes on.
+	editNVML(ctx, t, func(f nvml.File) error { return f.Fail(nvml.Activation, mig.ErrResetRequired, 1) })
+	waits := ended(ctx, t, call(ctx, t, http.MethodPut, migPath(cutCard), cut("7g.40gb")))
+	if waits.Status != "waiting" || !strings.Contains(waits.Reason, "reset") {
+		t.Errorf("%+v", waits)
+	}
+	editNVML(ctx, t, func(f nvml.File) error { return f.Reset(cutCard) })
+	if op := ended(ctx, t, call(ctx, t, http.MethodPost, "/v1/operations/"+waits.ID+"/retry", nil)); op.Status != "done" {
+		t.Errorf("%+v", op)
+	}
+
 	if got := layOut(ctx, t, "3g.20gb", "2g.10gb", "1g.5gb", "1g.5gb"); got != "1g.5gb@0 1g.5gb@1 2g.10gb@2 3g.20gb@4" {
 		t.Fatal(got)
 	}

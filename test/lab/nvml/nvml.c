@@ -246,6 +246,20 @@ static void unlock_all(void)
 	pthread_mutex_unlock(&mutex);
 }
 
+/* the error that a call is to fail with, or success */
+static nvmlReturn_t fault(const char *call)
+{
+	for (int i = 0; i < state.nfaults; i++) {
+		struct fault *x = &state.faults[i];
+		if (!strcmp(x->call, call) && x->times) {
+			x->times -= x->times > 0;
+			save();
+			return x->ret;
+		}
+	}
+	return NVML_SUCCESS;
+}
+
 /* takes the lock and reads the file; what it answers is the call's answer if no success */
 static nvmlReturn_t begin(const char *call)
 {
@@ -258,15 +272,7 @@ static nvmlReturn_t begin(const char *call)
 		return NVML_ERROR_DRIVER_NOT_LOADED;
 	if (!sessions && strcmp(call, "nvmlInit_v2"))
 		return NVML_ERROR_UNINITIALIZED;
-	for (int i = 0; i < state.nfaults; i++) {
-		struct fault *x = &state.faults[i];
-		if (!strcmp(x->call, call) && x->times) {
-			x->times -= x->times > 0;
-			save();
-			return x->ret;
-		}
-	}
-	return NVML_SUCCESS;
+	return fault(call);
 }
 
 /* the kernel's side asks for CAP_SYS_ADMIN of whoever changes something */
@@ -482,9 +488,11 @@ nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned int mode, nvmlRe
 		g->pending = mode;
 		*activation = NVML_SUCCESS;
 		if (g->current != g->pending) {
-			if (g->ngis || g->nclients) {
+			if (g->ngis || g->nclients)
 				*activation = NVML_ERROR_IN_USE;
-			} else {
+			else
+				*activation = fault("activation");
+			if (*activation == NVML_SUCCESS) {
 				g->current = mode;
 				if (g->resets)
 					g->generation++; /* unbound and bound again: handles are void */

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"gpuvirt/gpu"
@@ -122,6 +123,28 @@ func (f File) Edit(address string, change func(lines []string) []string) error {
 // Strict makes changes take the capability that the driver asks for, CAP_SYS_ADMIN.
 func (f File) Strict() error {
 	return f.Edit("", func(lines []string) []string { return append(lines, "admin 1") })
+}
+
+// Activation is what Fail takes for a mode that is stored and not put in force.
+const Activation = "activation"
+
+// Reset resets a GPU: a mode that waits comes into force, instances and processes go.
+func (f File) Reset(a gpu.Address) error {
+	return f.Edit(busID(a), func(lines []string) (kept []string) {
+		for _, l := range lines {
+			word := strings.Fields(l)
+			switch word[0] {
+			case "gi", "ci", "client":
+				continue
+			case "gpu": // bus minor uuid serial mib capable resets current pending generation name
+				generation, _ := strconv.Atoi(word[10])
+				word[8], word[10] = word[9], strconv.Itoa(generation+1)
+				l = strings.Join(word, " ")
+			}
+			kept = append(kept, l)
+		}
+		return kept
+	})
 }
 
 // Fail makes a function answer with an error, so many times.
