@@ -35,25 +35,26 @@ type Condition struct {
 
 // GPU is a physical GPU.
 type GPU struct {
-	ID          string            `json:"id"`
-	Vendor      string            `json:"vendor"`
-	Model       string            `json:"model"`
-	PCIAddress  string            `json:"pci_address,omitempty"`
-	PCIID       string            `json:"pci_id,omitempty"` // vendor:device, "10de:20f1"
-	UUID        string            `json:"uuid,omitempty"`
-	Serial      string            `json:"serial,omitempty"`
-	NUMANode    *int              `json:"numa_node,omitempty"`
-	IOMMUGroup  string            `json:"iommu_group,omitempty"`
-	Driver      Driver            `json:"driver"`
-	MemoryBytes uint64            `json:"memory_bytes"`
-	Managed     bool              `json:"managed"`
-	Quarantined bool              `json:"quarantined"`
-	Policy      string            `json:"policy"` // report, repair
-	Kinds       []string          `json:"kinds"`
-	MIG         MIGMode           `json:"mig"`
-	SRIOV       SRIOV             `json:"sriov"`
-	Labels      map[string]string `json:"labels"`
-	Conditions  []Condition       `json:"conditions"`
+	ID           string            `json:"id"`
+	Vendor       string            `json:"vendor"`
+	Model        string            `json:"model"`
+	PCIAddress   string            `json:"pci_address,omitempty"`
+	PCIID        string            `json:"pci_id,omitempty"`        // vendor:device, "10de:20f1"
+	PCISubsystem string            `json:"pci_subsystem,omitempty"` // vendor:device of the subsystem, "10de:145f"
+	UUID         string            `json:"uuid,omitempty"`
+	Serial       string            `json:"serial,omitempty"`
+	NUMANode     *int              `json:"numa_node,omitempty"`
+	IOMMUGroup   string            `json:"iommu_group,omitempty"`
+	Driver       Driver            `json:"driver"`
+	MemoryBytes  uint64            `json:"memory_bytes"`
+	Managed      bool              `json:"managed"`
+	Quarantined  bool              `json:"quarantined"`
+	Policy       string            `json:"policy"` // report, repair
+	Kinds        []string          `json:"kinds"`
+	MIG          MIGMode           `json:"mig"`
+	SRIOV        SRIOV             `json:"sriov"`
+	Labels       map[string]string `json:"labels"`
+	Conditions   []Condition       `json:"conditions"`
 }
 
 // Driver is the kernel driver bound to a GPU.

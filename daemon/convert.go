@@ -44,7 +44,7 @@ func gpuOf(g gpu.GPU) api.GPU {
 		Labels: dict(g.Labels), Conditions: convert(g.Conditions, conditionOf),
 	}
 	if g.PCIAddress != "" {
-		out.PCIID = g.Identity.Model
+		out.PCIID, out.PCISubsystem = g.Identity.Model, g.Identity.Subsystem
 	}
 	if g.NUMANode >= 0 {
 		out.NUMANode = &g.NUMANode

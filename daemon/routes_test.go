@@ -156,6 +156,20 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
+// The ids by which files of others name a card and its board are told, of PCI devices.
+func TestPCIIDs(t *testing.T) {
+	h := newHarness(t)
+	for id, want := range map[gpu.ID][2]string{gpuA: {"10de:20f1", "10de:145f"}, "mbochs": {}} {
+		g := h.host.gpus[id]
+		g.Identity = gpu.Identity{Model: "10de:20f1", Subsystem: "10de:145f"}
+		h.host.gpus[id] = g
+		got := decodeStrictly[api.GPU](t, h.get(t, "/v1/gpus/"+string(id)).body)
+		if got.PCIID != want[0] || got.PCISubsystem != want[1] {
+			t.Errorf("%s: got %q and %q, want %q", id, got.PCIID, got.PCISubsystem, want)
+		}
+	}
+}
+
 // A HEAD has the header of a GET and nothing else.
 func TestHead(t *testing.T) {
 	h := newHarness(t)
