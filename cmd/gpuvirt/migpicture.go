@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gpuvirt/api"
+	"gpuvirt/client"
+)
+
+// drawGPU writes the picture of one GPU.
+func (c *cli) drawGPU(ctx context.Context, g api.GPU, m api.MIG) error {
+	only := client.ListOptions{Filter: map[string]string{"kind": "mig"}}
+	profiles, err := c.client().Profiles(ctx, g.ID, only)
+	if err != nil {
+		return err
+	}
+	only.Filter["gpu"] = g.ID
+	partitions, err := c.client().Partitions(ctx, only)
+	if err != nil {
+		return err
+	}
+	return writePicture(c, g, m, profiles, partitions)
+}
+
+// A cell is a run of memory slices in the picture: an instance, or one free slice.
+type cell struct {
+	place, slices int
+	label         string
+}
+
+func writePicture(c *cli, g api.GPU, m api.MIG, profiles []api.Profile, partitions []api.Partition) error {
+	fmt.Fprintln(c.out, clean(fmt.Sprintf("%s  %s  %s", g.ID, g.Model, migLine(m))))
+	size, width := map[string]int{}, 0
+	for _, p := range profiles {
+		size[p.Name] = number(p.Attributes["memory_slices"])
+		for at := range strings.SplitSeq(p.Attributes["placements"], ",") {
+			width = max(width, number(at)+size[p.Name])
+		}
+	}
+	if m.Actual.Enabled {
+		drawCells(c, cellsOf(m.Actual, size, width), width)
+	}
+	slices.SortFunc(partitions, func(a, b api.Partition) int { return number(a.Slot) - number(b.Slot) })
+	rows := [][]string{{"SLICES", "PROFILE", "COMPUTE", "USED BY", "STATE", "ORIGIN", "UUID"}}
+	if c.output != "wide" {
+		rows[0] = rows[0][:6]
+	}
+	for _, p := range partitions {
+		from := number(p.Slot)
+		at := p.Slot
+		if n := size[p.Profile]; n > 1 {
+			at += "-" + strconv.Itoa(from+n-1)
+		}
+		var compute, uuids []string
+		for _, ci := range p.Compute {
+			compute, uuids = append(compute, ci.Profile), append(uuids, ci.UUID)
+		}
+		row := []string{at, p.Profile, strings.Join(compute, ","), strings.Join(names(p.Holders, holder), ", "), p.State, p.Origin, strings.Join(uuids, ",")}
+		for i, text := range row {
+			row[i] = orDash(text)
+		}
+		rows = append(rows, row[:len(rows[0])])
+	}
+	if len(partitions) > 0 {
+		if err := align(c.out, "  ", rows); err != nil {
+			return err
+		}
+	}
+	var fits []string
+	for _, p := range profiles {
+		if p.Available > 0 && p.NotCreatable == "" {
+			fits = append(fits, fmt.Sprintf("%d %s", p.Available, p.Name))
+		}
+	}
+	if len(fits) > 0 {
+		fmt.Fprintln(c.out, clean("  still fits: "+strings.Join(fits, " or ")))
+	}
+	if m.Wanted != nil && !m.Equal {
+		fmt.Fprintln(c.out, clean("  asked for:  "+layoutLine(*m.Wanted)))
+	}
+	return nil
+}
+
+func migLine(m api.MIG) string {
+	word := map[bool]string{true: "on", false: "off"}
+	line := "MIG " + word[m.Mode.Current]
+	if m.Mode.Pending != m.Mode.Current {
+		line += ", " + word[m.Mode.Pending] + " after a reset"
+	}
+	if !m.Equal {
+		line += "; not as asked for"
+	}
+	return line
+}
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+// cellsOf says what lies where, from the first memory slice to the last.
+func cellsOf(l api.Layout, size map[string]int, width int) []cell {
+	var cells []cell
+	at := 0
+	free := func(to int) {
+		for ; at < to; at++ {
+			cells = append(cells, cell{place: at, slices: 1})
+		}
+	}
+	for _, in := range l.Instances {
+		if in.Placement == nil {
+			continue
+		}
+		free(*in.Placement)
+		n := max(1, size[in.Profile])
+		cells = append(cells, cell{place: *in.Placement, slices: n, label: in.Profile})
+		at = *in.Placement + n
+	}
+	free(width)
+	return cells
+}
+
+// drawCells writes a ruler of memory slices and the instances below it. A slice is as
+// wide as the longest name needs.
+func drawCells(c *cli, cells []cell, width int) {
+	unit := 4
+	for _, x := range cells {
+		unit = max(unit, (len(x.label)+3+x.slices-1)/x.slices)
+	}
+	ruler, row := " ", " "
+	for i := range width {
+		ruler += fmt.Sprintf(" %-*d", unit-1, i)
+	}
+	for _, x := range cells {
+		label := x.label
+		if label == "" {
+			label = "."
+		}
+		row += fmt.Sprintf("|%-*s", unit*x.slices-1, " "+label)
+	}
+	fmt.Fprintln(c.out, strings.TrimRight(ruler, " "))
+	fmt.Fprintln(c.out, clean(row+"|"))
+}
