@@ -21,51 +21,11 @@ type migFile struct {
 	Configs map[string][]migSpec `yaml:"mig-configs"`
 }
 
-// A migSpec says how some GPUs are cut.
+// A migSpec is an entry of a config: it says how some GPUs are cut.
 type migSpec struct {
-	Filter  filters        `yaml:"device-filter,omitempty,flow"` // PCI ids, "0x20B010DE": device, then vendor
-	Devices devices        `yaml:"devices"`
-	Enabled bool           `yaml:"mig-enabled"`
-	Counts  map[string]int `yaml:"mig-devices"` // how many compute instances of each profile
-}
-
-// filters may be written as one or as a list.
-type filters []string
-
-func (f *filters) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind == yaml.ScalarNode {
-		*f = filters{n.Value}
-		return nil
-	}
-	return n.Decode((*[]string)(f))
-}
-
-// devices are GPUs by their number among NVIDIA's, in order of PCI address; nil: all.
-type devices []int
-
-func (d *devices) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind == yaml.ScalarNode && n.Value == "all" {
-		*d = nil
-		return nil
-	}
-	if n.Kind != yaml.SequenceNode {
-		return fmt.Errorf("line %d: devices are neither \"all\" nor a list of numbers", n.Line)
-	}
-	*d = devices{}
-	return n.Decode((*[]int)(d))
-}
-
-// MarshalYAML writes them as they are read.
-func (d devices) MarshalYAML() (any, error) {
-	if d == nil {
-		return "all", nil
-	}
-	n := &yaml.Node{}
-	if err := n.Encode([]int(d)); err != nil {
-		return nil, err
-	}
-	n.Style = yaml.FlowStyle
-	return n, nil
+	filter  []string // PCI ids, "10de:20b0"; empty: of any card
+	devices []int    // by number among NVIDIA's, in order of PCI address; nil: all
+	want    api.Layout
 }
 
 // readMIGFile reads a file strictly: a word that means nothing here would mean that
@@ -75,7 +35,7 @@ func readMIGFile(r io.Reader) (migFile, error) {
 	dec := yaml.NewDecoder(r)
 	dec.KnownFields(true)
 	if err := dec.Decode(&f); err != nil {
-		return f, err
+		return f, oneLine(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return f, errors.New("it holds more than one document")
@@ -83,19 +43,145 @@ func readMIGFile(r io.Reader) (migFile, error) {
 	if f.Version != "v1" {
 		return f, fmt.Errorf("its version is %q: only \"v1\" is known", f.Version)
 	}
-	for name, specs := range f.Configs {
-		for i, s := range specs {
-			if _, err := s.layout(); err != nil {
-				return f, fmt.Errorf("mig-configs.%s[%d]: %w", name, i, err)
-			}
-			for _, id := range s.Filter {
-				if _, err := pciID(id); err != nil {
-					return f, fmt.Errorf("mig-configs.%s[%d]: %w", name, i, err)
-				}
-			}
+	for _, name := range slices.Sorted(maps.Keys(f.Configs)) {
+		if len(f.Configs[name]) == 0 {
+			return f, fmt.Errorf("config %q has no entries", name)
 		}
 	}
 	return f, nil
+}
+
+// oneLine writes an error of the YAML reader as the others are.
+func oneLine(err error) error {
+	var list *yaml.TypeError
+	switch {
+	case errors.As(err, &list):
+		return errors.New(strings.Join(list.Errors, "; "))
+	case errors.Is(err, io.EOF):
+		return errors.New("it is empty")
+	}
+	return err
+}
+
+// UnmarshalYAML reads an entry. What mig-parted asks for in each must be there: an entry
+// that is cut short would clear cards.
+func (s *migSpec) UnmarshalYAML(n *yaml.Node) error {
+	e := migEntry{node: n, fields: map[string]yaml.Node{}}
+	if n.Kind != yaml.MappingNode {
+		return e.wrong("", "an entry is not of the form field: value")
+	}
+	if err := n.Decode(&e.fields); err != nil {
+		return oneLine(err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.fields)) {
+		if !slices.Contains([]string{"device-filter", "devices", "mig-enabled", "mig-devices"}, name) {
+			return e.wrong(name, "unknown field %q", name)
+		}
+	}
+	for _, name := range []string{"devices", "mig-enabled"} {
+		if !e.has(name) {
+			return e.wrong("", "an entry has no %q", name)
+		}
+	}
+	if err := e.read("mig-enabled", &s.want.Enabled, "neither true nor false"); err != nil {
+		return err
+	}
+	if s.want.Enabled && !e.has("mig-devices") {
+		return e.wrong("", "an entry has \"mig-enabled: true\" and no \"mig-devices\": \"mig-devices: {}\" means none")
+	}
+	return cmp.Or(s.readDevices(e), s.readFilter(e), s.readCounts(e))
+}
+
+// A migEntry is an entry as it stands in the file.
+type migEntry struct {
+	node   *yaml.Node
+	fields map[string]yaml.Node
+}
+
+// has reports whether a field is there, with a value.
+func (e migEntry) has(name string) bool {
+	n, ok := e.fields[name]
+	return ok && value(&n).ShortTag() != "!!null"
+}
+
+// value is a node, or what it stands for.
+func value(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+func (e migEntry) read(name string, into any, otherwise string) error {
+	n := e.fields[name]
+	if n.Decode(into) != nil {
+		return e.wrong(name, "%q is %s", name, otherwise)
+	}
+	return nil
+}
+
+// wrong is an error in the line of a field, or of the entry.
+func (e migEntry) wrong(name, format string, args ...any) error {
+	line := e.node.Line
+	for _, n := range e.node.Content {
+		if n.Kind == yaml.ScalarNode && n.Value == name && name != "" {
+			line = n.Line
+			break
+		}
+	}
+	return fmt.Errorf("line %d: "+format, append([]any{line}, args...)...)
+}
+
+func (s *migSpec) readDevices(e migEntry) error {
+	if n := e.fields["devices"]; value(&n).Value == "all" {
+		return nil
+	}
+	s.devices = []int{}
+	if err := e.read("devices", &s.devices, `neither "all" nor a list of numbers`); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(s.devices, func(i int) bool { return i < 0 }) {
+		return e.wrong("devices", "\"devices\" has a number below 0")
+	}
+	return nil
+}
+
+// readFilter reads one PCI id or a list.
+func (s *migSpec) readFilter(e migEntry) error {
+	if !e.has("device-filter") {
+		return nil
+	}
+	var all []string
+	if n := e.fields["device-filter"]; value(&n).Kind != yaml.ScalarNode {
+		if err := e.read("device-filter", &all, "neither an id nor a list of them"); err != nil {
+			return err
+		}
+	} else if value(&n).Value != "" {
+		all = []string{value(&n).Value}
+	}
+	for _, text := range all {
+		id, err := pciID(text)
+		if err != nil {
+			return e.wrong("device-filter", "%w", err)
+		}
+		s.filter = append(s.filter, id)
+	}
+	return nil
+}
+
+func (s *migSpec) readCounts(e migEntry) error {
+	counts := map[string]int{}
+	if err := e.read("mig-devices", &counts, "not of the form profile: number"); err != nil && e.has("mig-devices") {
+		return err
+	}
+	if !s.want.Enabled && len(counts) > 0 {
+		return e.wrong("mig-devices", "\"mig-devices\" are given, and \"mig-enabled\" is false")
+	}
+	var err error
+	if s.want.Instances, err = instancesOf(counts); err != nil {
+		return e.wrong("mig-devices", "%w", err)
+	}
+	return nil
 }
 
 // pciID reads a filter as the rest of gpuvirt writes ids: "10de:20b0".
@@ -107,37 +193,31 @@ func pciID(filter string) (string, error) {
 	return fmt.Sprintf("%04x:%04x", n&0xffff, n>>16), nil
 }
 
-// matches reports whether a spec is for a GPU, of whose kind this is the index-th.
+// matches reports whether an entry is for a GPU, of whose kind this is the index-th.
 func (s migSpec) matches(g api.GPU, index int) bool {
-	if s.Devices != nil && !slices.Contains(s.Devices, index) {
+	if s.devices != nil && !slices.Contains(s.devices, index) {
 		return false
 	}
-	return len(s.Filter) == 0 || slices.ContainsFunc(s.Filter, func(f string) bool {
-		id, err := pciID(f)
-		return err == nil && id == g.PCIID
-	})
+	return len(s.filter) == 0 || slices.Contains(s.filter, g.PCIID)
 }
 
-// layout turns counts of compute instances into GPU instances. Partial ones are put
+// instancesOf turns counts of compute instances into GPU instances. Partial ones are put
 // together in as few as they need, the largest first.
-func (s migSpec) layout() (api.Layout, error) {
-	l := api.Layout{Enabled: s.Enabled, Instances: []api.LayoutInstance{}}
-	if !s.Enabled && len(s.Counts) > 0 {
-		return l, errors.New("mig-devices are given, and mig-enabled is false")
-	}
+func instancesOf(counts map[string]int) ([]api.LayoutInstance, error) {
+	out := []api.LayoutInstance{}
 	type open struct {
 		room int
 		in   *api.LayoutInstance
 	}
 	shared := map[string][]*open{}
 	var order []string
-	partial := slices.SortedFunc(maps.Keys(s.Counts), func(a, b string) int {
+	partial := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(computeSlices(b), computeSlices(a)), cmp.Compare(a, b))
 	})
 	for _, name := range partial {
-		n := s.Counts[name]
+		n := counts[name]
 		if n < 0 || n > 64 {
-			return l, fmt.Errorf("mig-devices: %d of %s", n, name)
+			return nil, fmt.Errorf("%d of %s", n, name)
 		}
 		slots, whole := computeSlices(name), name
 		if slots > 0 {
@@ -146,11 +226,11 @@ func (s migSpec) layout() (api.Layout, error) {
 		total, _, ok := strings.Cut(whole, "g.")
 		all, err := strconv.Atoi(total)
 		if !ok || err != nil || slots > all {
-			return l, fmt.Errorf("mig-devices: %q is no profile", name)
+			return nil, fmt.Errorf("%q is no profile", name)
 		}
 		for range n {
 			if slots == 0 || slots == all {
-				l.Instances = append(l.Instances, api.LayoutInstance{Profile: whole})
+				out = append(out, api.LayoutInstance{Profile: whole})
 				continue
 			}
 			i := slices.IndexFunc(shared[whole], func(o *open) bool { return o.room >= slots })
@@ -168,10 +248,10 @@ func (s migSpec) layout() (api.Layout, error) {
 	}
 	for _, whole := range order {
 		for _, o := range shared[whole] {
-			l.Instances = append(l.Instances, *o.in)
+			out = append(out, *o.in)
 		}
 	}
-	return l, nil
+	return out, nil
 }
 
 // computeSlices is the number in front of a partial compute profile: 1 of
@@ -183,4 +263,25 @@ func computeSlices(name string) int {
 		return 0
 	}
 	return n
+}
+
+// MarshalYAML writes an entry as it is read.
+func (s migSpec) MarshalYAML() (any, error) {
+	entry := struct {
+		Devices []int          `yaml:"devices,flow"`
+		Enabled bool           `yaml:"mig-enabled"`
+		Counts  map[string]int `yaml:"mig-devices"`
+	}{s.devices, s.want.Enabled, countsOf(s.want)}
+	return entry, nil
+}
+
+// countsOf is what mig-parted's file can say of a layout.
+func countsOf(l api.Layout) map[string]int {
+	out := map[string]int{}
+	for _, in := range l.Instances {
+		for _, name := range in.Compute {
+			out[name]++
+		}
+	}
+	return out
 }

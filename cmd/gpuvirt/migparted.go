@@ -67,20 +67,16 @@ func (c *cli) targets(ctx context.Context, file, config string) ([]migTarget, er
 				at = j
 			}
 		}
-		if at < 0 || !g.MIG.Capable && !specs[at].Enabled {
+		if at < 0 || !g.MIG.Capable && !specs[at].want.Enabled {
 			continue
 		}
 		if !g.MIG.Capable {
 			return nil, fmt.Errorf("cannot cut gpu %s (%s): MIG cannot, and %s wants it", g.ID, g.Model, config)
 		}
-		l, err := specs[at].layout()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, migTarget{g, l})
+		out = append(out, migTarget{g, specs[at].want})
 	}
 	for _, s := range specs {
-		if n := slices.Max(append(slices.Clone(s.Devices), -1)); n >= len(gpus) {
+		if n := slices.Max(append(slices.Clone(s.devices), -1)); n >= len(gpus) {
 			return nil, fmt.Errorf("cannot find gpu number %d: this host has %d of NVIDIA", n, len(gpus))
 		}
 	}
@@ -198,7 +194,7 @@ read. The places of the instances are not in it: such a file has no word for the
 				if err != nil {
 					return err
 				}
-				specs = append(specs, specOf(i, m.Actual))
+				specs = append(specs, migSpec{devices: []int{i}, want: m.Actual})
 			}
 			var b bytes.Buffer
 			enc := yaml.NewEncoder(&b)
@@ -212,14 +208,4 @@ read. The places of the instances are not in it: such a file has no word for the
 	}
 	cmd.Flags().StringVarP(&label, "config-label", "l", label, "`name` of the config in the file")
 	return cmd
-}
-
-func specOf(index int, l api.Layout) migSpec {
-	s := migSpec{Devices: devices{index}, Enabled: l.Enabled, Counts: map[string]int{}}
-	for _, in := range l.Instances {
-		for _, name := range in.Compute {
-			s.Counts[name]++
-		}
-	}
-	return s
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -12,54 +11,6 @@ import (
 	"gpuvirt/api"
 )
 
-// The shapes in which files of mig-parted are written: one filter or several, all
-// devices or some, whole and partial profiles, with media engines and without.
-const parted = `version: v1
-mig-configs:
-  all-disabled:
-    - devices: all
-      mig-enabled: false
-  all-balanced:
-    # H100 and H200
-    - device-filter: ["0x233010DE", "0x233510de"]
-      devices: all
-      mig-enabled: true
-      mig-devices: {"1g.18gb": 2, "2g.35gb": 1, "3g.71gb": 1}
-    - device-filter: "0x20F110DE"
-      devices: all
-      mig-enabled: true
-      mig-devices:
-        "1g.5gb": 2
-        "2g.10gb": 1
-        "3g.20gb": 1
-    - device-filter: 0x290110DE
-      devices: all
-      mig-enabled: true
-      mig-devices:
-        1g.23gb+me: 1
-        1g.45gb: 1
-  shared:
-    - devices: [1]
-      mig-enabled: true
-      mig-devices:
-        1c.3g.20gb: 4
-        2c.3g.20gb: 1
-        1g.5gb: 1
-  as-it-is:
-    - devices: all
-      mig-enabled: false
-    - devices: [1]
-      mig-enabled: true
-      mig-devices: {"1g.5gb": 1, "1c.3g.20gb": 1, "2c.3g.20gb": 1}
-  empty:
-    - devices: [1]
-      mig-enabled: true
-  beyond:
-    - devices: [7]
-      mig-enabled: true
-  none: []
-`
-
 func writeFile(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.yaml")
@@ -67,61 +18,6 @@ func writeFile(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-func TestMIGFileLayouts(t *testing.T) {
-	f, err := readMIGFile(strings.NewReader(parted))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a100 := api.GPU{ID: "a", PCIID: "10de:20f1"}
-	for name, want := range map[string][]string{
-		"all-disabled": {"MIG off"},
-		"all-balanced": {"3g.20gb", "2g.10gb", "1g.5gb", "1g.5gb"},
-		"shared":       {"1g.5gb", "3g.20gb=2c.3g.20gb,1c.3g.20gb", "3g.20gb=1c.3g.20gb,1c.3g.20gb,1c.3g.20gb"},
-		"empty":        {"MIG on, no instances"},
-	} {
-		at := slices.IndexFunc(f.Configs[name], func(s migSpec) bool { return s.matches(a100, 1) })
-		l, err := f.Configs[name][at].layout()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := strings.Fields(layoutLine(l))
-		want := strings.Fields(strings.Join(want, " "))
-		slices.Sort(got)
-		slices.Sort(want)
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s: %s", name, diff)
-		}
-	}
-	for id, want := range map[string]int{"10de:2335": 0, "10de:20f1": 1, "10de:2901": 2, "10de:1eb8": -1, "1002:2901": -1} {
-		got := slices.IndexFunc(f.Configs["all-balanced"], func(s migSpec) bool { return s.matches(api.GPU{PCIID: id}, 0) })
-		if got != want {
-			t.Errorf("%s: spec %d, want %d", id, got, want)
-		}
-	}
-}
-
-func TestMIGFileRefused(t *testing.T) {
-	for name, text := range map[string]string{
-		"its version is \"v2\"":              "version: v2\nmig-configs: {}\n",
-		"its version is \"\"":                "mig-configs: {}\n",
-		"field mig-device not found":         "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-device: {}}]}\n",
-		"neither \"all\" nor a list":         "version: v1\nmig-configs: {a: [{devices: some, mig-enabled: true}]}\n",
-		"mig-enabled is false":               "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: false, mig-devices: {1g.5gb: 1}}]}\n",
-		"\"fast\" is no profile":             "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {fast: 1}}]}\n",
-		"\"4c.3g.20gb\" is no profile":       "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {4c.3g.20gb: 1}}]}\n",
-		"-1 of 1g.5gb":                       "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.5gb: -1}}]}\n",
-		"\"A100\" is no PCI id":              "version: v1\nmig-configs: {a: [{device-filter: A100, devices: all, mig-enabled: true}]}\n",
-		"more than one document":             "version: v1\nmig-configs: {}\n---\nversion: v1\n",
-		"cannot unmarshal":                   "version: v1\nmig-configs: [1]\n",
-		"did not find expected node content": "version: [\n",
-		"EOF":                                "",
-	} {
-		if _, err := readMIGFile(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%q: %v, want %q", text, err, name)
-		}
-	}
 }
 
 func TestMIGApplyAndAssert(t *testing.T) {
@@ -144,7 +40,7 @@ func TestMIGApplyAndAssert(t *testing.T) {
 		"no such file":       {line: "mig apply -f /nonexistent", code: exitFailed, stderr: "no such file"},
 		"no such gpu":        {line: "mig apply -c beyond -f " + file, code: exitFailed, stderr: "cannot find gpu number 7: this host has 3"},
 		"for none":           {line: "mig apply -c none -f " + file, stderr: "none is for no gpu of this host"},
-		"not capable":        {line: "mig apply -f -", stdin: "version: v1\nmig-configs: {a: [{devices: [0], mig-enabled: true}]}\n", code: exitFailed, stderr: "MIG cannot, and a wants it"},
+		"not capable":        {line: "mig apply -f -", stdin: "version: v1\nmig-configs: {a: [{devices: [0], mig-enabled: true, mig-devices: {}}]}\n", code: exitFailed, stderr: "MIG cannot, and a wants it"},
 		"bad file":           {line: "mig apply -f -", stdin: "version: v3\n", code: exitFailed, stderr: `cannot read -: its version is "v3"`},
 		"assert, as it is":   {line: "mig assert -c as-it-is -f " + file},
 		"assert, other":      {line: "mig assert -c all-balanced -f " + file, code: exitFailed, stderr: "0000:5a:00.0 is 1g.5gb@0 3g.20gb@4=1c.3g.20gb,2c.3g.20gb, and should be 1g.5gb 1g.5gb 2g.10gb 3g.20gb"},
