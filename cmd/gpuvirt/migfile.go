@@ -23,7 +23,7 @@ type migFile struct {
 
 // A migSpec is an entry of a config: it says how some GPUs are cut.
 type migSpec struct {
-	filter  []string // PCI ids, "10de:20b0"; empty: of any card
+	filter  []cardID // empty: any card
 	devices []int    // by number among NVIDIA's, in order of PCI address; nil: all
 	want    api.Layout
 }
@@ -160,7 +160,7 @@ func (s *migSpec) readFilter(e migEntry) error {
 		all = []string{value(&n).Value}
 	}
 	for _, text := range all {
-		id, err := pciID(text)
+		id, err := readCardID(text)
 		if err != nil {
 			return e.wrong("device-filter", "%w", err)
 		}
@@ -184,13 +184,29 @@ func (s *migSpec) readCounts(e migEntry) error {
 	return nil
 }
 
-// pciID reads a filter as the rest of gpuvirt writes ids: "10de:20b0".
-func pciID(filter string) (string, error) {
-	n, err := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(filter), "0x"), 16, 32)
-	if err != nil || !strings.HasPrefix(strings.ToLower(filter), "0x") {
-		return "", fmt.Errorf("%q is no PCI id of device and vendor, as in 0x20B010DE", filter)
+// A cardID is which cards a filter is for, as the rest of gpuvirt writes ids.
+type cardID struct{ card, board string } // vendor and device; of the subsystem, empty: any
+
+// readCardID reads a filter: 0x20F110DE is a device and its vendor, and what may follow
+// as :0x145F10DE those of the subsystem.
+func readCardID(filter string) (cardID, error) {
+	card, board, narrow := strings.Cut(filter, ":")
+	var id cardID
+	var ok bool
+	id.card, ok = pciID(card)
+	if narrow && ok {
+		id.board, ok = pciID(board)
 	}
-	return fmt.Sprintf("%04x:%04x", n&0xffff, n>>16), nil
+	if !ok {
+		return id, fmt.Errorf("%q is no PCI id of device and vendor, as in 0x20B010DE or 0x20F110DE:0x145F10DE", filter)
+	}
+	return id, nil
+}
+
+func pciID(text string) (string, bool) {
+	digits, ok := strings.CutPrefix(strings.ToLower(text), "0x")
+	n, err := strconv.ParseUint(digits, 16, 32)
+	return fmt.Sprintf("%04x:%04x", n&0xffff, n>>16), ok && err == nil
 }
 
 // matches reports whether an entry is for a GPU, of whose kind this is the index-th.
@@ -198,7 +214,9 @@ func (s migSpec) matches(g api.GPU, index int) bool {
 	if s.devices != nil && !slices.Contains(s.devices, index) {
 		return false
 	}
-	return len(s.filter) == 0 || slices.Contains(s.filter, g.PCIID)
+	return len(s.filter) == 0 || slices.ContainsFunc(s.filter, func(id cardID) bool {
+		return id.card == g.PCIID && (id.board == "" || id.board == g.PCISubsystem)
+	})
 }
 
 // instancesOf turns counts of compute instances into GPU instances. Partial ones are put

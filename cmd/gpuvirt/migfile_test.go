@@ -141,6 +141,43 @@ func TestMIGFileRefused(t *testing.T) {
 	}
 }
 
+// A filter may name the board as well: cards of one id come on several.
+func TestMIGFileSubsystem(t *testing.T) {
+	text := func(filter string) string {
+		return "version: v1\nmig-configs: {a: [{device-filter: " + filter + ", devices: all, mig-enabled: false}]}\n"
+	}
+	card := api.GPU{PCIID: "10de:20f1", PCISubsystem: "10de:145f"}
+	for filter, want := range map[string]bool{
+		`"0x20F110DE:0x145F10DE"`:                 true,
+		`0x20f110de:0x145f10de`:                   true,
+		`["0x233010DE", "0x20F110DE:0x145F10DE"]`: true,
+		`"0x20F110DE"`:                            true,
+		`""`:                                      true,
+		`[]`:                                      true,
+		`null`:                                    true,
+		`"0x20F110DE:0x149310DE"`:                 false,
+		`"0x20B010DE:0x145F10DE"`:                 false,
+		`["0x20F110DE:0x149310DE", "0x233010DE"]`: false,
+	} {
+		f, err := readMIGFile(strings.NewReader(text(filter)))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got := f.Configs["a"][0].matches(card, 0); got != want {
+			t.Errorf("%s matches: %t", filter, got)
+		}
+		if f.Configs["a"][0].matches(api.GPU{PCIID: "10de:20f1"}, 0) && strings.Contains(filter, ":") {
+			t.Errorf("%s matches a card of an unknown board", filter)
+		}
+	}
+	for _, filter := range []string{`"0x20F110DE:"`, `":0x145F10DE"`, `"0x20F110DE:145F"`, `"0x20F110DE:0x1:0x2"`, `"0x120F110DE"`} {
+		if _, err := readMIGFile(strings.NewReader(text(filter))); err == nil || !strings.Contains(err.Error(), "line 2: ") {
+			t.Errorf("%s: %v", filter, err)
+		}
+	}
+}
+
 // The files that mig-parted publishes have a config of one size for each card, and
 // some of several entries.
 func TestMIGFilePublishedShapes(t *testing.T) {
