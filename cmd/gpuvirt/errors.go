@@ -59,8 +59,8 @@ func (e *goesOnError) Error() string {
 
 func (e *goesOnError) Unwrap() error { return e.err }
 
-// A notReadyError says that the daemon is not ready.
-type notReadyError struct{ message string }
+// A notReadyError says that the daemon is not ready, or a GPU.
+type notReadyError struct{ message, hint string }
 
 func (e *notReadyError) Error() string { return e.message }
 
@@ -112,6 +112,7 @@ func (c *cli) report(err error) {
 	var operation *operationError
 	var problem *api.Problem
 	var goesOn *goesOnError
+	var notReady *notReadyError
 	switch {
 	case errors.As(err, &usage):
 		c.say("hint: see %s --help", usage.command)
@@ -121,6 +122,8 @@ func (c *cli) report(err error) {
 		c.say("hint: it goes on; to wait for it: gpuvirt operation wait %s", goesOn.op)
 	case errors.As(err, &problem):
 		c.reportProblem(problem)
+	case errors.As(err, &notReady) && notReady.hint != "":
+		c.say("hint: %s", notReady.hint)
 	case isUnreachable(err):
 		c.say("hint: %s", reachHint(err))
 	}

@@ -30,7 +30,7 @@ given, wait until it is there and ready, for as long as --timeout says.`,
 				return err
 			}
 			if h.Status != "ok" {
-				return &notReadyError{"the daemon is not ready: " + cmp.Or(strings.Join(h.Reasons, "; "), "it does not say why")}
+				return &notReadyError{message: "the daemon is not ready: " + cmp.Or(strings.Join(h.Reasons, "; "), "it does not say why")}
 			}
 			return nil
 		},

@@ -33,35 +33,41 @@ func migShow(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var all []api.MIG
+			all := []api.MIG{}
+			var lost []api.GPU
 			for i, g := range gpus {
-				m, err := c.client().MIG(cmd.Context(), g.ID)
+				m, err := c.readMIG(cmd.Context(), &g)
 				if err != nil {
 					return err
 				}
-				all = append(all, m)
-				if c.output == "table" || c.output == "wide" {
-					if i > 0 {
-						fmt.Fprintln(c.out)
-					}
-					if err := c.drawGPU(cmd.Context(), g, m); err != nil {
-						return err
-					}
+				if unread(g) != "" {
+					lost = append(lost, g)
+				} else {
+					all = append(all, m)
+				}
+				if !c.draws() {
+					continue
+				}
+				if i > 0 {
+					fmt.Fprintln(c.out)
+				}
+				if err := c.drawGPU(cmd.Context(), g, m); err != nil {
+					return err
 				}
 			}
-			switch {
-			case len(all) == 0:
-				c.say("no gpus that MIG can cut")
-				return nil
-			case c.output == "table" || c.output == "wide":
+			if c.draws() && len(gpus) > 0 {
 				return nil
 			}
-			return printList(c, table[api.MIG]{name: func(m api.MIG) string { return m.GPU }}, all)
+			err = printList(c, table[api.MIG]{things: "gpus that MIG can cut", name: func(m api.MIG) string { return m.GPU }}, all)
+			if err == nil && len(lost) > 0 {
+				err = notReadable("cannot show all", lost)
+			}
+			return err
 		},
 	}, 0, migIDs)
 }
 
-// migGPUs returns the GPUs that are named, or all that MIG can cut.
+// migGPUs returns the GPUs that are named, or all that MIG can cut or may be able to.
 func (c *cli) migGPUs(ctx context.Context, ids []string) ([]api.GPU, error) {
 	var out []api.GPU
 	for _, id := range ids {
@@ -75,7 +81,23 @@ func (c *cli) migGPUs(ctx context.Context, ids []string) ([]api.GPU, error) {
 		return out, nil
 	}
 	all, err := c.client().GPUs(ctx, client.ListOptions{})
-	return slices.DeleteFunc(all, func(g api.GPU) bool { return !g.MIG.Capable }), err
+	return slices.DeleteFunc(all, func(g api.GPU) bool { return !g.MIG.Capable && (unread(g) == "" || !maybeNVIDIA(g)) }), err
+}
+
+// draws reports whether a picture is asked for.
+func (c *cli) draws() bool { return c.output == "table" || c.output == "wide" }
+
+// readMIG returns how a GPU is cut. Where that cannot be read the GPU says why.
+func (c *cli) readMIG(ctx context.Context, g *api.GPU) (m api.MIG, err error) {
+	if unread(*g) != "" {
+		return m, nil
+	}
+	m, err = c.client().MIG(ctx, g.ID)
+	if why := unreadProblem(err); why != "" {
+		g.Conditions = append(g.Conditions, api.Condition{Type: "Unknown", Status: true, Message: why})
+		return m, nil
+	}
+	return m, err
 }
 
 // layoutLine writes a layout as "mig set" takes it.
@@ -219,7 +241,7 @@ func (c *cli) setMIG(ctx context.Context, gpu string, l api.Layout) error {
 	} else {
 		c.say("%s is already as asked for", gpu)
 	}
-	if c.output != "table" && c.output != "wide" {
+	if !c.draws() {
 		return printOne(c, *m, gpu, nil)
 	}
 	g, err := c.client().GPU(ctx, gpu)

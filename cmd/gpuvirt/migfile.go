@@ -219,6 +219,14 @@ func (s migSpec) matches(g api.GPU, index int) bool {
 	})
 }
 
+// concerns reports whether what an entry means depends on a GPU that cannot be read: it
+// may be for that one, or count it.
+func (s migSpec) concerns(g api.GPU) bool {
+	id := cardIDOf(g)
+	return s.devices != nil || len(s.filter) == 0 || id == "" ||
+		slices.ContainsFunc(s.filter, func(f cardID) bool { return f.card == id })
+}
+
 // instancesOf turns counts of compute instances into GPU instances. Partial ones are put
 // together in as few as they need, the largest first.
 func instancesOf(counts map[string]int) ([]api.LayoutInstance, error) {

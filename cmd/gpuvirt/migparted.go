@@ -15,7 +15,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"gpuvirt/api"
-	"gpuvirt/client"
 )
 
 // A migTarget is a GPU and the layout that a file has for it.
@@ -54,9 +53,14 @@ func (c *cli) targets(ctx context.Context, file, config string) ([]migTarget, er
 	if !ok {
 		return nil, fmt.Errorf("cannot find config %q in %s: it has %s", config, file, cmp.Or(strings.Join(have, ", "), "none"))
 	}
-	gpus, err := c.client().GPUs(ctx, client.ListOptions{Filter: map[string]string{"vendor": "NVIDIA"}})
+	gpus, err := c.nvidiaGPUs(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if lost := slices.DeleteFunc(slices.Clone(gpus), func(g api.GPU) bool {
+		return unread(g) == "" || !slices.ContainsFunc(specs, func(s migSpec) bool { return s.concerns(g) })
+	}); len(lost) > 0 {
+		return nil, notReadable("cannot tell which gpus "+config+" is for", lost)
 	}
 	var out []migTarget
 	for i, g := range gpus {
@@ -181,9 +185,12 @@ func migExport(c *cli) *cobra.Command {
 		Long: `Write how GPUs are cut as a file of mig-parted, which "mig apply" and mig-parted
 read. The places of the instances are not in it: such a file has no word for them.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			gpus, err := c.client().GPUs(cmd.Context(), client.ListOptions{Filter: map[string]string{"vendor": "NVIDIA"}})
+			gpus, err := c.nvidiaGPUs(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if lost := slices.DeleteFunc(slices.Clone(gpus), func(g api.GPU) bool { return unread(g) == "" }); len(lost) > 0 {
+				return notReadable("cannot export", lost)
 			}
 			specs := []migSpec{}
 			for i, g := range gpus {

@@ -11,8 +11,12 @@ import (
 	"gpuvirt/client"
 )
 
-// drawGPU writes the picture of one GPU.
+// drawGPU writes the picture of one GPU, or why there is none.
 func (c *cli) drawGPU(ctx context.Context, g api.GPU, m api.MIG) error {
+	if why := unread(g); why != "" {
+		fmt.Fprintln(c.out, clean(fmt.Sprintf("%s  %s  cannot be read: %s", g.ID, orDash(g.Model), why)))
+		return nil
+	}
 	only := client.ListOptions{Filter: map[string]string{"kind": "mig"}}
 	profiles, err := c.client().Profiles(ctx, g.ID, only)
 	if err != nil {
