@@ -122,6 +122,17 @@ func layoutLine(l api.Layout) string {
 	return strings.Join(out, " ")
 }
 
+// actualLine is layoutLine of what is there: an instance may have no compute instance.
+func actualLine(l api.Layout) string {
+	l.Instances = slices.Clone(l.Instances)
+	for i := range l.Instances {
+		if len(l.Instances[i].Compute) == 0 {
+			l.Instances[i].Compute = []string{"-"}
+		}
+	}
+	return layoutLine(l)
+}
+
 func migSet(c *cli) *cobra.Command {
 	var empty bool
 	cmd := &cobra.Command{

@@ -177,11 +177,14 @@ func (s *migSpec) readCounts(e migEntry) error {
 	if !s.want.Enabled && len(counts) > 0 {
 		return e.wrong("mig-devices", "\"mig-devices\" are given, and \"mig-enabled\" is false")
 	}
-	var err error
-	if s.want.Instances, err = instancesOf(counts); err != nil {
+	guess, err := instancesOf(counts)
+	if err != nil {
 		return e.wrong("mig-devices", "%w", err)
 	}
-	return nil
+	if s.want.Instances, err = e.exact(counts); s.want.Instances == nil {
+		s.want.Instances = guess
+	}
+	return err
 }
 
 // A cardID is which cards a filter is for, as the rest of gpuvirt writes ids.
@@ -289,25 +292,4 @@ func computeSlices(name string) int {
 		return 0
 	}
 	return n
-}
-
-// MarshalYAML writes an entry as it is read.
-func (s migSpec) MarshalYAML() (any, error) {
-	entry := struct {
-		Devices []int          `yaml:"devices,flow"`
-		Enabled bool           `yaml:"mig-enabled"`
-		Counts  map[string]int `yaml:"mig-devices"`
-	}{s.devices, s.want.Enabled, countsOf(s.want)}
-	return entry, nil
-}
-
-// countsOf is what mig-parted's file can say of a layout.
-func countsOf(l api.Layout) map[string]int {
-	out := map[string]int{}
-	for _, in := range l.Instances {
-		for _, name := range in.Compute {
-			out[name]++
-		}
-	}
-	return out
 }

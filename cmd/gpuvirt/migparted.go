@@ -135,7 +135,7 @@ func migAssert(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "assert -f FILE [-c CONFIG]", Short: "Tell whether GPUs are cut as a file of mig-parted says", Args: takes(0),
 		Long: `Tell whether GPUs are cut as a file of mig-parted says: the exit status is 0 if
-they are and 1 if not.`,
+they are and 1 if not. Places count where the file has them, as one of "mig export".`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			targets, err := c.targets(cmd.Context(), file, config)
 			if err != nil {
@@ -149,7 +149,7 @@ they are and 1 if not.`,
 				}
 				if !sameInstances(m.Actual, t.want) {
 					differ = append(differ, t.gpu.ID)
-					c.say("%s is %s, and should be %s", t.gpu.ID, layoutLine(m.Actual), layoutLine(t.want))
+					c.say("%s is %s, and should be %s", t.gpu.ID, actualLine(m.Actual), layoutLine(t.want))
 				}
 			}
 			if len(differ) > 0 {
@@ -162,29 +162,16 @@ they are and 1 if not.`,
 	return cmd
 }
 
-// sameInstances compares layouts wherever their instances lie: the file does not say.
-func sameInstances(a, b api.Layout) bool {
-	count := func(l api.Layout) map[string]int {
-		out := map[string]int{}
-		for _, in := range l.Instances {
-			compute := slices.Sorted(slices.Values(in.Compute))
-			if len(compute) == 0 {
-				compute = []string{in.Profile}
-			}
-			out[in.Profile+"="+strings.Join(compute, ",")]++
-		}
-		return out
-	}
-	return a.Enabled == b.Enabled && maps.Equal(count(a), count(b))
-}
-
 func migExport(c *cli) *cobra.Command {
 	label := "current"
 	cmd := &cobra.Command{
-		Use: "export", Short: "Write how GPUs are cut as a file of mig-parted", Args: takes(0),
+		Use: "export [GPU]...", Short: "Write how GPUs are cut as a file of mig-parted",
 		Long: `Write how GPUs are cut as a file of mig-parted, which "mig apply" and mig-parted
-read. The places of the instances are not in it: such a file has no word for them.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+read; without GPU all that MIG can cut. Such a file only counts compute instances:
+the places of the GPU instances, and which compute instances share one, are in
+comments "# gpuvirt: ...", which "mig apply" and "mig assert" read and mig-parted
+does not.`,
+		RunE: func(cmd *cobra.Command, ids []string) error {
 			gpus, err := c.nvidiaGPUs(cmd.Context())
 			if err != nil {
 				return err
@@ -192,16 +179,21 @@ read. The places of the instances are not in it: such a file has no word for the
 			if lost := slices.DeleteFunc(slices.Clone(gpus), func(g api.GPU) bool { return unread(g) == "" }); len(lost) > 0 {
 				return notReadable("cannot export", lost)
 			}
-			specs := []migSpec{}
-			for i, g := range gpus {
-				if !g.MIG.Capable {
-					continue
-				}
-				m, err := c.client().MIG(cmd.Context(), g.ID)
+			numbers, err := c.numbersOf(cmd.Context(), ids, gpus)
+			if err != nil {
+				return err
+			}
+			var all []api.MIG
+			for _, n := range numbers {
+				m, err := c.client().MIG(cmd.Context(), gpus[n].ID)
 				if err != nil {
 					return err
 				}
-				specs = append(specs, migSpec{devices: []int{i}, want: m.Actual})
+				all = append(all, m)
+			}
+			specs, err := exported(numbers, all)
+			if err != nil {
+				return err
 			}
 			var b bytes.Buffer
 			enc := yaml.NewEncoder(&b)
@@ -214,5 +206,23 @@ read. The places of the instances are not in it: such a file has no word for the
 		},
 	}
 	cmd.Flags().StringVarP(&label, "config-label", "l", label, "`name` of the config in the file")
-	return cmd
+	return completeArgs(c, cmd, 0, migIDs)
+}
+
+// numbersOf finds those of NVIDIA's GPUs that are named, or all that MIG can cut.
+func (c *cli) numbersOf(ctx context.Context, ids []string, gpus []api.GPU) ([]int, error) {
+	var out []int
+	for i, g := range gpus {
+		if g.MIG.Capable && (len(ids) == 0 || slices.Contains(ids, g.ID)) {
+			out = append(out, i)
+		}
+	}
+	for _, id := range ids {
+		if slices.ContainsFunc(out, func(n int) bool { return gpus[n].ID == id }) {
+			continue
+		}
+		g, err := c.client().GPU(ctx, id)
+		return nil, cmp.Or(err, fmt.Errorf("cannot export gpu %s (%s): MIG cannot cut it", id, g.Model))
+	}
+	return out, nil
 }

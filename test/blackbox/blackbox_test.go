@@ -3,6 +3,7 @@
 package blackbox
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +34,23 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// reboot: the simulated host loses its mdevs and its VMs stop.
 			"reboot": onHost((*sim.Host).Reboot),
+			// cards: a new simulated host has these, of those named in migCards.
+			"cards": func(ts *testscript.TestScript, neg bool, args []string) {
+				var all []sim.Card
+				for i, name := range args {
+					card, ok := migCards[name]
+					if neg || !ok {
+						ts.Fatalf("there is no card %q", name)
+					}
+					all = append(all, card(fmt.Sprintf("0000:4%d:00.0", i+1), 0))
+				}
+				h, err := sim.Open(ts.Getenv("HOST"), all...)
+				ts.Check(err)
+				ts.Check(h.Close())
+			},
+			// hide, show: the driver of a card loses it and has it again.
+			"hide": onCard(func(c *sim.Card) { c.Hidden = true }),
+			"show": onCard(func(c *sim.Card) { c.Hidden = false }),
 			// libvirt-down, libvirt-up: the simulated libvirt stops and resumes answering.
 			"libvirt-down": onHost(func(h *sim.Host) error { return h.Libvirt.SetDown(true) }),
 			"libvirt-up":   onHost(func(h *sim.Host) error { return h.Libvirt.SetDown(false) }),
@@ -50,5 +68,26 @@ func onHost(do func(*sim.Host) error) func(*testscript.TestScript, bool, []strin
 		ts.Check(err)
 		defer h.Close()
 		ts.Check(do(h))
+	}
+}
+
+var migCards = map[string]func(address string, numa int) sim.Card{
+	"t4": sim.T4, "a100": sim.A100, "h100": sim.H100,
+	"rtx": func(address string, numa int) sim.Card {
+		c := sim.H100(address, numa)
+		c.MIG = &sim.MIG{Model: "RTX PRO 6000 Blackwell Server Edition"}
+		return c
+	},
+}
+
+func onCard(change func(*sim.Card)) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) != 1 {
+			ts.Fatalf("it takes the card's address and cannot be negated")
+		}
+		h, err := sim.Open(ts.Getenv("HOST"))
+		ts.Check(err)
+		defer h.Close()
+		ts.Check(h.Change(args[0], change))
 	}
 }
