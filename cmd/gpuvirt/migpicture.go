@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"gpuvirt/api"
 	"gpuvirt/client"
@@ -54,10 +55,11 @@ func writePicture(c *cli, g api.GPU, m api.MIG, profiles []api.Profile, partitio
 		rows[0] = rows[0][:6]
 	}
 	for _, p := range partitions {
-		from := number(p.Slot)
 		at := p.Slot
-		if n := size[p.Profile]; n > 1 {
-			at += "-" + strconv.Itoa(from+n-1)
+		if n, listed := size[p.Profile]; !listed {
+			at += "-?"
+		} else if n > 1 {
+			at += "-" + strconv.Itoa(number(p.Slot)+n-1)
 		}
 		var compute, uuids []string
 		for _, ci := range p.Compute {
@@ -74,19 +76,39 @@ func writePicture(c *cli, g api.GPU, m api.MIG, profiles []api.Profile, partitio
 			return err
 		}
 	}
-	var fits []string
-	for _, p := range profiles {
-		if p.Available > 0 && p.NotCreatable == "" {
-			fits = append(fits, fmt.Sprintf("%d %s", p.Available, p.Name))
-		}
+	if slices.ContainsFunc(partitions, func(p api.Partition) bool { return size[p.Profile] == 0 }) {
+		fmt.Fprintln(c.out, "  ?: the driver lists no such profile, so how far it reaches is not known")
 	}
-	if len(fits) > 0 {
-		fmt.Fprintln(c.out, clean("  still fits: "+strings.Join(fits, " or ")))
+	if line := fitLine(m.Actual.Enabled, profiles); line != "" {
+		fmt.Fprintln(c.out, clean("  "+line))
 	}
 	if m.Wanted != nil && !m.Equal {
 		fmt.Fprintln(c.out, clean("  asked for:  "+layoutLine(*m.Wanted)))
 	}
 	return nil
+}
+
+// fitLine says what fits beside what is there or, where MIG is off, what would.
+func fitLine(on bool, profiles []api.Profile) string {
+	var fits []string
+	for _, p := range profiles {
+		n := p.MaxInstances
+		if on {
+			n = p.Available
+		}
+		if n > 0 && (!on || p.NotCreatable == "") {
+			fits = append(fits, fmt.Sprintf("%d %s", n, p.Name))
+		}
+	}
+	switch {
+	case len(profiles) == 0:
+		return "" // they could not be read
+	case len(fits) == 0:
+		return "nothing else fits"
+	case on:
+		return "still fits: " + strings.Join(fits, " or ")
+	}
+	return "would fit:  " + strings.Join(fits, " or ")
 }
 
 func migLine(m api.MIG) string {
@@ -109,20 +131,26 @@ func number(s string) int {
 // cellsOf says what lies where, from the first memory slice to the last.
 func cellsOf(l api.Layout, size map[string]int, width int) []cell {
 	var cells []cell
+	there := slices.DeleteFunc(slices.Clone(l.Instances), func(in api.LayoutInstance) bool { return in.Placement == nil })
+	slices.SortFunc(there, func(a, b api.LayoutInstance) int { return *a.Placement - *b.Placement })
 	at := 0
 	free := func(to int) {
 		for ; at < to; at++ {
-			cells = append(cells, cell{place: at, slices: 1})
+			cells = append(cells, cell{place: at, slices: 1, label: "."})
 		}
 	}
-	for _, in := range l.Instances {
-		if in.Placement == nil {
-			continue
-		}
+	for i, in := range there {
 		free(*in.Placement)
-		n := max(1, size[in.Profile])
-		cells = append(cells, cell{place: *in.Placement, slices: n, label: in.Profile})
-		at = *in.Placement + n
+		x := cell{place: *in.Placement, slices: size[in.Profile], label: clean(in.Profile)}
+		if x.slices == 0 { // not listed: what is up to the next one cannot be called free
+			end := max(width, x.place+1)
+			if i+1 < len(there) {
+				end = *there[i+1].Placement
+			}
+			x.slices, x.label = max(1, end-x.place), x.label+"?"
+		}
+		cells = append(cells, x)
+		at = x.place + x.slices
 	}
 	free(width)
 	return cells
@@ -133,19 +161,16 @@ func cellsOf(l api.Layout, size map[string]int, width int) []cell {
 func drawCells(c *cli, cells []cell, width int) {
 	unit := 4
 	for _, x := range cells {
-		unit = max(unit, (len(x.label)+3+x.slices-1)/x.slices)
+		unit = max(unit, (utf8.RuneCountInString(x.label)+3+x.slices-1)/x.slices)
+		width = max(width, x.place+x.slices)
 	}
 	ruler, row := " ", " "
 	for i := range width {
 		ruler += fmt.Sprintf(" %-*d", unit-1, i)
 	}
 	for _, x := range cells {
-		label := x.label
-		if label == "" {
-			label = "."
-		}
-		row += fmt.Sprintf("|%-*s", unit*x.slices-1, " "+label)
+		row += fmt.Sprintf("|%-*s", unit*x.slices-1, " "+x.label)
 	}
 	fmt.Fprintln(c.out, strings.TrimRight(ruler, " "))
-	fmt.Fprintln(c.out, clean(row+"|"))
+	fmt.Fprintln(c.out, row+"|")
 }
