@@ -24,12 +24,13 @@ type fake struct {
 	mu       sync.Mutex
 	requests []string // writes only
 	waits    map[string][]api.Operation
-	answers  map[string]any // in place of the usual ones, by "METHOD path"
+	answers  map[string]any      // in place of the usual ones, by "METHOD path"
+	plans    map[string]api.Plan // of dry runs, the same
 }
 
 func startFake(t *testing.T) (*fake, string) {
 	t.Helper()
-	f := &fake{waits: map[string][]api.Operation{}, answers: map[string]any{}}
+	f := &fake{waits: map[string][]api.Operation{}, answers: map[string]any{}, plans: map[string]api.Plan{}}
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
 	if err != nil {
@@ -52,6 +53,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/v1/")
 	if r.Method != http.MethodGet {
 		f.requests = append(f.requests, strings.TrimSpace(r.Method+" "+r.RequestURI+" "+string(body)))
+	}
+	if p, found := f.plans[r.Method+" "+path]; found && r.FormValue("dry_run") == "true" {
+		answer(w, p)
+		return
 	}
 	if v, found := f.answers[r.Method+" "+path]; found {
 		answer(w, v)

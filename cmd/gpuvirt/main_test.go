@@ -200,6 +200,10 @@ func TestConfirm(t *testing.T) {
 		{name: "script", line: "detach web1-gpu", writes: true},
 		{name: "shut-off", line: "detach db1-gpu", terminal: true, writes: true},
 		{name: "delete", line: "partition delete " + partUUID, stdin: "n\n", terminal: true},
+		{name: "mig set resets, no", line: "mig set 0000:5a:00.0 1g.5gb", stdin: "n\n", terminal: true},
+		{name: "mig set resets, yes", line: "mig set 0000:5a:00.0 1g.5gb", stdin: "y\n", terminal: true, writes: true},
+		{name: "mig set, flag", line: "mig set 0000:5a:00.0 1g.5gb --yes", terminal: true, writes: true},
+		{name: "mig off, script", line: "mig off 0000:5a:00.0", writes: true},
 		{name: "forget", line: "operation forget waiting", stdin: "n\n", terminal: true},
 	}
 	for _, tt := range tests {
@@ -209,7 +213,8 @@ func TestConfirm(t *testing.T) {
 			f.answers["GET vms/"+vms[1].UUID] = vms[1]
 			s := session{args: strings.Fields(tt.line), stdin: tt.stdin, terminal: tt.terminal}
 			s.run(t.Context(), socket)
-			if got := len(f.requests) > 0; got != tt.writes {
+			writes := slices.DeleteFunc(slices.Clone(f.requests), func(r string) bool { return strings.Contains(r, "dry_run=true") })
+			if got := len(writes) > 0; got != tt.writes {
 				t.Errorf("wrote: %v\n%s", f.requests, &s)
 			}
 			if got := s.code == exitDone; got != tt.writes {

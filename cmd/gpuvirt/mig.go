@@ -211,7 +211,7 @@ func migCapacity(c *cli) *cobra.Command {
 	}
 }
 
-// setMIG cuts one GPU. Somebody at a terminal is asked before anything is removed.
+// setMIG cuts one GPU. Somebody at a terminal is asked before anything is lost.
 func (c *cli) setMIG(ctx context.Context, gpu string, l api.Layout) error {
 	if c.dryRun {
 		return c.showPlan(c.client().PlanPutMIG(ctx, gpu, l))
@@ -221,18 +221,38 @@ func (c *cli) setMIG(ctx context.Context, gpu string, l api.Layout) error {
 		if err != nil {
 			return err
 		}
-		var gone []string
-		for _, s := range p.Steps {
-			if s.Kind == "partition.remove" {
-				gone = append(gone, s.Summary)
-			}
+		if p.Problem != nil {
+			return p.Problem
 		}
-		if len(gone) > 0 {
-			if err := c.confirm(ctx, "this will %s: go on?", strings.Join(gone, ", ")); err != nil {
-				return err
-			}
+		if err := c.confirmMIG(ctx, losses(gpu, p)); err != nil {
+			return err
 		}
 	}
+	return c.putMIG(ctx, gpu, l)
+}
+
+// losses are what a plan takes away: instances, and with a reset what runs on the GPU.
+func losses(gpu string, p api.Plan) (out []string) {
+	for _, s := range p.Steps {
+		if s.Kind == "partition.remove" {
+			out = append(out, s.Summary)
+		}
+	}
+	if p.NeedsReset {
+		out = append(out, "reset gpu "+gpu)
+	}
+	return out
+}
+
+func (c *cli) confirmMIG(ctx context.Context, losses []string) error {
+	if len(losses) == 0 {
+		return nil
+	}
+	return c.confirm(ctx, "this will %s: go on?", strings.Join(losses, ", "))
+}
+
+// putMIG cuts one GPU and draws it.
+func (c *cli) putMIG(ctx context.Context, gpu string, l api.Layout) error {
 	m, op, err := c.client().PutMIG(ctx, gpu, l)
 	if err != nil {
 		return err
