@@ -23,6 +23,8 @@ type migTarget struct {
 	want api.Layout
 }
 
+func (t migTarget) id() string { return t.gpu.ID }
+
 // migFlags adds the flags that name a layout in a file, as mig-parted has them.
 func migFlags(cmd *cobra.Command, file, config *string) {
 	cmd.Flags().StringVarP(file, "config-file", "f", "", "`file` of mig-parted; - reads the standard input (required)")
@@ -88,46 +90,6 @@ func (c *cli) targets(ctx context.Context, file, config string) ([]migTarget, er
 		c.say("%s is for no gpu of this host", config)
 	}
 	return out, nil
-}
-
-func migApply(c *cli) *cobra.Command {
-	var file, config string
-	cmd := &cobra.Command{
-		Use: "apply -f FILE [-c CONFIG]", Short: "Cut GPUs as a file of mig-parted says", Args: takes(0),
-		Long: `Cut GPUs as a file of mig-parted says, each with the smallest change: what is
-there as wanted stays, and so does what is in use. Where one GPU cannot be cut so,
-none is changed.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx := cmd.Context()
-			targets, err := c.targets(ctx, file, config)
-			if err != nil {
-				return err
-			}
-			for _, t := range targets {
-				p, err := c.client().PlanPutMIG(ctx, t.gpu.ID, t.want)
-				if c.dryRun {
-					err = c.showPlan(p, err)
-				}
-				if err != nil {
-					return err
-				}
-				if p.Problem != nil {
-					return p.Problem
-				}
-			}
-			if c.dryRun {
-				return nil
-			}
-			for _, t := range targets {
-				if err := c.setMIG(ctx, t.gpu.ID, t.want); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
-	}
-	migFlags(cmd, &file, &config)
-	return cmd
 }
 
 func migAssert(c *cli) *cobra.Command {

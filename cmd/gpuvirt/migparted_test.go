@@ -73,6 +73,85 @@ func TestMIGApplyRefused(t *testing.T) {
 	}
 }
 
+// All GPUs are planned before the first is changed, and every one that cannot be cut is
+// named, with what to do about it.
+func TestMIGApplyToMany(t *testing.T) {
+	unmanaged := func(id string) api.Plan {
+		return api.Plan{Problem: &api.Problem{Status: 409, Code: "gpu-unmanaged", Detail: "cannot lay out gpu " + id + ": it is not under management", Hint: "put it there"}}
+	}
+	inUse := api.Plan{Problem: &api.Problem{Status: 409, Code: "gpu-busy", Detail: "it is in use", Blockers: []api.Blocker{{Kind: "process", ID: "4711"}}}}
+	resets := api.Plan{Changes: true, NeedsReset: true}
+	for name, tt := range map[string]struct {
+		plans    map[string]api.Plan
+		terminal bool
+		stdin    string
+		writes   int
+		code     int
+		stderr   []string
+	}{
+		"all": {writes: 3, code: exitDone},
+		"one unmanaged": {
+			plans: map[string]api.Plan{"0000:42:00.0": unmanaged("0000:42:00.0")}, code: exitConflict,
+			stderr: []string{"cannot lay out gpu 0000:42:00.0: it is not", "hint: put it under management: gpuvirt gpu manage 0000:42:00.0; or name the others in the file"},
+		},
+		"two, and one in use": {
+			plans: map[string]api.Plan{"0000:40:00.0": inUse, "0000:41:00.0": unmanaged("0000:41:00.0"), "0000:42:00.0": unmanaged("0000:42:00.0")}, code: exitConflict,
+			stderr: []string{"cannot cut 3 of 3 gpus: nothing was changed", "gpu manage 0000:41:00.0 0000:42:00.0;", "blocker: gpu 0000:40:00.0: it is in use", "blocker: process 4711", "blocker: gpu 0000:42:00.0: cannot lay out"},
+		},
+		"asked once, no": {
+			plans: map[string]api.Plan{"0000:40:00.0": resets, "0000:42:00.0": resets}, terminal: true, stdin: "n\n", code: exitFailed,
+			stderr: []string{"this will reset gpu 0000:40:00.0, reset gpu 0000:42:00.0: go on?", "nothing was done"},
+		},
+		"asked once, yes": {plans: map[string]api.Plan{"0000:40:00.0": resets, "0000:42:00.0": resets}, terminal: true, stdin: "y\n", writes: 3, code: exitDone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, socket := startFake(t)
+			f.cut(t, off, off, off)
+			for i := range 3 {
+				id := "0000:4" + string(rune('0'+i)) + ":00.0"
+				f.plans["PUT gpus/"+id+"/mig"] = tt.plans[id]
+				f.answers["PUT gpus/"+id+"/mig"] = accepted{operations["lay"]}
+			}
+			s := session{args: []string{"mig", "apply", "-f", "-"}, terminal: tt.terminal}
+			s.args[3] = writeFile(t, "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {}}]}\n")
+			s.stdin = tt.stdin
+			s.run(t.Context(), socket)
+			writes := 0
+			for i, r := range f.requests {
+				if i < 3 != strings.Contains(r, "dry_run=true") {
+					t.Errorf("request %d is %s", i, r)
+				}
+				if !strings.Contains(r, "dry_run=true") {
+					writes++
+				}
+			}
+			if s.code != tt.code || writes != tt.writes || len(f.requests) != 3+writes {
+				t.Errorf("%s%q", &s, f.requests)
+			}
+			for _, want := range tt.stderr {
+				if !strings.Contains(s.stderr, want) {
+					t.Errorf("it does not say %q: %s", want, &s)
+				}
+			}
+		})
+	}
+}
+
+// Where one fails on the way, those that are done are told.
+func TestMIGApplyHalf(t *testing.T) {
+	f, socket := startFake(t)
+	f.cut(t, off, off)
+	for _, id := range []string{"0000:40:00.0", "0000:41:00.0"} {
+		f.plans["PUT gpus/"+id+"/mig"] = api.Plan{Changes: true}
+		f.answers["PUT gpus/"+id+"/mig"] = accepted{operations["lay"]}
+	}
+	f.answers["PUT gpus/0000:41:00.0/mig"] = busy
+	s := session{args: []string{"mig", "apply", "-f", "-"}, stdin: "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {}}]}\n"}
+	if s.run(t.Context(), socket); s.code != exitConflict || !strings.Contains(s.stderr, "done before that: 0000:40:00.0\n") {
+		t.Error(&s)
+	}
+}
+
 // What is exported is read back as what is there.
 func TestMIGExportIsRead(t *testing.T) {
 	_, socket := startFake(t)
