@@ -70,7 +70,7 @@ func TestGolden(t *testing.T) {
 		"mig": {
 			"mig show", "mig show -o wide", "mig show -o json", "mig show -o name", "mig show 0000:ff:00.0", "mig set 0000:5a:00.0 3g.20gb@4 2g.10gb=1c.2g.10gb,1c.2g.10gb 1g.5gb",
 			"mig set 0000:5a:00.0 --empty --no-wait", "mig off 0000:5a:00.0 --dry-run", "mig set 0000:5a:00.0", "mig set 0000:5a:00.0 --empty 1g.5gb", "mig set 0000:5a:00.0 1g.5gb@x",
-			"mig set 0000:5a:00.0 @3", "mig set", "mig export", "mig capacity", "mig capacity -o name", "partition show 0000:5a:00.0/mig/4",
+			"mig set 0000:5a:00.0 @3", "mig set", "mig export", "mig capacity", "mig capacity -o name", "mig capacity --profile 2g.10gb", "mig capacity --profile T4-1Q", "partition show 0000:5a:00.0/mig/4",
 		},
 		"vm":         {"vm list", "vm list -o wide", "vm show web1", "vm show db1 -o json"},
 		"attach":     {"attach web1-gpu --vm web1 --profile T4-1Q", "attach web1-gpu --vm web1 --profile T4-1Q --no-wait -o name", "attach web1-gpu --vm web1 --profile T4-1Q --dry-run", "attach db1-gpu --vm db1 --profile T4-1Q --hotplug never -o json"},
@@ -287,6 +287,8 @@ func TestCompletion(t *testing.T) {
 	tests := map[string]string{
 		"__complete gpu show ":                  "0000:3b:00.0\n0000:5a:00.0\n0000:d8:00.0\nmbochs\n:4\n",
 		"__complete mig set ":                   "0000:5a:00.0\n:4\n",
+		"__complete mig export ":                "0000:5a:00.0\n:4\n",
+		"__complete mig capacity --profile ":    "1g.5gb\n2g.10gb\n3g.20gb\n7g.40gb\n:4\n",
 		"__complete attach x --vm ":             "web1\ndb1\n:4\n",
 		"__complete attach x --profile ":        "T4-1Q\nT4-16Q\n1g.5gb\n2g.10gb\n3g.20gb\n7g.40gb\n:4\n",
 		"__complete attach x --hotplug ":        "auto\nrequire\nnever\n:4\n",

@@ -198,17 +198,32 @@ func migOff(c *cli) *cobra.Command {
 }
 
 func migCapacity(c *cli) *cobra.Command {
-	return &cobra.Command{
+	var profile string
+	cmd := &cobra.Command{
 		Use: "capacity", Short: "Tell how many more instances fit beside those that are there", Args: takes(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := c.client().Capacity(cmd.Context(), "")
+			all, err := c.migCapacity(cmd.Context(), profile)
 			if err != nil {
 				return err
 			}
-			all.Profiles = slices.DeleteFunc(all.Profiles, func(p api.ProfileCapacity) bool { return p.Kind != "mig" })
 			return c.showCapacity(all)
 		},
 	}
+	cmd.Flags().StringVar(&profile, "profile", "", "only of this `profile`")
+	completeFlag(c, cmd, "profile", migProfiles)
+	return cmd
+}
+
+// migCapacity is the capacity for MIG instances, of one profile or of all.
+func (c *cli) migCapacity(ctx context.Context, profile string) (api.Capacity, error) {
+	all, err := c.client().Capacity(ctx, profile)
+	all.Profiles = slices.DeleteFunc(all.Profiles, func(p api.ProfileCapacity) bool { return p.Kind != "mig" })
+	return all, err
+}
+
+func migProfiles(ctx context.Context, c *cli) ([]string, error) {
+	all, err := c.migCapacity(ctx, "")
+	return names(all.Profiles, func(p api.ProfileCapacity) string { return p.Profile }), err
 }
 
 // setMIG cuts one GPU. Somebody at a terminal is asked before anything is lost.
