@@ -24,7 +24,7 @@ var (
 			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Present", Message: "it answers", Since: at(0)}},
 		},
 		{
-			ID: "0000:5a:00.0", Vendor: "NVIDIA", Model: "A100-PCIE-40GB", PCIAddress: "0000:5a:00.0", PCIID: "10de:20f1",
+			ID: "0000:5a:00.0", Vendor: "NVIDIA", Model: "A100-PCIE-40GB", PCIAddress: "0000:5a:00.0", PCIID: "10de:20f1", PCISubsystem: "10de:145f",
 			Driver: api.Driver{Name: "nvidia", Version: "580.95.05"}, MemoryBytes: 40 << 30, Managed: true, Kinds: []string{"mig"},
 			MIG: api.MIGMode{Capable: true, Current: true}, Labels: map[string]string{}, Conditions: []api.Condition{},
 		},

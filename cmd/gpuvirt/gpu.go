@@ -68,6 +68,8 @@ func gpuFields(g api.GPU) []field {
 		{name: "Vendor", value: g.Vendor},
 		{name: "Model", value: g.Model},
 		{name: "PCI address", value: g.PCIAddress},
+		{name: "PCI id", value: g.PCIID},
+		{name: "Subsystem", value: g.PCISubsystem},
 		{name: "UUID", value: g.UUID},
 		{name: "Serial", value: g.Serial},
 		{name: "Memory", value: size(g.MemoryBytes)},

@@ -62,7 +62,7 @@ func golden(t *testing.T, name, got string) {
 // Each file holds what the command lines of one noun or verb show.
 func TestGolden(t *testing.T) {
 	tests := map[string][]string{
-		"gpu":       {"gpu list", "gpu list -o wide", "gpu list -o name", "gpu show 0000:3b:00.0", "gpu manage 0000:3b:00.0", "gpu manage 0000:3b:00.0 mbochs -o name", "gpu unmanage 0000:3b:00.0 --dry-run", "gpu repair 0000:3b:00.0 -o name", "gpu label 0000:3b:00.0 class- tier=gold", "gpu show 0000:ff:00.0"},
+		"gpu":       {"gpu list", "gpu list -o wide", "gpu list -o name", "gpu show 0000:3b:00.0", "gpu show 0000:5a:00.0", "gpu manage 0000:3b:00.0", "gpu manage 0000:3b:00.0 mbochs -o name", "gpu unmanage 0000:3b:00.0 --dry-run", "gpu repair 0000:3b:00.0 -o name", "gpu label 0000:3b:00.0 class- tier=gold", "gpu show 0000:ff:00.0"},
 		"gpu_json":  {"gpu list -o json"},
 		"gpu_yaml":  {"gpu show 0000:3b:00.0 -o yaml"},
 		"profile":   {"profile list", "profile list --gpu mbochs -o wide", "profile list --gpu 0000:d8:00.0"},
