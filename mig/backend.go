@@ -201,7 +201,9 @@ func failure(err error, format string, args ...any) error {
 	return gpu.Wrap(err, gpu.CodeUnavailable, format, args...)
 }
 
-// IDs lists the GPUs that MIG can cut, sorted. Without a driver there are none.
+// IDs lists the GPUs that MIG can cut, sorted. Without a driver there are none. Where
+// the library is of no use the error says so, and all GPUs of NVIDIA are listed: which
+// of them MIG can cut is not known.
 func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
 	out, err := ask(b, b.opts.ReadTimeout, func(s Session) (out []gpu.ID, err error) {
 		all, err := s.Addresses()
@@ -217,10 +219,31 @@ func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
 		return out, err
 	}, nothing)
 	if err != nil && gpu.CodeOf(err) != gpu.CodeDriverMissing {
-		return nil, failure(err, "cannot list gpus")
+		out, lerr := b.nvidiaGPUs()
+		return out, failure(errors.Join(err, lerr), "cannot list gpus")
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// nvidiaGPUs lists the GPUs of NVIDIA as the kernel knows them, sorted: display
+// controllers that are no virtual functions.
+func (b *Backend) nvidiaGPUs() (out []gpu.ID, err error) {
+	names, err := b.fs.List(pci.Devices)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, name := range names {
+		dir := b.dir(gpu.ID(name))
+		class, cerr := b.fs.Read(path.Join(dir, "class"))
+		maker, verr := b.fs.Read(path.Join(dir, "vendor"))
+		vf, ferr := b.fs.Exists(path.Join(dir, "physfn"))
+		if cerr == nil && verr == nil && ferr == nil && maker == vendor && strings.HasPrefix(class, "0x03") && !vf {
+			out = append(out, gpu.ID(name))
+		}
+	}
+	slices.Sort(out)
+	return out, err
 }
 
 // Look reads a GPU and what it can be cut into.

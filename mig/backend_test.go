@@ -357,13 +357,17 @@ func TestDriverMissing(t *testing.T) {
 // A library of another version than the kernel module is no absent driver.
 func TestDriverMismatch(t *testing.T) {
 	lib, f := lookAlike(t, nvml.GPU{Address: target, Model: model(t, "A30")})
-	h := simulated(t, sim.Mbochs())
+	h := simulated(t, sim.Mbochs(), sim.T4("0000:08:00.0", 0), sim.A100(target.String(), 1), sim.GVTg("0000:00:02.0"))
 	b := mig.NewBackend(lib, h.Sysfs, mig.Options{})
 	if err := f.Fail("nvmlInit_v2", mig.ErrVersionMismatch, 1); err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.IDs(t.Context())
+	// None of NVIDIA's is passed over: what numbers them would count wrong.
+	ids, err := b.IDs(t.Context())
 	wantCode(t, err, gpu.CodeDriverMismatch)
+	if !slices.Equal(ids, []gpu.ID{"0000:08:00.0", gpu.ID(target.String())}) {
+		t.Errorf("%v", ids)
+	}
 	if ids, err := b.IDs(t.Context()); len(ids) != 1 || err != nil {
 		t.Errorf("%v, %v", ids, err)
 	}

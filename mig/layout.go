@@ -133,9 +133,9 @@ func computeFits(p Profile, names []string) error {
 	return nil
 }
 
-// computeSizes are the slices that a compute instance can have beside filling its GPU
-// instance (NVML_COMPUTE_INSTANCE_PROFILE_* of nvml.h).
-var computeSizes = []int{1, 2, 3, 4, 6, 7}
+// computeSizes are the slices that a compute instance can have if it does not fill its
+// GPU instance. nvml.h knows more, no card offers them.
+var computeSizes = []int{1, 2, 3, 4}
 
 func computeProfilesOf(p Profile) (names []string) {
 	for _, n := range computeSizes {

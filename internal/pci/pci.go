@@ -17,6 +17,8 @@ import (
 // Sysfs is what is needed of sysfs; *sysfs.Root has it.
 type Sysfs interface {
 	Read(path string) (string, error)
+	List(dir string) ([]string, error)
+	Exists(path string) (bool, error)
 	ReadEach(dir string, names ...string) ([]sysfs.File, error)
 	Readlink(path string) (string, error)
 }
