@@ -446,7 +446,10 @@ func TestMIGPartition(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	_, err = l.CreatePartition(t.Context(), "test", gpu.PartitionWish{GPU: ampere, Profile: "7g.40gb"}, gpu.Idempotency{})
-	wantCode(t, err, gpu.CodeNoCapacity)
+	if e := wantCode(t, err, gpu.CodeNoCapacity); len(e.Blockers) != 2 ||
+		!slices.ContainsFunc(e.Blockers, func(b gpu.Blocker) bool { return b.ID == mig.PartitionID(ampere, "4") && b.Name == "3g.20gb" }) {
+		t.Errorf("%+v", e)
+	}
 	_, _, err = l.PutAssignment(t.Context(), "test", "a", gpu.Wish{VM: "web1", Profile: "1g.5gb", Placement: gpu.Pack, Hotplug: gpu.HotplugAuto})
 	wantCode(t, err, gpu.CodeInvalid)
 	i := slices.IndexFunc(s.Partitions, func(p gpu.Partition) bool { return p.Profile == "2g.10gb" })

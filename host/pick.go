@@ -54,12 +54,31 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 		return g, p, busy[g.ID]
 	}
 	if on != "" {
-		return g, p, err
+		return g, p, h.inTheWay(ctx, err, profile, on, offers)
 	}
 	if offers, err = h.looks(ctx); err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err
 	}
 	return pick(profile, on, placement, offers, forVM)
+}
+
+// inTheWay has the backend say why there is no room on the GPU that was named, where
+// partitions are placed and it knows which are in the way; else the refusal is as it was.
+func (h *Host) inTheWay(ctx context.Context, refusal error, profile string, on gpu.ID, offers []inventory.Look) error {
+	if gpu.CodeOf(refusal) != gpu.CodeNoCapacity || len(offers) != 1 {
+		return refusal
+	}
+	p, _ := find(offers[0].Profiles, profile)
+	b, err := h.cfg.Inventory.Backend(p.Kind)
+	if err != nil {
+		return refusal
+	}
+	if placer, ok := b.(gpu.Placer); ok {
+		if _, err := placer.Place(ctx, on, profile); gpu.CodeOf(err) == gpu.CodeNoCapacity {
+			return err
+		}
+	}
+	return refusal
 }
 
 // closed says why nothing new may be placed on a GPU, empty if it may.

@@ -51,7 +51,7 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 	if err != nil {
 		return plan, err
 	}
-	notes, err := c.notes(parts, pinned)
+	notes, err := c.notes(pinned)
 	if err != nil {
 		return plan, err
 	}
@@ -183,24 +183,32 @@ func (c *cutting) changesMode(mode gpu.MIGMode, on bool) (resets bool, err error
 }
 
 // notes says of each instance that may not be removed why, by its place.
-func (c *cutting) notes(parts []gpu.Partition, pinned map[string]string) (map[int]string, error) {
-	all, err := c.device.Processes()
+func (c *cutting) notes(pinned map[string]string) (map[int]string, error) {
+	out, err := c.users()
 	if err != nil {
 		return nil, err
 	}
-	out := map[int]string{}
 	for _, in := range c.instances {
-		i := slices.IndexFunc(parts, func(p gpu.Partition) bool { return p.Slot == strconv.Itoa(in.Start) })
-		if why, ok := pinned[parts[i].ID]; ok {
+		if why, ok := pinned[PartitionID(c.id, strconv.Itoa(in.Start))]; ok && out[in.Start] == "" {
 			out[in.Start] = cmp.Or(why, "it is pinned")
 		}
+	}
+	return out, nil
+}
+
+// users says of each instance that the driver knows a process on which that is, by its
+// place.
+func (c *cutting) users() (map[int]string, error) {
+	all, err := c.device.Processes()
+	out := map[int]string{}
+	for _, in := range c.instances {
 		for _, p := range all {
 			if p.Instance == in.ID {
 				out[in.Start] = "process " + strconv.Itoa(p.PID) + " uses it"
 			}
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 // explain names blockers as the rest of gpuvirt does, with the reason of each.

@@ -42,7 +42,7 @@ func (b *Backend) Place(_ context.Context, id gpu.ID, profile string) (gpu.Parti
 		if err != nil {
 			return gpu.Partition{}, err
 		}
-		at, err := c.card().Place(c.have(), profile, Anywhere)
+		at, err := c.place(profile, Anywhere)
 		if err != nil {
 			return gpu.Partition{}, err
 		}
@@ -56,6 +56,21 @@ func (b *Backend) Place(_ context.Context, id gpu.ID, profile string) (gpu.Parti
 		return gpu.Partition{}, failure(err, "cannot find a place on gpu %q", id)
 	}
 	return out, nil
+}
+
+// place asks the planner for the place of one more instance. A refusal names what is in
+// the way.
+func (c *cutting) place(profile string, start int) (Placement, error) {
+	have := c.have()
+	notes, err := c.users()
+	if err != nil {
+		return Placement{}, err
+	}
+	for i := range have {
+		have[i].InUse = notes[have[i].Start] != ""
+	}
+	at, err := c.card().Place(have, profile, start)
+	return at, c.explain(err, notes)
 }
 
 // profile returns the index of a profile, or -1.
@@ -132,7 +147,7 @@ func (c *cutting) make(want gpu.Partition, start int) (gpu.Partition, error) {
 	var id int
 	switch {
 	case there == nil:
-		if _, err := c.card().Place(c.have(), p.Name, start); err != nil {
+		if _, err := c.place(p.Name, start); err != nil {
 			return gpu.Partition{}, err
 		}
 		var err error
