@@ -2,6 +2,7 @@ package vmapi
 
 import (
 	"context"
+	"errors"
 
 	"gpuvirt/gpu"
 )
@@ -38,18 +39,29 @@ func (c *Client) Attach(ctx context.Context, vmUUID string, dev gpu.Hostdev, sco
 	if todo == (gpu.Scope{}) {
 		return nil
 	}
-	_, err = call(ctx, c, request{what: "attach", vm: id, change: true}, func(hv hypervisor) (struct{}, error) {
-		return struct{}{}, hv.Attach(id, doc, todo)
-	})
-	if err != nil {
-		return fault(err, "cannot attach %q to VM %q", dev.Alias, vm.Name)
-	}
-	c.log.InfoContext(ctx, "attached a device", "vm", id, "device", dev.Alias, "live", todo.Live, "config", todo.Config)
+	return c.add(ctx, vm.UUID, vm.Name, dev, doc, todo)
+}
 
-	if vm, err = c.read(ctx, id, true); err != nil {
+// add has libvirt add a device to the definitions in scope, and reads them back.
+func (c *Client) add(ctx context.Context, id, name string, dev gpu.Hostdev, doc string, scope gpu.Scope) error {
+	def, err := call(ctx, c, request{what: "attach", vm: id, change: true}, func(hv hypervisor) (definition, error) {
+		return hv.Attach(id, doc, scope)
+	})
+	unseen, done := errors.AsType[*unseenError](err)
+	if err != nil && !done {
+		return fault(err, "cannot attach %q to VM %q", dev.Alias, name)
+	}
+	c.log.InfoContext(ctx, "attached a device", "vm", id, "device", dev.Alias, "live", scope.Live, "config", scope.Config)
+	var vm gpu.VM
+	if done {
+		err = unreadable(id, unseen.err)
+	} else {
+		vm, err = understand(id, def)
+	}
+	if err != nil {
 		return fault(err, "cannot see whether %q is attached", dev.Alias)
 	}
-	return attached(vm, dev, todo)
+	return attached(vm, dev, scope)
 }
 
 // plan returns the part of scope where a device is missing, or why it cannot be

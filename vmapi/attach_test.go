@@ -139,6 +139,38 @@ func TestAttachReadsBack(t *testing.T) {
 	})
 }
 
+// What was attached and cannot be looked at is not known to be there.
+func TestAttachThatCannotBeSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lv := &fakeLibvirt{
+			vms:  []*fakeVM{{uuid: uuidA, name: "web1", running: true}},
+			fail: map[string]error{"look back": virError(libvirt.ERR_OPERATION_INVALID, "Requested operation is not valid: domain is in transition")},
+		}
+		c := start(t, lv, Config{})
+		wantCode(t, c.Attach(t.Context(), uuidA, device(mdev1), both), gpu.CodeUnavailable, "cannot see whether")
+		lv.set(func() { lv.fail = nil })
+		wantCode(t, c.Attach(t.Context(), uuidA, device(mdev1), both), "", "") // it was there
+	})
+}
+
+// A connection that is lost after the attaching is given up like any other.
+func TestAttachThatLosesItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lv := &fakeLibvirt{
+			vms:  []*fakeVM{{uuid: uuidA, name: "web1", running: true}},
+			fail: map[string]error{"look back": virError(libvirt.ERR_INTERNAL_ERROR, "internal error: client socket is closed")},
+		}
+		c := start(t, lv, Config{})
+		wantCode(t, c.Attach(t.Context(), uuidA, device(mdev1), both), gpu.CodeUnavailable, "cannot see whether")
+		<-time.After(time.Minute)
+		var opens int
+		lv.set(func() { opens = lv.opens })
+		if opens != 2 {
+			t.Errorf("%d connections were opened, want 2", opens)
+		}
+	})
+}
+
 func TestAttachOfNoVM(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := start(t, &fakeLibvirt{}, Config{})

@@ -197,12 +197,22 @@ func (c *Client) read(ctx context.Context, id string, brief bool) (gpu.VM, error
 		return hv.Read(id, brief)
 	})
 	if err != nil {
-		e := fault(err, "cannot read VM %q", id)
-		if e.Code == gpu.CodeConflict {
-			e.Code = gpu.CodeUnavailable // a reading conflicts with nothing: libvirt just failed
-		}
-		return gpu.VM{}, e
+		return gpu.VM{}, unreadable(id, err)
 	}
+	return understand(id, def)
+}
+
+// unreadable makes the error of a reading that libvirt has failed at.
+func unreadable(id string, err error) *gpu.Error {
+	e := fault(err, "cannot read VM %q", id)
+	if e.Code == gpu.CodeConflict {
+		e.Code = gpu.CodeUnavailable // a reading conflicts with nothing: libvirt just failed
+	}
+	return e
+}
+
+// understand is interpret for who asked for the VM of a UUID.
+func understand(id string, def definition) (gpu.VM, error) {
 	vm, err := interpret(def)
 	if err == nil && vm.UUID != id {
 		err = errors.New("libvirt answered with VM " + vm.UUID)

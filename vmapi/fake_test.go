@@ -201,19 +201,25 @@ func (c *fakeConn) Lookup(name string) (string, error) {
 
 func (c *fakeConn) Read(uuid string, brief bool) (def definition, err error) {
 	err = c.with("read "+uuid, uuid, func(vm *fakeVM) error {
-		def.persistent = !vm.transient
-		if vm.running {
-			def.live = vm.xml(vm.live, " id='7'")
-		}
-		if !vm.transient {
-			def.config = vm.xml(vm.config, "")
-		}
+		def = vm.definition(both)
 		if !brief {
 			def.state, def.autostart = vm.state, vm.autostart
 		}
 		return nil
 	})
 	return def, err
+}
+
+// definition is what libvirt says of the definitions in scope.
+func (vm *fakeVM) definition(scope gpu.Scope) definition {
+	def := definition{persistent: !vm.transient}
+	if vm.running && scope.Live {
+		def.live = vm.xml(vm.live, " id='7'")
+	}
+	if !vm.transient && (scope.Config || !vm.running) {
+		def.config = vm.xml(vm.config, "")
+	}
+	return def
 }
 
 func (vm *fakeVM) xml(devs []libvirtxml.DomainHostdev, id string) string {
@@ -232,7 +238,21 @@ func source(d libvirtxml.DomainHostdev) gpu.Handle {
 	return dev.Handle
 }
 
-func (c *fakeConn) Attach(uuid, doc string, scope gpu.Scope) error {
+func (c *fakeConn) Attach(uuid, doc string, scope gpu.Scope) (def definition, err error) {
+	if err := c.attach(uuid, doc, scope); err != nil {
+		return def, err
+	}
+	err = c.with("look back", uuid, func(vm *fakeVM) error {
+		def = vm.definition(scope)
+		return nil
+	})
+	if err != nil {
+		return def, &unseenError{err}
+	}
+	return def, nil
+}
+
+func (c *fakeConn) attach(uuid, doc string, scope gpu.Scope) error {
 	return c.with("attach "+scopeName(scope), uuid, func(vm *fakeVM) error {
 		var dev libvirtxml.DomainHostdev
 		if err := dev.Unmarshal(doc); err != nil {

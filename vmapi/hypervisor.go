@@ -15,8 +15,10 @@ type hypervisor interface {
 	// Read returns what libvirt says of a domain. A brief answer leaves out what
 	// only people ask for (state reason, autostart) and so costs fewer round trips.
 	Read(uuid string, brief bool) (definition, error)
-	// Attach adds a device to the definitions in scope, in one call.
-	Attach(uuid, xml string, scope gpu.Scope) error
+	// Attach adds a device to the definitions in scope, in one call, and returns
+	// what those definitions are then. Where it was added, but that cannot be read,
+	// the error is an *unseenError.
+	Attach(uuid, xml string, scope gpu.Scope) (definition, error)
 	// DetachAlias removes a device by alias. For the live definition this only
 	// asks the guest.
 	DetachAlias(uuid, alias string, scope gpu.Scope) error
@@ -49,6 +51,12 @@ const (
 	statePaused          // a hypervisor process whose CPUs stand still
 	stateCrashed
 )
+
+// An unseenError says that a change was made and cannot be looked at.
+type unseenError struct{ err error }
+
+func (e *unseenError) Error() string { return e.err.Error() }
+func (e *unseenError) Unwrap() error { return e.err }
 
 // versions are the numbers that libvirt gives, as "major.minor.release".
 type versions struct{ driver, library, hypervisor string }

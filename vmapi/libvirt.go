@@ -310,10 +310,38 @@ func runStateOf(state libvirt.DomainState, reason int) runState {
 	}
 }
 
-func (c *connection) Attach(uuid, xml string, scope gpu.Scope) error {
-	return c.with(uuid, func(dom *libvirt.Domain) error {
-		return dom.AttachDeviceFlags(xml, modifyFlags(scope))
+func (c *connection) Attach(uuid, xml string, scope gpu.Scope) (def definition, err error) {
+	err = c.with(uuid, func(dom *libvirt.Domain) error {
+		if err := dom.AttachDeviceFlags(xml, modifyFlags(scope)); err != nil {
+			return err
+		}
+		if def, err = readScope(dom, scope); err != nil {
+			return &unseenError{err}
+		}
+		return nil
 	})
+	return def, err
+}
+
+// readScope reads the definitions in scope. The live one is empty if the domain does
+// not run (any more); that there is a persistent one is for the caller to know.
+func readScope(dom *libvirt.Domain, scope gpu.Scope) (def definition, err error) {
+	if scope.Live {
+		doc, err := dom.GetXMLDesc(0)
+		if err != nil {
+			return def, err
+		}
+		if isActive(doc) {
+			def.live = doc
+		} else {
+			def.config, def.persistent = doc, true
+		}
+	}
+	if scope.Config && def.config == "" {
+		def.persistent = true
+		def.config, err = dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE)
+	}
+	return def, err
 }
 
 func (c *connection) DetachAlias(uuid, alias string, scope gpu.Scope) error {
