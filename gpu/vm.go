@@ -28,6 +28,15 @@ type VM struct {
 	Assignments []string // names; added by the host
 }
 
+// A VMHead is what identifies a VM and says where it can be given a device. It says
+// nothing of the devices that the VM has.
+type VMHead struct {
+	UUID       string
+	Name       string
+	Active     bool // a hypervisor process exists: see VMState.Active
+	Persistent bool
+}
+
 // Hostdev returns the VM's device with the given alias.
 func (vm VM) Hostdev(alias string) (Hostdev, bool) {
 	for _, d := range vm.Hostdevs {

@@ -193,7 +193,7 @@ type attachPlan struct {
 
 func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachPlan, error) {
 	w.Placement, w.Hotplug = cmp.Or(w.Placement, gpu.Pack), cmp.Or(w.Hotplug, gpu.HotplugAuto)
-	vm, err := h.cfg.Inventory.VM(ctx, w.VM)
+	vm, err := h.cfg.Inventory.VMHead(ctx, w.VM)
 	if err != nil {
 		return attachPlan{}, err
 	}
@@ -257,17 +257,15 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 }
 
 // attachable refuses what a VM's state rules out.
-func attachable(vm gpu.VM, w gpu.Wish) error {
+func attachable(vm gpu.VMHead, w gpu.Wish) error {
 	blocker := gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name}
 	switch {
-	case w.Hotplug == gpu.HotplugRequire && !vm.State.Active():
-		return gpu.Errorf(gpu.CodeConflict, "cannot attach to vm %q now: it is %s, and hotplug is \"require\"", vm.Name, vm.State).
+	case w.Hotplug == gpu.HotplugRequire && !vm.Active:
+		return gpu.Errorf(gpu.CodeConflict, "cannot attach to vm %q now: it does not run, and hotplug is \"require\"", vm.Name).
 			WithBlockers(blocker).WithHint("start the vm, or ask for hotplug \"auto\"")
 	case w.Hotplug == gpu.HotplugNever && !vm.Persistent:
 		return gpu.Errorf(gpu.CodeConflict, "cannot attach to vm %q later: it has no persistent definition, and hotplug is \"never\"", vm.Name).
 			WithBlockers(blocker)
-	case vm.State == gpu.VMUnknown:
-		return gpu.Errorf(gpu.CodeUnavailable, "cannot attach to vm %q: its state is not known", vm.Name).WithBlockers(blocker)
 	}
 	return nil
 }
@@ -317,7 +315,7 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 		return operation.Plan{}, err
 	}
 	vmName := rec.VMName
-	switch vm, err := h.cfg.Inventory.VM(ctx, rec.Wish.VM); {
+	switch vm, err := h.cfg.Inventory.VMHead(ctx, rec.Wish.VM); {
 	case err == nil:
 		vmName = vm.Name
 	case gpu.CodeOf(err) != gpu.CodeVMNotFound: // a VM that is gone has nothing to detach from

@@ -25,8 +25,8 @@ type scopeNote struct {
 }
 
 // scope is where a VM, as it is now, should have the device.
-func scope(vm gpu.VM, w gpu.Wish) gpu.Scope {
-	return gpu.Scope{Live: vm.State.Active() && w.Hotplug != gpu.HotplugNever, Config: vm.Persistent}
+func scope(vm gpu.VMHead, w gpu.Wish) gpu.Scope {
+	return gpu.Scope{Live: vm.Active && w.Hotplug != gpu.HotplugNever, Config: vm.Persistent}
 }
 
 func (h *Host) doAttach(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
@@ -57,7 +57,7 @@ func (h *Host) attach(ctx context.Context, t *operation.Task, a attachArgs) erro
 			return err
 		}
 	}
-	vm, err := h.cfg.Inventory.VM(ctx, a.Assignment.Wish.VM)
+	vm, err := h.cfg.Inventory.VMHead(ctx, a.Assignment.Wish.VM)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 type VMs interface {
 	VMs(ctx context.Context) ([]gpu.VM, error)
 	VM(ctx context.Context, nameOrUUID string) (gpu.VM, error)
+	VMHead(ctx context.Context, nameOrUUID string) (gpu.VMHead, error)
 	Events() <-chan gpu.VMEvent
 }
 
@@ -182,6 +183,11 @@ func (i *Inventory) VMs(ctx context.Context) ([]gpu.VM, error) { return i.cfg.VM
 // VM finds one by UUID or name.
 func (i *Inventory) VM(ctx context.Context, nameOrUUID string) (gpu.VM, error) {
 	return i.cfg.VMs.VM(ctx, nameOrUUID)
+}
+
+// VMHead is VM without devices, for a fraction of its cost.
+func (i *Inventory) VMHead(ctx context.Context, nameOrUUID string) (gpu.VMHead, error) {
+	return i.cfg.VMs.VMHead(ctx, nameOrUUID)
 }
 
 // Holders lists the VMs and processes that use a partition: every VM of vms that

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"libvirt.org/go/libvirt"
+
 	"gpuvirt/gpu"
 )
 
@@ -139,6 +141,32 @@ func (c *Client) VM(ctx context.Context, nameOrUUID string) (gpu.VM, error) {
 		return gpu.VM{}, fault(err, "cannot find VM %q", nameOrUUID)
 	}
 	return c.read(ctx, id, false)
+}
+
+// VMHead is VM for who need not know more than which VM it is and what it can be
+// given: of its devices, and of a definition that cannot be read, it says nothing.
+func (c *Client) VMHead(ctx context.Context, nameOrUUID string) (gpu.VMHead, error) {
+	find := func(id, name string) (gpu.VMHead, error) {
+		return call(ctx, c, request{what: "find", vm: id}, func(hv hypervisor) (gpu.VMHead, error) {
+			return hv.Head(id, name)
+		})
+	}
+	head, err := gpu.VMHead{}, error(nil)
+	id, notUUID := parseUUID(nameOrUUID)
+	if notUUID == nil {
+		head, err = find(id, "")
+	}
+	if notUUID != nil || isCode(err, libvirt.ERR_NO_DOMAIN) {
+		head, err = find("", nameOrUUID)
+	}
+	if err != nil {
+		e := fault(err, "cannot find VM %q", nameOrUUID)
+		if e.Code == gpu.CodeConflict {
+			e.Code = gpu.CodeUnavailable // as with reading
+		}
+		return gpu.VMHead{}, e
+	}
+	return head, nil
 }
 
 // VMs returns all VMs. VMs that could not be read are missing from the answer and

@@ -199,6 +199,19 @@ func (c *fakeConn) Lookup(name string) (string, error) {
 	return "", virError(libvirt.ERR_NO_DOMAIN, "Domain not found: no domain with matching name '%s'", name)
 }
 
+func (c *fakeConn) Head(uuid, name string) (head gpu.VMHead, err error) {
+	if name != "" {
+		if uuid, err = c.Lookup(name); err != nil {
+			return head, err
+		}
+	}
+	err = c.with("find "+uuid, uuid, func(vm *fakeVM) error {
+		head = gpu.VMHead{UUID: vm.uuid, Name: vm.name, Active: vm.running, Persistent: !vm.transient}
+		return nil
+	})
+	return head, err
+}
+
 func (c *fakeConn) Read(uuid string, brief bool) (def definition, err error) {
 	err = c.with("read "+uuid, uuid, func(vm *fakeVM) error {
 		def = vm.definition(both)

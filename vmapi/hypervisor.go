@@ -12,6 +12,8 @@ type hypervisor interface {
 	Domains() ([]string, error)
 	// Lookup returns the UUID of the domain with a name.
 	Lookup(name string) (uuid string, err error)
+	// Head finds a domain by its UUID, or by its name where that is given.
+	Head(uuid, name string) (gpu.VMHead, error)
 	// Read returns what libvirt says of a domain. A brief answer leaves out what
 	// only people ask for (state reason, autostart) and so costs fewer round trips.
 	Read(uuid string, brief bool) (definition, error)

@@ -3,6 +3,7 @@ package vmapi
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -95,6 +96,16 @@ func TestLibvirtReads(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	for _, ref := range []string{"web1", uuidA, strings.ToUpper(uuidA)} {
+		head, err := c.VMHead(t.Context(), ref)
+		if want := (gpu.VMHead{UUID: uuidA, Name: "web1", Active: true, Persistent: true}); err != nil || head != want {
+			t.Errorf("%q: got %+v, %v; want %+v", ref, head, err, want)
+		}
+	}
+	for _, ref := range []string{"nosuch", mdev2} {
+		_, err = c.VMHead(t.Context(), ref)
+		wantCode(t, err, gpu.CodeVMNotFound, `cannot find VM "`+ref)
+	}
 	_, err = c.VM(t.Context(), "nosuch")
 	wantCode(t, err, gpu.CodeVMNotFound, `cannot find VM "nosuch"`)
 	_, err = c.VM(t.Context(), mdev2)
@@ -131,6 +142,10 @@ func TestLibvirtStatesAndEvents(t *testing.T) {
 			if err != nil || vm.Name != "test" {
 				t.Fatalf("%s: %+v, %v", step.name, vm, err)
 			}
+			head, err := c.VMHead(t.Context(), e.UUID)
+			if want := (gpu.VMHead{UUID: e.UUID, Name: "test", Active: vm.State.Active(), Persistent: true}); err != nil || head != want {
+				t.Errorf("%s: got %+v, %v; want %+v", step.name, head, err, want)
+			}
 			if vm.State == step.want {
 				break
 			}
@@ -145,6 +160,9 @@ func TestLibvirtStatesAndEvents(t *testing.T) {
 	vm, err := c.VM(t.Context(), "tr")
 	if err != nil || vm.Persistent || vm.State != gpu.VMRunning {
 		t.Errorf("%+v, %v", vm, err)
+	}
+	if head, err := c.VMHead(t.Context(), "tr"); err != nil || head.Persistent || !head.Active {
+		t.Errorf("%+v, %v", head, err)
 	}
 	wantCode(t, c.Attach(t.Context(), vm.UUID, device(mdev1), both), gpu.CodeConflict, "transient")
 	// The test driver cannot attach an mdev, and says so as libvirt does.

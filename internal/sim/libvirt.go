@@ -48,6 +48,12 @@ func (l *Libvirt) VM(ctx context.Context, nameOrUUID string) (gpu.VM, error) {
 	return out, err
 }
 
+// VMHead is VM without devices.
+func (l *Libvirt) VMHead(ctx context.Context, nameOrUUID string) (gpu.VMHead, error) {
+	v, err := l.VM(ctx, nameOrUUID)
+	return gpu.VMHead{UUID: v.UUID, Name: v.Name, Active: v.State.Active(), Persistent: v.Persistent}, err
+}
+
 // Events returns a channel of what happens to VMs. Close of the host ends it.
 func (l *Libvirt) Events() <-chan gpu.VMEvent {
 	l.h.mu.Lock()
