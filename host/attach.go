@@ -52,7 +52,7 @@ func (h *Host) attach(ctx context.Context, t *operation.Task, a attachArgs) erro
 	if a.Planned.Live && !t.Resumed() {
 		// The VM ran a moment ago. If it does not any more, libvirt refuses, and it is
 		// looked at again.
-		err := h.cfg.VMs.Attach(ctx, a.Assignment.Wish.VM, a.Hostdev, a.Planned)
+		err := h.cfg.VMs.AttachNew(ctx, a.Assignment.Wish.VM, a.Hostdev, a.Planned)
 		if gpu.CodeOf(err) != gpu.CodeConflict {
 			return err
 		}

@@ -32,9 +32,12 @@ type Store interface {
 	Backup(ctx context.Context, w io.Writer) (int64, error)
 }
 
-// VMs is what the host does to VMs. Both calls are idempotent.
+// VMs is what the host does to VMs. All calls are idempotent. AttachNew is Attach of a
+// device that was made a moment ago, to all definitions of a VM that runs: it may
+// leave it to libvirt to find that the device is there.
 type VMs interface {
 	Attach(ctx context.Context, vmUUID string, dev gpu.Hostdev, scope gpu.Scope) error
+	AttachNew(ctx context.Context, vmUUID string, dev gpu.Hostdev, scope gpu.Scope) error
 	Detach(ctx context.Context, vmUUID, alias string, scope gpu.Scope) error
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"libvirt.org/go/libvirt"
+
 	"gpuvirt/gpu"
 )
 
@@ -15,19 +17,63 @@ import (
 // another device, and a second display (T52). If libvirt does not answer, the
 // error is gpu.CodeUnavailable and the outcome unknown.
 func (c *Client) Attach(ctx context.Context, vmUUID string, dev gpu.Hostdev, scope gpu.Scope) error {
-	id, err := checkTarget(vmUUID, scope)
+	id, doc, err := checkAttach(vmUUID, &dev, scope)
 	if err != nil {
-		return gpu.Errorf(gpu.CodeInvalid, "cannot attach %q to VM %q: %w", dev.Alias, vmUUID, err)
+		return err
 	}
-	doc, err := hostdevXML(dev)
+	return c.attach(ctx, id, dev, doc, scope)
+}
+
+// AttachNew is Attach for an mdev that was made a moment ago, to all definitions
+// that the VM had when it was last looked at. No definition can have such a device,
+// so libvirt is asked to add it without a look at the VM before. Should one have it
+// after all, or its alias, libvirt refuses; whenever it does, the VM is looked at.
+func (c *Client) AttachNew(ctx context.Context, vmUUID string, dev gpu.Hostdev, scope gpu.Scope) error {
+	id, doc, err := checkAttach(vmUUID, &dev, scope)
 	if err != nil {
-		return gpu.Errorf(gpu.CodeInvalid, "cannot attach %q to VM %q: %w", dev.Alias, vmUUID, err)
+		return err
+	}
+	if dev.Handle.MdevUUID == "" || dev.Display { // libvirt lets a second display pass
+		return c.attach(ctx, id, dev, doc, scope)
+	}
+	def, err := c.add(ctx, id, doc, scope)
+	if !refused(err) {
+		return c.outcome(ctx, id, id, dev, scope, def, err)
+	}
+	vm, lookErr := c.read(ctx, id, true)
+	if lookErr != nil {
+		return fault(err, "cannot attach %q to VM %q", dev.Alias, id)
+	}
+	todo, planErr := plan(vm, dev, scope)
+	switch {
+	case planErr != nil: // it says more than libvirt does
+		return fault(planErr, "cannot attach %q to VM %q", dev.Alias, vm.Name)
+	case todo == (gpu.Scope{}):
+		return nil
+	default:
+		return fault(err, "cannot attach %q to VM %q", dev.Alias, vm.Name)
+	}
+}
+
+// checkAttach checks what Attach is asked for, and returns the UUID of the VM and the
+// XML of the device, whose handle it puts in the spelling that reading a VM gives.
+func checkAttach(vmUUID string, dev *gpu.Hostdev, scope gpu.Scope) (id, doc string, err error) {
+	if id, err = checkTarget(vmUUID, scope); err == nil {
+		doc, err = hostdevXML(*dev)
+	}
+	if err != nil {
+		return "", "", gpu.Errorf(gpu.CodeInvalid, "cannot attach %q to VM %q: %w", dev.Alias, vmUUID, err)
 	}
 	dev.Handle = canonical(dev.Handle)
 	if dev.Handle.MdevUUID == id {
-		return gpu.Errorf(gpu.CodeInvalid, // T42
+		return "", "", gpu.Errorf(gpu.CodeInvalid, // T42
 			"cannot attach %q to VM %q: the mdev has the UUID of the VM, which the vendor's driver cannot tell apart", dev.Alias, id)
 	}
+	return id, doc, nil
+}
+
+// attach looks at a VM and adds a device where it is missing.
+func (c *Client) attach(ctx context.Context, id string, dev gpu.Hostdev, doc string, scope gpu.Scope) error {
 	vm, err := c.read(ctx, id, true)
 	if err != nil {
 		return fault(err, "cannot attach %q", dev.Alias)
@@ -39,14 +85,26 @@ func (c *Client) Attach(ctx context.Context, vmUUID string, dev gpu.Hostdev, sco
 	if todo == (gpu.Scope{}) {
 		return nil
 	}
-	return c.add(ctx, vm.UUID, vm.Name, dev, doc, todo)
+	def, err := c.add(ctx, id, doc, todo)
+	return c.outcome(ctx, id, vm.Name, dev, todo, def, err)
 }
 
-// add has libvirt add a device to the definitions in scope, and reads them back.
-func (c *Client) add(ctx context.Context, id, name string, dev gpu.Hostdev, doc string, scope gpu.Scope) error {
-	def, err := call(ctx, c, request{what: "attach", vm: id, change: true}, func(hv hypervisor) (definition, error) {
+// add has libvirt add a device to the definitions in scope, and read them back.
+func (c *Client) add(ctx context.Context, id, doc string, scope gpu.Scope) (definition, error) {
+	return call(ctx, c, request{what: "attach", vm: id, change: true}, func(hv hypervisor) (definition, error) {
 		return hv.Attach(id, doc, scope)
 	})
+}
+
+// refused reports whether libvirt has answered to add that it does not.
+func refused(err error) bool {
+	_, answered := errors.AsType[libvirt.Error](err)
+	_, done := errors.AsType[*unseenError](err)
+	return answered && !done && !isLoss(err)
+}
+
+// outcome judges what add has returned.
+func (c *Client) outcome(ctx context.Context, id, name string, dev gpu.Hostdev, scope gpu.Scope, def definition, err error) error {
 	unseen, done := errors.AsType[*unseenError](err)
 	if err != nil && !done {
 		return fault(err, "cannot attach %q to VM %q", dev.Alias, name)

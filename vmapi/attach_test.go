@@ -3,6 +3,7 @@ package vmapi
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,6 +137,104 @@ func TestAttachReadsBack(t *testing.T) {
 		c := start(t, lv, Config{})
 		wantCode(t, c.Attach(t.Context(), uuidA, device(mdev1), both), gpu.CodeConflict, "reported success, but")
 		wantCode(t, c.Attach(t.Context(), uuidA, device(mdev1), gpu.Scope{Live: true}), gpu.CodeConflict, "the running VM does not have it")
+	})
+}
+
+// A device that nobody can have yet is added without a look before; one that is there
+// after all, or an alias that is, is found by libvirt's refusal.
+func TestAttachNew(t *testing.T) {
+	mine := hostdev(gpu.Alias(mdev1), gpu.Handle{MdevUUID: mdev1})
+	shown := device(mdev1)
+	shown.Display = true
+	display := hostdev("hostdev0", gpu.Handle{MdevUUID: mdev2})
+	display.SubsysMDev.Display = "on"
+	devs := func(d ...libvirtxml.DomainHostdev) []libvirtxml.DomainHostdev { return d }
+	for _, tc := range []struct {
+		name  string
+		vm    fakeVM
+		other fakeVM
+		dev   gpu.Hostdev
+		scope gpu.Scope // default: both
+		fail  error     // of the attaching
+		code  gpu.Code
+		part  string
+		calls []string
+	}{
+		{name: "new", vm: fakeVM{running: true}, calls: []string{"attach both", "look back"}},
+		{name: "to a transient VM", vm: fakeVM{running: true, transient: true}, scope: gpu.Scope{Live: true}, calls: []string{"attach live", "look back"}},
+		{name: "there already", vm: fakeVM{running: true, live: devs(mine), config: devs(mine)}, calls: []string{"attach both", "read"}},
+		{
+			name: "alias means another device", vm: fakeVM{running: true, live: devs(hostdev(gpu.Alias(mdev1), gpu.Handle{MdevUUID: mdev2}))},
+			code: gpu.CodeConflict, part: "in use there for mdev " + mdev2, calls: []string{"attach both", "read"},
+		},
+		{
+			name: "added by somebody else", vm: fakeVM{running: true, config: devs(hostdev("hostdev0", gpu.Handle{MdevUUID: mdev1}))},
+			code: gpu.CodeForeignDevice, part: "added by somebody else", calls: []string{"attach both", "read"},
+		},
+		{
+			name: "in use by another VM", vm: fakeVM{running: true}, other: fakeVM{running: true, live: devs(mine)},
+			code: gpu.CodeBusy, part: `VM "web1": Requested operation is not valid: mediated device`, calls: []string{"attach both", "read"},
+		},
+		{name: "the VM has stopped", code: gpu.CodeConflict, part: "the VM does not run", calls: []string{"attach both", "read"}},
+		{
+			name: "the VM is transient now", vm: fakeVM{running: true, transient: true},
+			code: gpu.CodeConflict, part: "transient", calls: []string{"attach both", "read"},
+		},
+		{
+			name: "the guest's hypervisor refuses", vm: fakeVM{running: true}, fail: virError(libvirt.ERR_INTERNAL_ERROR, "internal error: no slot is free"),
+			code: gpu.CodeConflict, part: "no slot is free", calls: []string{"attach both", "read"},
+		},
+		{
+			name: "the connection is lost", vm: fakeVM{running: true}, fail: virError(libvirt.ERR_RPC, "Cannot write data: Broken pipe"),
+			code: gpu.CodeUnavailable, part: "Broken pipe", calls: []string{"attach both"},
+		},
+		{
+			name: "T52 a second display, which libvirt lets pass", vm: fakeVM{running: true, live: devs(display)}, dev: shown,
+			code: gpu.CodeConflict, part: "display already", calls: []string{"read"},
+		},
+		{
+			name: "a PCI device, which may have a history", vm: fakeVM{running: true},
+			dev:   gpu.Hostdev{Alias: "ua-gpuvirt-x", Handle: gpu.Handle{PCIAddress: "0000:41:00.4"}},
+			calls: []string{"read", "attach both", "look back"},
+		},
+		{name: "an alias that libvirt would drop", dev: gpu.Hostdev{Alias: "web1", Handle: gpu.Handle{MdevUUID: mdev1}}, code: gpu.CodeInvalid, part: "does not match"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tc.vm.uuid, tc.vm.name = uuidA, "web1"
+				tc.other.uuid, tc.other.name = uuidB, "other"
+				lv := &fakeLibvirt{vms: []*fakeVM{&tc.vm, &tc.other}}
+				if tc.fail != nil {
+					lv.fail = map[string]error{"attach both": tc.fail}
+				}
+				c := start(t, lv, Config{})
+				if tc.dev.Alias == "" {
+					tc.dev = device(mdev1)
+				}
+				if tc.scope == (gpu.Scope{}) {
+					tc.scope = both
+				}
+				err := c.AttachNew(t.Context(), uuidA, tc.dev, tc.scope)
+				wantCode(t, err, tc.code, tc.part)
+				var calls []string
+				lv.set(func() {
+					for _, call := range lv.calls[1:] { // the first opened the connection
+						calls = append(calls, strings.TrimSuffix(call, " "+uuidA))
+					}
+				})
+				if diff := cmp.Diff(tc.calls, calls); diff != "" {
+					t.Errorf("calls (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+func TestAttachNewReadsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lv := &fakeLibvirt{vms: []*fakeVM{{uuid: uuidA, name: "web1", running: true}}, lies: true}
+		c := start(t, lv, Config{})
+		wantCode(t, c.AttachNew(t.Context(), uuidA, device(mdev1), both), gpu.CodeConflict, "reported success, but")
 	})
 }
 
