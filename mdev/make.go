@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strings"
 	"syscall"
 	"time"
 
@@ -53,21 +54,14 @@ func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 	if have, ok, err := b.same(p, uuid, want); ok || err != nil {
 		return have, err
 	}
-	types, err := b.types(p)
-	if err != nil {
-		return gpu.Partition{}, b.gone(p, err)
+	t, ok, err := b.known(p, want)
+	if err == nil && !ok {
+		t, err = b.wanted(p, want)
 	}
-	t, err := typeFor(types, want)
 	if err != nil {
 		return gpu.Partition{}, err
 	}
-	if t.broken != nil {
-		return gpu.Partition{}, t.broken
-	}
-	if t.available == 0 {
-		return gpu.Partition{}, b.full(p, t, types)
-	}
-	if err := b.create(ctx, p, t, uuid, types); err != nil {
+	if err := b.create(ctx, p, t, uuid); err != nil {
 		if !errors.Is(err, syscall.EEXIST) {
 			return gpu.Partition{}, err
 		}
@@ -79,6 +73,43 @@ func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 		return have, serr
 	}
 	return b.readBack(ctx, p, t, uuid)
+}
+
+// known reads the type that a wish names by profile and directory, and no other: a
+// GPU may have dozens. It is false where that type is not what the wish means, or
+// cannot take another device: then all of them are needed, to find it or to explain.
+func (b *Backend) known(p parent, want gpu.Partition) (mdevType, bool, error) {
+	if want.Profile == "" || want.Native == "" || path.Base(want.Native) != want.Native || strings.Trim(want.Native, ".") == "" {
+		return mdevType{}, false, nil
+	}
+	files, err := b.readTypes(p, []string{want.Native}, typeFiles)
+	if err != nil {
+		return mdevType{}, false, b.gone(p, err)
+	}
+	names, err := naming(files)
+	if err != nil {
+		return mdevType{}, false, nil //nolint:nilerr // reading all tells, too, whether the GPU is still there
+	}
+	t, err := typeOf(p, want.Native, names[want.Native], files[want.Native])
+	return t, err == nil && t.broken == nil && t.name == want.Profile && t.available > 0, nil //nolint:nilerr // the same
+}
+
+// wanted finds the type that a wish means among all, or says why it cannot be had.
+func (b *Backend) wanted(p parent, want gpu.Partition) (mdevType, error) {
+	types, err := b.types(p)
+	if err != nil {
+		return mdevType{}, b.gone(p, err)
+	}
+	t, err := typeFor(types, want)
+	switch {
+	case err != nil:
+		return mdevType{}, err
+	case t.broken != nil:
+		return mdevType{}, t.broken
+	case t.available == 0:
+		return mdevType{}, b.full(p, t, types)
+	}
+	return t, nil
 }
 
 // same looks for a device with our UUID: true if it is what is wanted, a conflict
@@ -113,7 +144,7 @@ func differs(field, have, want string) error {
 
 // create writes the UUID and turns the driver's answer into a kind of error.
 // EAGAIN and EINTR are tried again until the time is up.
-func (b *Backend) create(ctx context.Context, p parent, t mdevType, uuid string, types []mdevType) error {
+func (b *Backend) create(ctx context.Context, p parent, t mdevType, uuid string) error {
 	ctx, cancel := context.WithTimeout(ctx, b.opts.WriteTimeout)
 	defer cancel()
 	tick := time.NewTicker(pollEvery)
@@ -139,9 +170,9 @@ func (b *Backend) create(ctx context.Context, p parent, t mdevType, uuid string,
 		case syscall.EEXIST:
 			return gpu.Errorf(gpu.CodeConflict, "its uuid is taken on this host: %w", err)
 		case syscall.ENOSPC, syscall.EUSERS:
-			return b.full(p, t, types)
+			return b.full(p, t, nil)
 		case syscall.EIO:
-			return b.refused(p, t, types, err)
+			return b.refused(p, t, err)
 		case syscall.ENOENT:
 			return b.vanished(p, typeDir, err)
 		default:
@@ -168,12 +199,16 @@ func driverError(errno syscall.Errno, err error) error {
 	}
 }
 
-// full says that a type does not fit, and why. Types is what was read last.
+// full says that a type does not fit, and why. Types is what was read just now, or
+// nil: then they are read.
 func (b *Backend) full(p parent, t mdevType, types []mdevType) error {
 	err := gpu.Errorf(gpu.CodeNoCapacity, "0 of %s available on %s", t.name, p.name())
 	devices, derr := b.devices(p)
 	if derr != nil {
 		return err // the first cause is worth more than this one
+	}
+	if types == nil {
+		types, _ = b.types(p) // likewise
 	}
 	memory, others := map[string]uint64{}, map[string]bool{}
 	for _, other := range types {
@@ -194,9 +229,9 @@ func (b *Backend) full(p parent, t mdevType, types []mdevType) error {
 
 // refused explains EIO, which is what NVIDIA's driver says to a size that does not
 // go with what is on the card. If it would fit by now, it was something else.
-func (b *Backend) refused(p parent, t mdevType, types []mdevType, err error) error {
+func (b *Backend) refused(p parent, t mdevType, err error) error {
 	if n, rerr := b.available(p, t.native); t.nvidia() && rerr == nil && n == 0 {
-		return b.full(p, t, types)
+		return b.full(p, t, nil)
 	}
 	return driverError(syscall.EIO, err)
 }

@@ -3,6 +3,7 @@ package mdev_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sim"
+	"gpuvirt/internal/sysfs"
 	"gpuvirt/mdev"
 )
 
@@ -199,6 +201,12 @@ type hooked struct {
 	beforeWrite func(path string)
 	readlink    func(path, target string) string
 	swallow     bool // writes succeed and do nothing
+	read        []string
+}
+
+func (s *hooked) ReadEach(dir string, names ...string) ([]sysfs.File, error) {
+	s.read = append(s.read, names...)
+	return s.Sysfs.ReadEach(dir, names...)
 }
 
 func (s *hooked) Write(ctx context.Context, path, value string) error {
@@ -239,6 +247,48 @@ func TestMakeReadsBack_T06(t *testing.T) {
 	nothingThere(t, h, mdev.New(h.Sysfs, mdev.Options{}), "mbochs")
 }
 
+// A planned partition names its type's directory, and no other type is read then. But
+// the name is what is meant, whatever the directory is called by now.
+func TestMakeReadsOneType(t *testing.T) {
+	h := host(t)
+	seen := &hooked{Sysfs: h.Sysfs}
+	b := mdev.New(seen, mdev.Options{VanishWait: -1})
+	_, profiles, err := b.Look(t.Context(), t4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	native := map[string]string{}
+	for _, p := range profiles {
+		native[p.Name] = p.NativeID
+	}
+	for name, tc := range map[string]struct {
+		native string
+		all    bool
+	}{
+		"planned":                     {native["T4-4Q"], false},
+		"by name only":                {"", true},
+		"directory of another":        {native["T4-1Q"], true},
+		"directory that is not there": {"nvidia-9999", true},
+		"no directory":                {"..", true},
+		"a path":                      {"../mdev_supported_types/" + native["T4-4Q"], true},
+	} {
+		seen.read = nil
+		p := want(t4, "T4-4Q")
+		p.Native = tc.native
+		made := mustMake(t, b, p)
+		if made.Profile != "T4-4Q" || made.Native != native["T4-4Q"] {
+			t.Errorf("%s: %+v", name, made)
+		}
+		others := slices.ContainsFunc(seen.read, func(f string) bool { return strings.HasPrefix(f, native["T4-8Q"]+"/") })
+		if others != tc.all {
+			t.Errorf("%s: read %q", name, seen.read)
+		}
+		if err := b.Remove(t.Context(), made); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // NVIDIA's rule: one size at a time, and EIO for another.
 func TestMakeOtherSize_T40(t *testing.T) {
 	h := host(t)
@@ -272,14 +322,27 @@ func TestMakeOtherSize_T40(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	_, err := b.Make(t.Context(), p)
-	check(err)
+	_, profiles, err := b.Look(t.Context(), t4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	planned := p
+	planned.Native = profiles[slices.IndexFunc(profiles, func(p gpu.Profile) bool { return p.Name == "T4-1Q" })].NativeID
+	for _, p := range []gpu.Partition{p, planned} {
+		_, err := b.Make(t.Context(), p)
+		check(err)
+	}
 	if err := b.Remove(t.Context(), made); err != nil {
 		t.Fatal(err)
 	}
 	// The same, but the other size comes after we looked.
-	raced := &hooked{Sysfs: h.Sysfs}
-	raced.beforeWrite = func(string) { raced.beforeWrite = nil; mustMake(t, b, want(t4, "T4-4Q")) }
-	_, err = mdev.New(raced, mdev.Options{}).Make(t.Context(), p)
-	check(err)
+	for _, p := range []gpu.Partition{p, planned} {
+		raced := &hooked{Sysfs: h.Sysfs}
+		raced.beforeWrite = func(string) { raced.beforeWrite = nil; mustMake(t, b, want(t4, "T4-4Q")) }
+		_, err = mdev.New(raced, mdev.Options{}).Make(t.Context(), p)
+		check(err)
+		if err := b.Remove(t.Context(), made); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

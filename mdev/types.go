@@ -51,19 +51,24 @@ func (b *Backend) read(p parent, attributes ...string) (map[string][]sysfs.File,
 	if err != nil || len(dirs) == 0 {
 		return nil, err
 	}
+	return b.readTypes(p, dirs, attributes)
+}
+
+// readTypes is read for some types.
+func (b *Backend) readTypes(p parent, dirs, attributes []string) (map[string][]sysfs.File, error) {
 	var names []string
 	for _, native := range dirs {
 		for _, a := range attributes {
 			names = append(names, path.Join(native, a))
 		}
 	}
-	files, err := b.fs.ReadEach(dir, names...)
+	files, err := b.fs.ReadEach(path.Join(p.dir, typesDir), names...)
 	if err != nil {
 		return nil, err
 	}
 	out := map[string][]sysfs.File{}
-	for i, chunk := range slices.Collect(slices.Chunk(files, len(attributes))) {
-		out[dirs[i]] = chunk
+	for _, native := range dirs {
+		out[native], files = files[:len(attributes)], files[len(attributes):]
 	}
 	return out, nil
 }
@@ -129,12 +134,10 @@ func (b *Backend) types(p parent) ([]mdevType, error) {
 	}
 	out := make([]mdevType, 0, len(names))
 	for _, native := range slices.Sorted(maps.Keys(names)) {
-		t := mdevType{native: native, name: names[native].profile, label: names[native].label, api: names[native].api}
-		if t.description, err = read[native][2].Optional(); err != nil {
+		t, err := typeOf(p, native, names[native], read[native])
+		if err != nil {
 			return nil, err
 		}
-		t.facts = parseDescription(t.description)
-		t.available, t.broken = count(path.Join(p.dir, typesDir, native, availableFile), read[native][3])
 		if errors.Is(t.broken, fs.ErrNotExist) {
 			if ok, err := b.fs.Exists(path.Join(p.dir, typesDir, native)); err == nil && !ok {
 				continue // the type went away while we looked
@@ -143,6 +146,17 @@ func (b *Backend) types(p parent) ([]mdevType, error) {
 		out = append(out, t)
 	}
 	return out, nil
+}
+
+// typeOf is the type that its typeFiles describe.
+func typeOf(p parent, native string, name typeName, files []sysfs.File) (t mdevType, err error) {
+	t = mdevType{native: native, name: name.profile, label: name.label, api: name.api}
+	if t.description, err = files[2].Optional(); err != nil {
+		return t, err
+	}
+	t.facts = parseDescription(t.description)
+	t.available, t.broken = count(path.Join(p.dir, typesDir, native, availableFile), files[3])
+	return t, nil
 }
 
 // available reads how many more devices of a type fit now. It is right for this
