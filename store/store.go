@@ -37,6 +37,7 @@ type Options struct {
 type Store struct {
 	db     *bbolt.DB
 	path   string
+	spare  reserve // of writers
 	writes atomic.Uint64
 	broken atomic.Bool // a write may be lost: see update
 }
@@ -119,6 +120,12 @@ func open(ctx context.Context, path string, o Options, steps []migration) (_ *St
 	if err := s.Check(); err != nil {
 		return nil, &DamagedError{Path: path, Err: err}
 	}
+	if !o.ReadOnly && !o.NoSync {
+		s.spare.file = file
+		if err := s.update(func(*bbolt.Tx) error { return errNoChange }); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -166,6 +173,10 @@ func (s *Store) update(change func(*bbolt.Tx) error) error {
 	defer tx.Rollback() //nolint:errcheck // does nothing after Commit, and cannot fail before
 	if s.broken.Load() {
 		return fmt.Errorf("cannot write store %q: an earlier write may be lost, because its disk failed: check the disk and restart gpuvirtd", s.path)
+	}
+	if err := s.spare.fill(tx); err != nil {
+		s.broken.Store(unsynced(err))
+		return fmt.Errorf("cannot write store %q: %w", s.path, err)
 	}
 	switch err := change(tx); {
 	case errors.Is(err, errNoChange):
