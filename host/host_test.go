@@ -34,6 +34,7 @@ type lab struct {
 	engine *operation.Engine
 	store  *store.Store
 	inv    *inventory.Inventory
+	vms    host.VMs // set before start: instead of the simulator's
 	stop   func()
 
 	vanishWait, writeTimeout time.Duration
@@ -78,13 +79,16 @@ func (l *lab) start() {
 		},
 		VMs: l.sim.Libvirt, Holders: l.sim, Devices: l.sim.Devices(),
 	})
+	if l.vms == nil {
+		l.vms = l.sim.Libvirt
+	}
 	var h *host.Host
 	l.engine = operation.New(operation.Config{
 		Store: db, Log: log, Problem: host.Problem,
 		Changed: func(op operation.Operation) { h.OperationChanged(op) },
 	})
 	h = host.New(host.Config{
-		Store: db, Engine: l.engine, Inventory: l.inv, VMs: l.sim.Libvirt, Log: log,
+		Store: db, Engine: l.engine, Inventory: l.inv, VMs: l.vms, Log: log,
 		Now: time.Now, NewUUID: uuid.NewString, HostID: "host", BootID: "boot",
 		DetachTimeout: 300 * time.Millisecond,
 		Patience: host.Patience{
