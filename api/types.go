@@ -68,6 +68,8 @@ type MIGMode struct {
 	Capable bool `json:"capable"`
 	Current bool `json:"current"`
 	Pending bool `json:"pending"`
+	// Needs is what a mode waits for that is not in force: "reset" or "reboot".
+	Needs string `json:"needs,omitempty"`
 }
 
 // SRIOV tells how many virtual functions a GPU can have and has.

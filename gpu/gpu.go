@@ -46,7 +46,12 @@ type Driver struct{ Name, Version string }
 
 // MIGMode tells whether a GPU can be cut into MIG instances, and its mode now
 // and after the next reset.
-type MIGMode struct{ Capable, Current, Pending bool }
+type MIGMode struct {
+	Capable, Current, Pending bool
+	// Needs is what a mode waits for that is not in force: "reset" of this GPU, or
+	// "reboot" of the machine; empty if none waits.
+	Needs string
+}
 
 // SRIOV tells how many virtual functions a GPU can have and has.
 type SRIOV struct{ TotalVFs, NumVFs int }

@@ -255,7 +255,7 @@ func TestUndoKeepsModeInForce_T36(t *testing.T) {
 	must(l.sim.Watch(string(ampere), 1, "nv-hostengine"))
 	byHand(t, l.sim, ampere, func(d mig.Device) error { _, err := d.SetMode(false); return err })
 	must(l.sim.Idle(string(ampere)))
-	if s := l.layout(ampere); s.Mode != (gpu.MIGMode{Capable: true, Current: true}) || s.Equal {
+	if s := l.layout(ampere); s.Mode != (gpu.MIGMode{Capable: true, Current: true, Needs: "reset"}) || s.Equal {
 		t.Fatalf("%+v", s)
 	}
 	l.sim.NVML.Fail("CreateGpuInstance", mig.ErrUnknown, 1)
@@ -276,7 +276,7 @@ func TestLayoutWaitsForReset_T36(t *testing.T) {
 	if op.Status != operation.Waiting || !strings.Contains(op.Reason, "nvidia-smi --gpu-reset -i 0000:41:00.0") {
 		t.Fatalf("%s: %q", op.Status, op.Reason)
 	}
-	if s := l.layout(ampere); s.Mode != (gpu.MIGMode{Capable: true, Pending: true}) || s.Equal || s.Wanted == nil || len(s.Wanted.Instances) != 1 {
+	if s := l.layout(ampere); s.Mode != (gpu.MIGMode{Capable: true, Pending: true, Needs: "reset"}) || s.Equal || s.Wanted == nil || len(s.Wanted.Instances) != 1 {
 		t.Errorf("%+v", s)
 	}
 	if err := l.sim.ResetGPU(string(ampere)); err != nil {

@@ -270,7 +270,8 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 		if g.MIG, err = d.Mode(); err != nil {
 			return look{g, nil}, err
 		}
-		g.Conditions = b.modeConditions(id, g.MIG)
+		g.MIG.Needs = b.needs(id, g.MIG)
+		g.Conditions = modeConditions(g.MIG)
 		all, err := d.Profiles()
 		var profiles []gpu.Profile
 		for _, p := range all {
@@ -307,13 +308,30 @@ func (b *Backend) dir(id gpu.ID) string {
 	return path.Join(path.Dir(entry), target)
 }
 
-// modeConditions tells of a mode that waits (T36).
-func (b *Backend) modeConditions(id gpu.ID, m gpu.MIGMode) []gpu.Condition {
+const (
+	needsReset  = "reset"
+	needsReboot = "reboot"
+)
+
+// needs is what a mode that is not in force waits for. A GPU that the kernel knows no
+// way to reset, as in some virtual machines, takes a reboot.
+func (b *Backend) needs(id gpu.ID, m gpu.MIGMode) string {
 	if m.Current == m.Pending {
+		return ""
+	}
+	if ways, err := b.fs.Read(path.Join(b.dir(id), "reset_method")); err == nil && ways == "" {
+		return needsReboot
+	}
+	return needsReset
+}
+
+// modeConditions tells of a mode that waits (T36).
+func modeConditions(m gpu.MIGMode) []gpu.Condition {
+	if m.Needs == "" {
 		return nil
 	}
 	reason, when := "NeedsReset", "the next reset of this gpu"
-	if !b.resettable(id) {
+	if m.Needs == needsReboot {
 		reason, when = "NeedsReboot", "a reboot"
 	}
 	word := map[bool]string{true: "on", false: "off"}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -258,16 +257,9 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
 	return nil
 }
 
-// resettable reports whether a GPU can be reset by itself, as far as is known: some,
-// as in virtual machines, the kernel knows no way to reset.
-func (b *Backend) resettable(id gpu.ID) bool {
-	ways, err := b.fs.Read(path.Join(b.dir(id), "reset_method"))
-	return err != nil || ways != ""
-}
-
 // waits says what a mode waits for that is stored and not in force.
 func (b *Backend) waits(id gpu.ID, cause error) error {
-	if !b.resettable(id) {
+	if b.needs(id, gpu.MIGMode{Pending: true}) == needsReboot {
 		return gpu.Errorf(gpu.CodeNeedsReboot, "it waits for a reboot, as this gpu cannot be reset: %w", cause).
 			WithHint("restart the machine that the gpu is in")
 	}

@@ -273,11 +273,12 @@ func TestModeWaits_T36(t *testing.T) {
 	h := simulated(t, sim.A100(string(id), 0))
 	for code, fs := range map[gpu.Code]pci.Sysfs{gpu.CodeNeedsReset: h.Sysfs, gpu.CodeNeedsReboot: unresettable{h.Sysfs}} {
 		reason := map[gpu.Code]string{gpu.CodeNeedsReset: "NeedsReset", gpu.CodeNeedsReboot: "NeedsReboot"}[code]
+		word := strings.ToLower(strings.TrimPrefix(reason, "Needs"))
 		b := mig.NewBackend(h.NVML, fs, mig.Options{})
 		h.NVML.Fail(sim.Activation, mig.ErrResetRequired, 1)
 		wantCode(t, b.SetMode(t.Context(), id, true), code)
 		g, _, err := b.Look(t.Context(), id)
-		if err != nil || g.MIG != (gpu.MIGMode{Capable: true, Pending: true}) || len(g.Conditions) != 1 || g.Conditions[0].Reason != reason {
+		if err != nil || g.MIG != (gpu.MIGMode{Capable: true, Pending: true, Needs: word}) || len(g.Conditions) != 1 || g.Conditions[0].Reason != reason {
 			t.Errorf("%+v, %+v, %v", g.MIG, g.Conditions, err)
 		}
 		if err := b.SetMode(t.Context(), id, false); err != nil {

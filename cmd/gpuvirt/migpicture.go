@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -115,7 +116,7 @@ func migLine(m api.MIG) string {
 	word := map[bool]string{true: "on", false: "off"}
 	line := "MIG " + word[m.Mode.Current]
 	if m.Mode.Pending != m.Mode.Current {
-		line += ", " + word[m.Mode.Pending] + " after a reset"
+		line += ", " + word[m.Mode.Pending] + " after a " + cmp.Or(m.Mode.Needs, "reset")
 	}
 	if !m.Equal {
 		line += "; not as asked for"
