@@ -299,7 +299,7 @@ func TestMIGWithoutDriver(t *testing.T) {
 	fresh(ctx, t)
 	manage(ctx, t, "mbochs")
 	told := func() string {
-		return run(ctx, t, "journalctl --no-pager -o cat -I -u gpuvirtd.service | grep -c driver-missing || true")
+		return run(ctx, t, "journalctl --no-pager -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID gpuvirtd.service) | grep -c driver-missing || true")
 	}
 	for range 3 {
 		if gpus := list[api.GPU](ctx, t, "/v1/gpus"); !slices.ContainsFunc(gpus, func(g api.GPU) bool { return g.ID == "mbochs" }) {
