@@ -189,6 +189,10 @@ func (h *Host) PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUP
 	if old.Managed && !want.Managed {
 		plan.Refusal = h.unmanageable(id)
 	}
+	// A layout on its way brings the record back as it was, should it be undone.
+	if op, ok := h.cfg.Engine.Holder("gpu/" + string(id)); ok && op.Kind == kindLayout && plan.Changes {
+		plan.Refusal = &operation.ConflictError{Key: "gpu/" + string(id), Holder: op.ID, Summary: op.Summary}
+	}
 	if dryRun {
 		return g, plan, nil
 	}

@@ -326,7 +326,7 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan) (la
 		mode()
 	}
 	if len(op.Steps) == 0 {
-		return layoutPlan{rows: op.Rows}, nil
+		return layoutPlan{rows: op.Rows, op: operation.Plan{Summary: op.Summary, Keys: op.Keys}}, nil
 	}
 	for _, q := range slices.Concat(p.Remove, p.Create) {
 		if key := "partition/" + q.ID; !slices.Contains(op.Keys, key) {
@@ -358,7 +358,7 @@ func (h *Host) createInstances(op *operation.Plan, g gpu.GPU, create []gpu.Parti
 // keepInstances makes ours what is kept and was not.
 func (h *Host) keepInstances(op *operation.Plan, g gpu.GPU, keep []gpu.Partition, of map[string]gpu.PartitionRecord) {
 	for _, q := range keep {
-		if was, ok := of[q.ID]; ok && was.Profile == q.Profile && slices.Equal(was.Compute, withoutUUIDs(q.Compute)) {
+		if was, ok := of[q.ID]; ok && was.Profile == q.Profile && sameCard(was.Identity, g.Identity) && slices.Equal(was.Compute, withoutUUIDs(q.Compute)) {
 			delete(of, q.ID)
 			continue
 		}
@@ -461,17 +461,19 @@ func (h *Host) doMode(ctx context.Context, t *operation.Task) ([]operation.Row, 
 			err = h.patient(t, err) // a GPU that is not there just after boot is not gone
 		}
 	case gpu.CodeNeedsReset, gpu.CodeNeedsReboot:
-		// The driver has stored it. What follows goes on when it is in force.
-		return nil, &operation.WaitError{Reason: err.Error() + "; " + hintOf(err) + ", then retry this operation, or abort it"}
+		return nil, waitForReset(err) // what follows goes on when it is in force
 	}
 	return nil, unclean(err)
 }
 
-func hintOf(err error) string {
-	if e, ok := errors.AsType[*gpu.Error](err); ok {
-		return e.Hint
+// waitForReset has a person act on a mode that the driver has stored and that is not in
+// force.
+func waitForReset(err error) error {
+	reason := err.Error()
+	if e, ok := errors.AsType[*gpu.Error](err); ok && e.Hint != "" {
+		reason += "; " + e.Hint
 	}
-	return ""
+	return &operation.WaitError{Reason: reason + ", then retry this operation"}
 }
 
 // undoMode puts the mode back that was in force: a step that has only taken back what
@@ -481,7 +483,18 @@ func (h *Host) undoMode(ctx context.Context, t *operation.Task) ([]operation.Row
 	if err := t.Args(&a); err != nil {
 		return nil, err
 	}
-	return nil, h.patient(t, h.setMode(ctx, a, a.Was))
+	err := h.patient(t, h.setMode(ctx, a, a.Was))
+	switch gpu.CodeOf(err) { //nolint:exhaustive // the others are as they are
+	case gpu.CodeNeedsReset, gpu.CodeNeedsReboot:
+		return nil, waitForReset(err)
+	case gpu.CodeGPUBusy:
+		if _, again := errors.AsType[*operation.RetryError](err); !again {
+			// What is on it is not ours: ours has been removed. Whoever made it needs the mode.
+			h.cfg.Log.WarnContext(ctx, "the mode of MIG stays, as somebody uses the gpu", "gpu", a.GPU, "err", err)
+			return nil, nil
+		}
+	}
+	return nil, err
 }
 
 func (h *Host) setMode(ctx context.Context, a modeArgs, on bool) error {

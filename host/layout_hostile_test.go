@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -476,5 +477,205 @@ func TestResumedOnAnotherCard_T12(t *testing.T) {
 	}
 	if calls := k.sim.NVML.Calls(); len(calls) != 0 {
 		t.Errorf("touched: %v", calls)
+	}
+}
+
+// swap puts another card in the place of one, which the old instances seem to be on.
+func swap(t *testing.T, h *sim.Host, id gpu.ID) {
+	t.Helper()
+	if err := h.Change(string(id), func(c *sim.Card) { c.PCI.Serial = "another" }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The same profile in the same place of another card is somebody else's: a deletion and
+// a layout leave it, until that card is under management and the layout names it.
+func TestInstanceOfAnotherCardIsForeign_T12(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb@4")
+	swap(t, l.sim, ampere)
+	place := mig.PartitionID(ampere, "4")
+	p, err := l.Partition(t.Context(), place)
+	if err != nil || p.Origin != gpu.OriginForeign {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, err = l.DeletePartition(t.Context(), "test", place)
+	wantCode(t, err, gpu.CodeForeignDevice)
+	if _, err := l.restore(time.Second); err == nil {
+		t.Error("a restore takes it for ours")
+	}
+	l.manage(ampere)
+	_, _, err = l.PutLayout(t.Context(), "test", ampere, cut("2g.10gb@0"))
+	wantCode(t, err, gpu.CodeGPUBusy)
+	_, _, err = l.PutLayout(t.Context(), "test", ampere, cut("3g.20gb:1c,2c"))
+	wantCode(t, err, gpu.CodeGPUBusy)
+	l.mustLay(ampere, "3g.20gb")
+	if p, err := l.Partition(t.Context(), place); err != nil || p.Origin != gpu.OriginManaged || len(p.Conditions) > 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// The undo of an operation that was killed while it made an instance leaves what lies
+// there on another card.
+func TestUndoOnAnotherCard_T12(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "")
+	var dir string
+	l.sim.NVML.OnCall(func(c sim.Call) {
+		if c.Name == "CreateComputeInstance" {
+			dir = l.image()
+		}
+	})
+	l.lay(ampere, cut("3g.20gb@4"))
+	l.sim.NVML.OnCall(nil)
+	m, err := sim.Open(filepath.Join(dir, "sim"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	swap(t, m, ampere)
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k := openLab(t, dir)
+	k.settled()
+	if s := k.layout(ampere); show(s) != "3g.20gb@4" {
+		t.Errorf("%q", show(s))
+	}
+}
+
+// One more partition is not placed where one of ours is missing.
+func TestNoPlaceOverMissing(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb@0 3g.20gb@4")
+	byHand(t, l.sim, ampere, removeFirst)
+	for _, profile := range []string{"3g.20gb", "1g.5gb"} {
+		_, err := l.CreatePartition(t.Context(), "test", gpu.PartitionWish{GPU: ampere, Profile: profile}, gpu.Idempotency{})
+		if e := wantCode(t, err, gpu.CodeDrift); len(e.Blockers) != 1 {
+			t.Errorf("%+v", e)
+		}
+	}
+	if s := l.layout(ampere); len(s.Wanted.Instances) != 2 {
+		t.Errorf("%+v", s.Wanted)
+	}
+}
+
+// While a layout is on its way nothing is decided about its GPU that an undo would take
+// back; and an undo that has to wait for a reset waits.
+func TestWaitingLayoutHoldsItsGPU_T36(t *testing.T) {
+	l := newMIGLab(t)
+	l.sim.NVML.Fail(sim.Activation, mig.ErrResetRequired, 1)
+	op := l.lay(ampere, cut("3g.20gb@4"))
+	yes, no := true, false
+	for _, p := range []gpu.GPUPatch{{Quarantined: &yes}, {Managed: &no}, {Labels: &map[string]string{"a": "b"}}} {
+		_, _, err := l.PatchGPU(t.Context(), "test", ampere, p, false)
+		if held, ok := errors.AsType[*operation.ConflictError](err); !ok || held.Holder != op.ID {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
+	if err := l.sim.ResetGPU(string(ampere)); err != nil {
+		t.Fatal(err)
+	}
+	l.sim.NVML.Fail(sim.Activation, mig.ErrResetRequired, 1)
+	if _, err := l.engine.Abort(op.ID); err != nil {
+		t.Fatal(err)
+	}
+	op, err := l.engine.Wait(t.Context(), op.ID)
+	if err != nil || op.Status != operation.Waiting {
+		t.Fatalf("%+v, %v", op, err)
+	}
+	if err := l.sim.ResetGPU(string(ampere)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.engine.Retry(op.ID); err != nil {
+		t.Fatal(err)
+	}
+	if op = l.finish(op, nil); op.Status != operation.Undone {
+		t.Errorf("%+v", op)
+	}
+	if s := l.layout(ampere); s.Mode.Current || s.Mode.Pending || s.Wanted != nil {
+		t.Errorf("%+v", s)
+	}
+	if _, _, err := l.PatchGPU(t.Context(), "test", ampere, gpu.GPUPatch{Quarantined: &yes}, false); err != nil {
+		t.Error(err)
+	}
+}
+
+// What somebody makes while a layout waits is not ours, and the mode that it needs stays.
+func TestForeignMadeMeanwhile(t *testing.T) {
+	l := newMIGLab(t)
+	l.sim.NVML.Fail(sim.Activation, mig.ErrResetRequired, 1)
+	op := l.lay(ampere, cut("3g.20gb@4"))
+	if err := l.sim.ResetGPU(string(ampere)); err != nil {
+		t.Fatal(err)
+	}
+	putInPlace(t, l.sim, ampere, "3g.20gb", "4")
+	if _, err := l.engine.Retry(op.ID); err != nil {
+		t.Fatal(err)
+	}
+	if op = l.finish(op, nil); op.Status != operation.Undone {
+		t.Fatalf("%+v", op)
+	}
+	if s := l.layout(ampere); show(s) != "3g.20gb@4" || s.Partitions[0].Origin != gpu.OriginForeign || s.Wanted != nil {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A place that somebody takes between our removal and our making stays theirs; what was
+// ours there is not forgotten, and nothing is held.
+func TestPlaceTakenAfterRemoval(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb@4")
+	taken := false
+	l.sim.NVML.OnCall(func(c sim.Call) {
+		if c.Name == "DestroyGpuInstance" && c.Err == nil && !taken && len(l.instancesOf(ampere)) == 0 {
+			taken = true
+			putInPlace(t, l.sim, ampere, "1g.5gb", "4")
+		}
+	})
+	op := l.lay(ampere, cut("2g.10gb@4"))
+	l.sim.NVML.OnCall(nil)
+	if !taken || op.Status != operation.Undone {
+		t.Fatalf("taken %v: %+v", taken, op)
+	}
+	s := l.layout(ampere)
+	if show(s) != "1g.5gb@4" || s.Partitions[0].Origin != gpu.OriginForeign || s.Wanted.String() != "3g.20gb@4" {
+		t.Errorf("%+v, wanted %s", s, s.Wanted)
+	}
+}
+
+// instancesOf are the instances that a card has, read beside gpuvirt.
+func (l *lab) instancesOf(id gpu.ID) (out []mig.DeviceInstance) {
+	l.t.Helper()
+	byHand(l.t, l.sim, id, func(d mig.Device) (err error) { out, err = d.Instances(); return err })
+	return out
+}
+
+// A mode that cannot be restored is asked for once, though others are still waited for.
+func TestRestoreAsksOnceForMode(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(hopper, "1g.10gb")
+	l.mustLay(ampere, "1g.5gb")
+	if err := l.sim.Change(string(ampere), func(c *sim.Card) { c.MIG.KeepsMode = false }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.sim.Reboot(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.sim.Watch(string(ampere), 812, "nv-hostengine"); err != nil {
+		t.Fatal(err)
+	}
+	l.sim.NVML.Fail(sim.Activation, mig.ErrResetRequired, 100)
+	asked := 0
+	l.sim.NVML.OnCall(func(c sim.Call) {
+		if c.Card == string(hopper) && c.Name == "SetMigMode" && c.Err == nil {
+			asked++
+		}
+	})
+	if _, err := l.restore(5 * time.Second); err == nil {
+		t.Error("all is well")
+	}
+	l.sim.NVML.OnCall(nil)
+	if asked > 2 { // before the call and after it
+		t.Errorf("asked %d times", asked)
 	}
 }

@@ -104,6 +104,13 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 			on.err = blind
 		}
 		switch {
+		case there && on.err == nil && replaced(r, p, on.identity):
+			p.Origin, p.State, p.Assignment, p.Created = gpu.OriginForeign, gpu.PartitionMade, "", time.Time{}
+			message := fmt.Sprintf("gpuvirt made a %s here, and somebody else has put a %s in its place", r.Profile, p.Profile)
+			if !sameCard(r.Identity, on.identity) {
+				message = fmt.Sprintf("gpuvirt made a %s here, on another card (%s) than is there now (%s)", r.Profile, describe(r.Identity), describe(on.identity))
+			}
+			p.Conditions = append(p.Conditions, gpu.Condition{Type: gpu.Drifted, Status: true, Reason: "Replaced", Message: message})
 		case !there && on.err != nil: // one sick GPU hides nothing of the others
 			p.Conditions = append(p.Conditions, gpu.Condition{
 				Type: gpu.Unknown, Status: true, Reason: "GPUUnknown", Message: on.err.Error(),
@@ -118,12 +125,6 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 			p.Conditions = append(p.Conditions, gpu.Condition{
 				Type: gpu.Drifted, Status: true, Reason: "Missing",
 				Message: fmt.Sprintf("gpuvirt made it on %s, but the kernel does not have it", r.Parent),
-			})
-		case there && replaced(r, p):
-			p.Origin, p.State, p.Assignment, p.Created = gpu.OriginForeign, gpu.PartitionMade, "", time.Time{}
-			p.Conditions = append(p.Conditions, gpu.Condition{
-				Type: gpu.Drifted, Status: true, Reason: "Replaced",
-				Message: fmt.Sprintf("gpuvirt made a %s here, and somebody else has put a %s in its place", r.Profile, p.Profile),
 			})
 		case there && (p.Parent != r.Parent || p.Native != r.Native):
 			p.Conditions = append(p.Conditions, gpu.Condition{
@@ -140,9 +141,9 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 }
 
 // replaced reports whether what is in a partition's place is another one, of somebody
-// else: where the place is the identity, only what is asked for tells them apart.
-func replaced(r gpu.PartitionRecord, p gpu.Partition) bool {
-	return r.Slot != "" && r.Profile != p.Profile
+// else: where the place is the identity, only the profile and the card tell them apart.
+func replaced(r gpu.PartitionRecord, p gpu.Partition, on gpu.Identity) bool {
+	return r.Slot != "" && (r.Profile != p.Profile || !sameCard(r.Identity, on))
 }
 
 // withHolders adds who uses a partition, or that this is not known.
@@ -220,8 +221,11 @@ func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignme
 	if err != nil {
 		return gpu.PartitionRecord{}, err
 	}
-	if b, ok := b.(gpu.Placer); ok {
-		at, err := b.Place(ctx, g.ID, p.Name)
+	if placer, ok := b.(gpu.Placer); ok {
+		if err := h.whole(ctx, b, g, p); err != nil {
+			return gpu.PartitionRecord{}, err
+		}
+		at, err := placer.Place(ctx, g.ID, p.Name)
 		r := h.recordAt(g, at)
 		r.Assignment = assignment
 		return r, err
@@ -232,6 +236,31 @@ func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignme
 		Profile: p.Name, Native: p.NativeID, Handle: gpu.Handle{MdevUUID: id}, DeviceAPI: p.DeviceAPI,
 		State: gpu.PartitionMaking, Assignment: assignment, Created: h.cfg.Now().UTC(),
 	}, nil
+}
+
+// whole refuses to place one more partition where one of ours is not in its place: the
+// new one might take that, or a part of it.
+func (h *Host) whole(ctx context.Context, b gpu.Backend, g gpu.GPU, p gpu.Profile) error {
+	records, err := h.cfg.Store.PartitionRecords()
+	if err != nil {
+		return err
+	}
+	there, err := b.Partitions(ctx, g.ID)
+	if err != nil {
+		return err
+	}
+	var lost []gpu.Blocker
+	for _, r := range records {
+		in := func(q gpu.Partition) bool { return q.ID == r.ID && !replaced(r, q, g.Identity) }
+		if r.GPU == g.ID && r.Kind == p.Kind && r.State == gpu.PartitionMade && !slices.ContainsFunc(there, in) {
+			lost = append(lost, gpu.Blocker{Kind: "partition", ID: r.ID, Name: r.Profile, Note: "gpuvirt made it, and it is not there"})
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeDrift, "cannot place %q on gpu %q: %d partitions that were made there are missing", p.Name, g.ID, len(lost)).
+		WithBlockers(lost...).WithHint("put them back or give them up first: gpuvirt mig set %s", g.ID)
 }
 
 // whereOf says what a partition is and on what, for people.

@@ -18,7 +18,7 @@ type Restored struct {
 	Made   bool  // it was missing and is there again
 	Err    error // why it is not there
 
-	settled bool // it is there: what happens to it later is not ours to judge
+	settled bool // it is there, or cannot be: what happens to it later is not ours to judge
 }
 
 // Restore puts back, before libvirt starts its guests, every partition that the
@@ -35,7 +35,7 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 	for i, r := range records {
 		done[i] = Restored{Record: r}
 	}
-	modes := map[gpu.ID]error{}
+	modes, final := map[gpu.ID]error{}, map[gpu.ID]bool{}
 	for _, g := range gpus {
 		if g.Managed && wantsMIG(g, records) {
 			modes[g.ID] = errNotTried
@@ -44,8 +44,8 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 	again := time.NewTicker(restoreEvery)
 	defer again.Stop()
 	for {
-		waiting := restoreModes(ctx, gpus, modes, inv, log)
-		if !restoreAll(ctx, done, inv, log) && !waiting {
+		waiting := restoreModes(ctx, gpus, modes, final, inv, log)
+		if !restoreAll(ctx, done, modes, inv, log) && !waiting {
 			break
 		}
 		select {
@@ -88,10 +88,10 @@ var errNotTried = errors.New("not tried yet")
 
 // restoreModes turns MIG on where it was asked for and is off, and reports whether one
 // waits for its GPU to appear.
-func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
+func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]error, final map[gpu.ID]bool, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
 	for _, g := range gpus {
-		if modes[g.ID] == nil {
+		if modes[g.ID] == nil || final[g.ID] {
 			continue
 		}
 		changed, err := restoreMode(ctx, g, inv)
@@ -102,7 +102,8 @@ func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]er
 		case err == nil:
 		case comesLater(code):
 			waiting = true
-		default:
+		default: // asking again would be a reset tried again
+			final[g.ID] = true
 			log.Error("cannot restore the MIG mode", "gpu", g.ID, "err", err)
 		}
 	}
@@ -143,12 +144,19 @@ func comesLater(code gpu.Code) bool {
 
 // restoreAll tries each that is not there, and reports whether one waits for its
 // parent to appear.
-func restoreAll(ctx context.Context, done []Restored, inv *inventory.Inventory, log *slog.Logger) bool {
+func restoreAll(ctx context.Context, done []Restored, modes map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
 	for i := range done {
 		d := &done[i]
-		if d.settled = d.settled || presentNow(ctx, d.Record, inv); d.settled {
+		if d.settled {
+			continue
+		}
+		if d.settled = presentNow(ctx, d.Record, inv); d.settled {
 			d.Err = nil
+			continue
+		}
+		if mode := modes[d.Record.GPU]; mode != nil && d.Record.Kind == gpu.KindMIG {
+			d.Err = fmt.Errorf("the MIG mode of its gpu is not restored: %w", mode)
 			continue
 		}
 		d.Err = restoreOne(ctx, d.Record, inv)
@@ -159,6 +167,7 @@ func restoreAll(ctx context.Context, done []Restored, inv *inventory.Inventory, 
 		case comesLater(code):
 			waiting = true
 		default:
+			d.settled = true
 			log.Error("cannot restore partition", "partition", d.Record.ID, "gpu", d.Record.GPU, "err", d.Err)
 		}
 	}
@@ -169,6 +178,9 @@ func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 	b, err := inv.Backend(r.Kind)
 	if err != nil {
 		return false
+	}
+	if l, err := inv.Look(ctx, r.GPU); err == nil && !sameCard(r.Identity, l.GPU.Identity) {
+		return false // what is in its place there is not it
 	}
 	ps, err := b.Partitions(ctx, r.GPU)
 	return err == nil && slices.ContainsFunc(ps, func(p gpu.Partition) bool {

@@ -216,7 +216,7 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 	if err != nil || p == nil {
 		return err
 	}
-	if replaced(r, *p) {
+	if replaced(r, *p, g.Identity) {
 		h.cfg.Log.WarnContext(ctx, "what is in the place of a partition is not ours, and stays", "gpu", r.GPU, "partition", r.ID, "profile", p.Profile)
 		return nil
 	}
@@ -296,6 +296,11 @@ func (h *Host) undoRemove(ctx context.Context, t *operation.Task) ([]operation.R
 		return nil, err
 	}
 	made, err := h.makePartition(ctx, a.Partition)
+	if gpu.CodeOf(err) == gpu.CodeConflict && a.Partition.Slot != "" {
+		// Somebody else was quicker, and that stays. What was ours is told as replaced.
+		h.cfg.Log.WarnContext(ctx, "the place of a partition was taken before it was put back", "gpu", a.Partition.GPU, "partition", a.Partition.ID, "err", err)
+		made, err = a.Partition, nil
+	}
 	if err != nil {
 		return nil, h.patient(t, err)
 	}

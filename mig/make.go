@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"gpuvirt/gpu"
 )
@@ -128,7 +129,11 @@ func change[T any](ctx context.Context, b *Backend, id gpu.ID, first func() erro
 			return none, err
 		}
 	}
-	return on(b, id, b.opts.ChangeTimeout, f, give)
+	limit := b.opts.ChangeTimeout
+	if end, ok := ctx.Deadline(); ok { // of a restore: then it is to say what is missing
+		limit = min(limit, time.Until(end))
+	}
+	return on(b, id, limit, f, give)
 }
 
 func (c *cutting) make(want gpu.Partition, start int) (gpu.Partition, error) {

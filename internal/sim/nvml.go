@@ -324,10 +324,10 @@ func (d *migDevice) SetMode(on bool) (activation, err error) {
 		m.Pending = on
 		switch {
 		case m.Current == on:
-		case waits != nil:
-			activation = waits
 		case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
 			activation = mig.ErrInUse
+		case waits != nil:
+			activation = waits
 		default:
 			m.Current = on
 			if c.MIG.ResetsForMode {
