@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"syscall"
 
 	"go.etcd.io/bbolt"
 )
@@ -41,11 +42,18 @@ func (r *reserve) fill(tx *bbolt.Tx) error {
 		return nil
 	}
 	begin, end := max(used, r.size), used+reserveStep // what bbolt has added itself is not written
-	if _, err := io.Copy(io.NewOffsetWriter(r.file, begin), io.LimitReader(zeros{}, end-begin)); err != nil {
-		r.size = math.MaxInt64 // until the store is opened again
-		return nil             //nolint:nilerr // as said above
+	_, err = io.Copy(io.NewOffsetWriter(r.file, begin), io.LimitReader(zeros{}, end-begin))
+	full := err != nil
+	if !full {
+		err = r.file.Sync()
+		full = errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) // some find out late
 	}
-	if err := r.file.Sync(); err != nil {
+	switch {
+	case full:
+		_ = r.file.Truncate(max(used, info.Size())) // what is left is for bbolt
+		r.size = math.MaxInt64                      // until the store is opened again
+		return nil
+	case err != nil:
 		return fmt.Errorf("cannot sync what was reserved: %w", errors.Unwrap(err)) // an errno: see unsynced
 	}
 	r.size = end

@@ -63,12 +63,13 @@ func computeWish(in api.LayoutInstance) []string {
 // exact reads the layout in the comment of an entry; nil if it has none. It must say
 // what is counted: who edits the one and forgets the other is told.
 func (e migEntry) exact(counts map[string]int) ([]api.LayoutInstance, error) {
-	said := exactComments(e.node)
-	switch len(said) {
-	case 0:
+	said, stray := exactComments(e.node)
+	switch {
+	case stray:
+		return nil, e.wrong("mig-devices", "the comment %q below it may be meant for it or for the next entry: put it above \"mig-devices\"", exactMark)
+	case len(said) == 0:
 		return nil, nil
-	case 1:
-	default:
+	case len(said) > 1:
 		return nil, e.wrong("mig-devices", "the entry has more than one comment %q", exactMark)
 	}
 	l, err := layoutArgs(strings.Fields(said[0]))
@@ -82,17 +83,31 @@ func (e migEntry) exact(counts map[string]int) ([]api.LayoutInstance, error) {
 	return l.Instances, nil
 }
 
-// exactComments finds the comment in and above a node, wherever an editor has put it.
-func exactComments(n *yaml.Node) (out []string) {
-	for line := range strings.Lines(n.HeadComment + "\n" + n.LineComment + "\n" + n.FootComment) {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), exactMark); ok {
-			out = append(out, text)
+// exactLine is how the comment may be written by hand.
+var exactLine = regexp.MustCompile(`^#+\s*gpuvirt:(.*)$`)
+
+// exactComments finds the comment in and above a node, wherever an editor has put it,
+// and in what the node takes over from elsewhere. One below it may be meant for the
+// next: stray reports such a one.
+func exactComments(n *yaml.Node) (out []string, stray bool) {
+	find := func(comment string) (found []string) {
+		for line := range strings.Lines(comment) {
+			if m := exactLine.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
+				found = append(found, m[1])
+			}
 		}
+		return found
 	}
-	for _, sub := range n.Content {
-		out = append(out, exactComments(sub)...)
+	out, stray = find(n.HeadComment+"\n"+n.LineComment), len(find(n.FootComment)) > 0
+	inside := n.Content
+	if n.Alias != nil {
+		inside = []*yaml.Node{n.Alias}
 	}
-	return out
+	for _, sub := range inside {
+		more, s := exactComments(sub)
+		out, stray = append(out, more...), stray || s
+	}
+	return out, stray
 }
 
 var profileName = regexp.MustCompile(`^([1-9][0-9]*c\.)?[1-9][0-9]*g\.`)

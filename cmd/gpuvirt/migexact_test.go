@@ -195,12 +195,20 @@ func TestMIGFileComment(t *testing.T) {
 		"    " + said + "\n    - devices: all\n      mig-enabled: true\n      mig-devices: {}\n":                               "is not what the comment",
 		"    " + said + "\n    - devices: all\n      mig-enabled: false\n":                                                     "is not what the comment",
 		"    " + said + "\n    - devices: all # gpuvirt:\n      mig-enabled: true\n      mig-devices:" + counted:               "more than one comment",
-		"    # gpuvirt: 1g.5gb@x\n    - devices: all\n      mig-enabled: true\n      mig-devices: {1g.5gb: 1}\n":               `line 7: the comment "# gpuvirt:" is wrong: "x" is no memory slice`,
+		// By hand, and taken over from elsewhere.
+		"    #gpuvirt:" + exact + "\n    - devices: all\n      mig-enabled: true\n      mig-devices:" + counted:                                                exact,
+		"    - &x\n      devices: all\n      mig-enabled: true\n      " + said + "\n      mig-devices:" + counted + "  b:\n    - <<: *x\n      devices: [1]\n": exact,
+		// It cannot be told for which of two it is.
+		"    - devices: [0]\n      mig-enabled: true\n      mig-devices:" + counted + "        " + said + "\n\n    - devices: [1]\n      mig-enabled: true\n      mig-devices:" + counted: "may be meant for it or for the next",
+		"    # gpuvirt: 1g.5gb@x\n    - devices: all\n      mig-enabled: true\n      mig-devices: {1g.5gb: 1}\n":                                                                          `line 7: the comment "# gpuvirt:" is wrong: "x" is no memory slice`,
 	} {
 		f, err := readMIGFile(strings.NewReader("version: v1\nmig-configs:\n  a:\n" + text))
 		got := ""
 		if err == nil {
 			got = layoutLine(f.Configs["a"][0].want)
+			if b := f.Configs["b"]; len(b) > 0 && layoutLine(b[0].want) != want {
+				t.Errorf("%s: taken over it is %q", text, layoutLine(b[0].want))
+			}
 		} else if strings.Contains(err.Error(), want) {
 			continue
 		}
