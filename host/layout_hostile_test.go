@@ -78,6 +78,34 @@ func (l *lab) policy(id gpu.ID, p gpu.Policy) {
 	}
 }
 
+// killedAt lays out the A100, and returns the host as it would be had the daemon been
+// killed before the first call of a name, or after it, and something else happened before
+// its next start.
+func (l *lab) killedAt(call string, after bool, layout gpu.Layout, meanwhile func(*sim.Host)) *lab {
+	l.t.Helper()
+	var dir string
+	calls := 0 // each is told before and after
+	l.sim.NVML.OnCall(func(c sim.Call) {
+		if c.Name != call {
+			return
+		}
+		if calls++; calls == 1 || calls == 2 && after {
+			dir = l.image()
+		}
+	})
+	l.lay(ampere, layout)
+	l.sim.NVML.OnCall(nil)
+	h, err := sim.Open(filepath.Join(dir, "sim"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	meanwhile(h)
+	if err := h.Close(); err != nil {
+		l.t.Fatal(err)
+	}
+	return openLab(l.t, dir)
+}
+
 // What somebody else has put in the place of an instance of ours is not ours: neither
 // a deletion, nor another layout, nor the policy repair removes it. Once it is named in
 // a layout it is.
@@ -121,23 +149,7 @@ func TestReplacedInstanceIsForeign(t *testing.T) {
 func TestUndoLeavesForeignInstance_T01(t *testing.T) {
 	l := newMIGLab(t)
 	l.mustLay(ampere, "")
-	var dir string
-	l.sim.NVML.OnCall(func(c sim.Call) {
-		if c.Name == "CreateGpuInstance" && dir == "" {
-			dir = l.image()
-		}
-	})
-	l.lay(ampere, cut("3g.20gb@4"))
-	l.sim.NVML.OnCall(nil)
-	m, err := sim.Open(filepath.Join(dir, "sim"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	putInPlace(t, m, ampere, "1g.5gb", "4")
-	if err := m.Close(); err != nil {
-		t.Fatal(err)
-	}
-	k := openLab(t, dir)
+	k := l.killedAt("CreateGpuInstance", false, cut("3g.20gb@4"), func(m *sim.Host) { putInPlace(t, m, ampere, "1g.5gb", "4") })
 	k.settled()
 	if s := k.layout(ampere); show(s) != "1g.5gb@4" || s.Partitions[0].Origin != gpu.OriginForeign {
 		t.Errorf("%q, %+v", show(s), s.Partitions)
@@ -520,23 +532,7 @@ func TestInstanceOfAnotherCardIsForeign_T12(t *testing.T) {
 func TestUndoOnAnotherCard_T12(t *testing.T) {
 	l := newMIGLab(t)
 	l.mustLay(ampere, "")
-	var dir string
-	l.sim.NVML.OnCall(func(c sim.Call) {
-		if c.Name == "CreateComputeInstance" {
-			dir = l.image()
-		}
-	})
-	l.lay(ampere, cut("3g.20gb@4"))
-	l.sim.NVML.OnCall(nil)
-	m, err := sim.Open(filepath.Join(dir, "sim"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	swap(t, m, ampere)
-	if err := m.Close(); err != nil {
-		t.Fatal(err)
-	}
-	k := openLab(t, dir)
+	k := l.killedAt("CreateComputeInstance", true, cut("3g.20gb@4"), func(m *sim.Host) { swap(t, m, ampere) })
 	k.settled()
 	if s := k.layout(ampere); show(s) != "3g.20gb@4" {
 		t.Errorf("%q", show(s))

@@ -1,0 +1,289 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gpuvirt/gpu"
+	"gpuvirt/inventory"
+	"gpuvirt/operation"
+)
+
+// layoutPlan is what a layout asks for: an operation, or rows alone where the hardware
+// is as it should be, or nothing.
+type layoutPlan struct {
+	op     operation.Plan
+	rows   []operation.Row
+	resets bool            // the GPU is reset on the way
+	adopts []gpu.Partition // those of somebody else that become ours, as the layout names them
+}
+
+func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layoutPlan, error) {
+	c, l, err := h.cutter(ctx, id)
+	if err != nil {
+		return layoutPlan{}, err
+	}
+	g := l.GPU
+	refuse := func(code gpu.Code, why string) (layoutPlan, error) {
+		return layoutPlan{}, gpu.Errorf(code, "cannot lay out gpu %q: %s", id, why)
+	}
+	if code, why := closed(g); code == gpu.CodeGPUUnmanaged {
+		return layoutPlan{}, gpu.Errorf(code, "cannot lay out gpu %q: %s", id, why).WithHint("put it under management first: gpuvirt gpu manage %s", id)
+	} else if code != "" {
+		return refuse(code, why)
+	}
+	if l.Err != nil {
+		return layoutPlan{}, l.Err
+	}
+	there, err := h.instances(ctx, l)
+	if err != nil {
+		return layoutPlan{}, err
+	}
+	p, err := c.PlanLayout(ctx, id, want, pinned(there))
+	if err != nil {
+		return layoutPlan{}, err
+	}
+	if p.Mode != nil {
+		if err := h.onlyMIG(ctx, l); err != nil {
+			return layoutPlan{}, err
+		}
+	}
+	lp, err := h.layoutOperation(g, want, p)
+	lp.resets = p.Resets
+	for _, q := range p.Keep {
+		if i := slices.IndexFunc(there, func(o gpu.Partition) bool { return o.ID == q.ID }); i >= 0 && there[i].Origin == gpu.OriginForeign {
+			lp.adopts = append(lp.adopts, q)
+		}
+	}
+	return lp, err
+}
+
+// onlyMIG refuses to change the mode of a GPU that is cut in another way: it may be
+// reset for that.
+func (h *Host) onlyMIG(ctx context.Context, l inventory.Look) error {
+	all, err := h.partitionsOf(ctx, l)
+	if err != nil {
+		return err
+	}
+	var blockers []gpu.Blocker
+	for _, p := range all {
+		if p.Kind != gpu.KindMIG && p.State != gpu.PartitionMissing {
+			blockers = append(blockers, gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile})
+		}
+	}
+	if len(blockers) == 0 {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot change the MIG mode of gpu %q: %d partitions of other kinds are on it", l.GPU.ID, len(blockers)).
+		WithBlockers(blockers...).WithHint("delete them first: changing the mode may reset the gpu")
+}
+
+// pinned says of each partition that may not be removed why: it is not ours, or in use,
+// or whether it is cannot be told.
+func pinned(all []gpu.Partition) map[string]string {
+	out := map[string]string{}
+	for _, p := range all {
+		var why []string
+		if p.Origin == gpu.OriginForeign {
+			why = append(why, "gpuvirt did not make it")
+		}
+		for _, hd := range p.Holders {
+			why = append(why, strings.TrimSpace(hd.Kind+" "+hd.ID+" "+hd.Name)+" uses it")
+		}
+		for _, c := range p.Conditions {
+			if c.Status && c.Type == gpu.Unknown {
+				why = append(why, c.Message)
+			}
+		}
+		if p.Assignment != "" {
+			why = append(why, fmt.Sprintf("it belongs to assignment %q", p.Assignment))
+		}
+		if len(why) > 0 {
+			out[p.ID] = strings.Join(why, "; ")
+		}
+	}
+	return out
+}
+
+// layoutOperation turns a plan into an operation. What is kept and foreign becomes
+// ours: whoever asks for a layout has named it.
+func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan) (layoutPlan, error) {
+	old, err := h.gpuRecord(g)
+	if err != nil {
+		return layoutPlan{}, err
+	}
+	records, err := h.instanceRecords(g.ID)
+	if err != nil {
+		return layoutPlan{}, err
+	}
+	of := map[string]gpu.PartitionRecord{}
+	for _, r := range records {
+		of[r.ID] = r
+	}
+	op := operation.Plan{Kind: kindLayout, Summary: "lay out gpu " + string(g.ID), Keys: []string{"gpu/" + string(g.ID)}}
+	if old.MIG == nil || *old.MIG != want.Enabled {
+		now := old
+		now.MIG = &want.Enabled
+		op.Rows = append(op.Rows, operation.Put(gpu.RecordGPU, string(g.ID), now))
+		op.Release = append(op.Release, operation.Put(gpu.RecordGPU, string(g.ID), old))
+	}
+	verb := map[bool]string{true: "enable", false: "disable"}
+	mode := func() {
+		op.Steps = append(op.Steps, operation.PlanStep{
+			Kind: stepMode, Summary: verb[*p.Mode] + " MIG on " + string(g.ID),
+			Args: modeArgs{GPU: g.ID, Identity: g.Identity, On: *p.Mode, Was: g.MIG.Current},
+		})
+	}
+	if p.Mode != nil && *p.Mode {
+		mode()
+	}
+	removed := map[string]bool{}
+	for _, q := range p.Remove {
+		r, ok := of[q.ID]
+		if !ok {
+			return layoutPlan{}, gpu.Errorf(gpu.CodeForeignDevice, "cannot lay out gpu %q: gpuvirt did not make partition %q", g.ID, q.ID).
+				WithBlockers(gpu.Blocker{Kind: "partition", ID: q.ID, Name: q.Profile})
+		}
+		removed[q.ID] = true
+		op.Steps = append(op.Steps, removeStep(r, nil))
+	}
+	h.createInstances(&op, g, p.Create, of, removed)
+	h.keepInstances(&op, g, p.Keep, of)
+	// What is wanted no more and is not there either needs no step.
+	for _, r := range slices.SortedFunc(maps.Values(of), func(a, b gpu.PartitionRecord) int { return cmp.Compare(a.ID, b.ID) }) {
+		if !removed[r.ID] {
+			op.Rows = append(op.Rows, operation.Delete(gpu.RecordPartition, r.ID))
+			op.Release = append(op.Release, operation.Put(gpu.RecordPartition, r.ID, r))
+		}
+	}
+	if p.Mode != nil && !*p.Mode {
+		mode()
+	}
+	if len(op.Steps) == 0 {
+		return layoutPlan{rows: op.Rows, op: operation.Plan{Summary: op.Summary, Keys: op.Keys}}, nil
+	}
+	for _, q := range slices.Concat(p.Remove, p.Create) {
+		if key := "partition/" + q.ID; !slices.Contains(op.Keys, key) {
+			op.Keys = append(op.Keys, key)
+		}
+	}
+	return layoutPlan{op: op}, nil
+}
+
+// createInstances plans those that are to be made, and takes them from the records
+// that are left to be looked at.
+func (h *Host) createInstances(op *operation.Plan, g gpu.GPU, create []gpu.Partition, of map[string]gpu.PartitionRecord, removed map[string]bool) {
+	for _, q := range create {
+		r := h.recordAt(g, q)
+		op.Steps = append(op.Steps, makeStep(r))
+		if removed[q.ID] {
+			continue // its record goes with the one step and comes with the other
+		}
+		op.Rows = append(op.Rows, operation.Put(gpu.RecordPartition, r.ID, r))
+		if was, ok := of[r.ID]; ok { // it was missing
+			op.Release = append(op.Release, operation.Put(gpu.RecordPartition, was.ID, was))
+		} else {
+			op.Release = append(op.Release, operation.Delete(gpu.RecordPartition, r.ID))
+		}
+		delete(of, r.ID)
+	}
+}
+
+// keepInstances makes ours what is kept and was not.
+func (h *Host) keepInstances(op *operation.Plan, g gpu.GPU, keep []gpu.Partition, of map[string]gpu.PartitionRecord) {
+	for _, q := range keep {
+		if was, ok := of[q.ID]; ok && was.Profile == q.Profile && sameCard(was.Identity, g.Identity) && slices.Equal(was.Compute, withoutUUIDs(q.Compute)) {
+			delete(of, q.ID)
+			continue
+		}
+		r := h.recordAt(g, q)
+		r.State = gpu.PartitionMade
+		op.Rows = append(op.Rows, operation.Put(gpu.RecordPartition, r.ID, r))
+		if was, ok := of[q.ID]; ok {
+			op.Release = append(op.Release, operation.Put(gpu.RecordPartition, was.ID, was))
+		} else {
+			op.Release = append(op.Release, operation.Delete(gpu.RecordPartition, r.ID))
+		}
+		delete(of, q.ID)
+	}
+}
+
+// recordAt is the record of a partition whose place is its identity.
+func (h *Host) recordAt(g gpu.GPU, p gpu.Partition) gpu.PartitionRecord {
+	return gpu.PartitionRecord{
+		ID: p.ID, GPU: g.ID, Identity: g.Identity, Parent: p.Parent, Kind: p.Kind, Profile: p.Profile, Native: p.Native,
+		Slot: p.Slot, Compute: withoutUUIDs(p.Compute), DeviceAPI: p.DeviceAPI, State: gpu.PartitionMaking, Created: h.cfg.Now().UTC(),
+	}
+}
+
+// withoutUUIDs is what of compute instances outlives them.
+func withoutUUIDs(in []gpu.Compute) (out []gpu.Compute) {
+	for _, c := range in {
+		c.UUID = ""
+		out = append(out, c)
+	}
+	return out
+}
+
+// PutLayout starts cutting a GPU as asked. Where it is so already it returns no
+// operation, and writes nothing that is written already.
+func (h *Host) PutLayout(ctx context.Context, actor string, id gpu.ID, want gpu.Layout) (gpu.LayoutState, *operation.Operation, error) {
+	h.planning.Lock()
+	defer h.planning.Unlock()
+	p, err := h.planLayout(ctx, id, want)
+	if err != nil {
+		return gpu.LayoutState{}, nil, err
+	}
+	if len(p.op.Steps) > 0 {
+		p.op.Actor = actor
+		op, err := h.add(ctx, p.op)
+		if err != nil {
+			return gpu.LayoutState{}, nil, err
+		}
+		return gpu.LayoutState{}, &op, nil
+	}
+	if err := h.held([]string{"gpu/" + string(id)}); err != nil {
+		return gpu.LayoutState{}, nil, err
+	}
+	if len(p.rows) > 0 {
+		if err := h.cfg.Store.Apply(p.rows...); err != nil {
+			return gpu.LayoutState{}, nil, err
+		}
+		h.cfg.Log.Info("layout recorded", "gpu", id, "actor", actor)
+		h.hub.emit("gpu.changed", string(id), map[string]string{"mig": strconv.FormatBool(want.Enabled)})
+	}
+	s, err := h.Layout(ctx, id)
+	return s, nil, err
+}
+
+// PlanPutLayout is the dry run of PutLayout.
+func (h *Host) PlanPutLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (gpu.Plan, error) {
+	if _, _, err := h.cutter(ctx, id); err != nil {
+		return gpu.Plan{}, err
+	}
+	p, err := h.planLayout(ctx, id, want)
+	plan, err := h.plan(p.op, err)
+	if err != nil || plan.Refusal != nil {
+		return plan, err
+	}
+	if len(p.rows) > 0 {
+		plan.Summary, plan.Changes = "record the layout of gpu "+string(id), true
+	}
+	if len(p.rows) > 0 && len(p.adopts) == 0 {
+		plan.Steps = append(plan.Steps, gpu.PlanStep{Kind: "gpu.record", Summary: "record what is there as wanted"})
+	}
+	for i, q := range p.adopts {
+		plan.Steps = slices.Insert(plan.Steps, i, gpu.PlanStep{
+			Kind: "partition.adopt", Summary: fmt.Sprintf("take %s at %s, which gpuvirt did not make, under management", q.Profile, q.Slot),
+		})
+	}
+	if p.resets {
+		plan.NeedsReset, plan.MustBeIdle = true, []string{string(id)}
+	}
+	return plan, nil
+}
