@@ -184,14 +184,20 @@ func (h *Host) createInstances(op *operation.Plan, g gpu.GPU, create []gpu.Parti
 		if removed[q.ID] {
 			continue // its record goes with the one step and comes with the other
 		}
-		op.Rows = append(op.Rows, operation.Put(gpu.RecordPartition, r.ID, r))
-		if was, ok := of[r.ID]; ok { // it was missing
-			op.Release = append(op.Release, operation.Put(gpu.RecordPartition, was.ID, was))
-		} else {
-			op.Release = append(op.Release, operation.Delete(gpu.RecordPartition, r.ID))
-		}
-		delete(of, r.ID)
+		putRecord(op, r, of) // where there is one already, it was missing
 	}
+}
+
+// putRecord has an operation write a record at its beginning, and bring back what was
+// there before should it be undone.
+func putRecord(op *operation.Plan, r gpu.PartitionRecord, of map[string]gpu.PartitionRecord) {
+	op.Rows = append(op.Rows, operation.Put(gpu.RecordPartition, r.ID, r))
+	if was, ok := of[r.ID]; ok {
+		op.Release = append(op.Release, operation.Put(gpu.RecordPartition, was.ID, was))
+	} else {
+		op.Release = append(op.Release, operation.Delete(gpu.RecordPartition, r.ID))
+	}
+	delete(of, r.ID)
 }
 
 // keepInstances makes ours what is kept and was not.
@@ -203,13 +209,7 @@ func (h *Host) keepInstances(op *operation.Plan, g gpu.GPU, keep []gpu.Partition
 		}
 		r := h.recordAt(g, q)
 		r.State = gpu.PartitionMade
-		op.Rows = append(op.Rows, operation.Put(gpu.RecordPartition, r.ID, r))
-		if was, ok := of[q.ID]; ok {
-			op.Release = append(op.Release, operation.Put(gpu.RecordPartition, was.ID, was))
-		} else {
-			op.Release = append(op.Release, operation.Delete(gpu.RecordPartition, r.ID))
-		}
-		delete(of, q.ID)
+		putRecord(op, r, of)
 	}
 }
 

@@ -35,7 +35,7 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 	for i, r := range records {
 		done[i] = Restored{Record: r}
 	}
-	modes, final := map[gpu.ID]error{}, map[gpu.ID]bool{}
+	modes := map[gpu.ID]error{}
 	for _, g := range gpus {
 		if g.Managed && wantsMIG(g, records) {
 			modes[g.ID] = errNotTried
@@ -44,7 +44,7 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 	again := time.NewTicker(restoreEvery)
 	defer again.Stop()
 	for {
-		waiting := restoreModes(ctx, gpus, modes, final, inv, log)
+		waiting := restoreModes(ctx, gpus, modes, inv, log)
 		if !restoreAll(ctx, done, modes, inv, log) && !waiting {
 			break
 		}
@@ -84,15 +84,15 @@ func wantsMIG(g gpu.GPURecord, records []gpu.PartitionRecord) bool {
 	})
 }
 
-var errNotTried = errors.New("not tried yet")
+var errNotTried = gpu.Errorf(gpu.CodeUnavailable, "not tried yet")
 
 // restoreModes turns MIG on where it was asked for and is off, and reports whether one
 // waits for its GPU to appear.
-func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]error, final map[gpu.ID]bool, inv *inventory.Inventory, log *slog.Logger) bool {
+func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
 	for _, g := range gpus {
-		if modes[g.ID] == nil || final[g.ID] {
-			continue
+		if err := modes[g.ID]; err == nil || !comesLater(gpu.CodeOf(err)) {
+			continue // asking again for what failed for good would be a reset tried again
 		}
 		changed, err := restoreMode(ctx, g, inv)
 		modes[g.ID] = err
@@ -102,8 +102,7 @@ func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]er
 		case err == nil:
 		case comesLater(code):
 			waiting = true
-		default: // asking again would be a reset tried again
-			final[g.ID] = true
+		default:
 			log.Error("cannot restore the MIG mode", "gpu", g.ID, "err", err)
 		}
 	}
@@ -179,14 +178,16 @@ func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 	if err != nil {
 		return false
 	}
-	if l, err := inv.Look(ctx, r.GPU); err == nil && !sameCard(r.Identity, l.GPU.Identity) {
-		return false // what is in its place there is not it
-	}
 	ps, err := b.Partitions(ctx, r.GPU)
-	return err == nil && slices.ContainsFunc(ps, func(p gpu.Partition) bool {
+	there := err == nil && slices.ContainsFunc(ps, func(p gpu.Partition) bool {
 		// One whose compute instances are missing was being made when something died.
 		return p.ID == r.ID && p.Parent == r.Parent && p.Native == r.Native && slices.Equal(withoutUUIDs(p.Compute), r.Compute)
 	})
+	if !there || r.Slot == "" {
+		return there // an identity that we chose is on no other card
+	}
+	l, err := inv.Look(ctx, r.GPU)
+	return err != nil || sameCard(r.Identity, l.GPU.Identity)
 }
 
 // restoreOne makes one partition again, on the card that it was made on. The type

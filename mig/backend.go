@@ -270,7 +270,9 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 		if g.MIG, err = d.Mode(); err != nil {
 			return look{g, nil}, err
 		}
-		g.MIG.Needs = b.needs(id, g.MIG)
+		if g.MIG.Current != g.MIG.Pending {
+			g.MIG.Needs = b.needs(id)
+		}
 		g.Conditions = modeConditions(g.MIG)
 		all, err := d.Profiles()
 		var profiles []gpu.Profile
@@ -313,12 +315,9 @@ const (
 	needsReboot = "reboot"
 )
 
-// needs is what a mode that is not in force waits for. A GPU that the kernel knows no
-// way to reset, as in some virtual machines, takes a reboot.
-func (b *Backend) needs(id gpu.ID, m gpu.MIGMode) string {
-	if m.Current == m.Pending {
-		return ""
-	}
+// needs is what puts a mode in force that is stored: a GPU that the kernel knows no way
+// to reset, as in some virtual machines, takes a reboot.
+func (b *Backend) needs(id gpu.ID) string {
 	if ways, err := b.fs.Read(path.Join(b.dir(id), "reset_method")); err == nil && ways == "" {
 		return needsReboot
 	}
@@ -411,11 +410,11 @@ func (c *cutting) card() *Card {
 	return &card
 }
 
-// have is what is there, for the planner. Use is not its business here.
-func (c *cutting) have() []Instance {
+// have is what is there, for the planner; notes says of those in use why, by their place.
+func (c *cutting) have(notes map[int]string) []Instance {
 	var out []Instance
 	for _, in := range c.instances {
-		out = append(out, Instance{ID: in.ID, Profile: c.name(in.ProfileID), Start: in.Start, Size: in.Size})
+		out = append(out, Instance{ID: in.ID, Profile: c.name(in.ProfileID), Start: in.Start, Size: in.Size, InUse: notes[in.Start] != ""})
 	}
 	return out
 }

@@ -57,9 +57,8 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 	part := func(start int) gpu.Partition {
 		return parts[slices.IndexFunc(parts, func(p gpu.Partition) bool { return p.Slot == strconv.Itoa(start) })]
 	}
-	have := c.have()
+	have := c.have(notes)
 	for i := range have {
-		have[i].InUse = notes[have[i].Start] != ""
 		var names []string
 		for _, ci := range part(have[i].Start).Compute {
 			names = append(names, ci.Profile)
@@ -259,7 +258,7 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
 
 // waits says what a mode waits for that is stored and not in force.
 func (b *Backend) waits(id gpu.ID, cause error) error {
-	if b.needs(id, gpu.MIGMode{Pending: true}) == needsReboot {
+	if b.needs(id) == needsReboot {
 		return gpu.Errorf(gpu.CodeNeedsReboot, "it waits for a reboot, as this gpu cannot be reset: %w", cause).
 			WithHint("restart the machine that the gpu is in")
 	}

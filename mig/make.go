@@ -62,15 +62,11 @@ func (b *Backend) Place(_ context.Context, id gpu.ID, profile string) (gpu.Parti
 // place asks the planner for the place of one more instance. A refusal names what is in
 // the way.
 func (c *cutting) place(profile string, start int) (Placement, error) {
-	have := c.have()
 	notes, err := c.users()
 	if err != nil {
 		return Placement{}, err
 	}
-	for i := range have {
-		have[i].InUse = notes[have[i].Start] != ""
-	}
-	at, err := c.card().Place(have, profile, start)
+	at, err := c.card().Place(c.have(notes), profile, start)
 	return at, c.explain(err, notes)
 }
 

@@ -78,23 +78,19 @@ func (t *Table) gpuFiles(id gpu.ID) ([]string, error) {
 		out = append(out, "/dev/nvidia"+strconv.Itoa(minor))
 	}
 	device := path.Join("bus/pci/devices", string(id))
-	group, err := t.fs.Readlink(path.Join(device, "iommu_group"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	group := ""
+	link, err := t.fs.Readlink(path.Join(device, "iommu_group"))
+	if err == nil {
+		group = path.Base(link)
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err == nil {
-		out = append(out, "/dev/vfio/"+path.Base(group), "/dev/vfio/noiommu-"+path.Base(group))
+	vfio, err := t.vfioFiles(device, group)
+	if err != nil {
+		return nil, err
 	}
-	for dir, files := range map[string]string{"drm": "/dev/dri/", "vfio-dev": "/dev/vfio/devices/"} {
-		names, err := t.fs.List(path.Join(device, dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		for _, name := range names {
-			out = append(out, files+name)
-		}
-	}
-	return out, nil
+	drm, err := t.named(path.Join(device, "drm"), "/dev/dri/")
+	return slices.Concat(out, vfio, drm), err
 }
 
 // number reads "<key>: <number>" from a file with a line for each key.

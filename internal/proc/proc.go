@@ -90,19 +90,9 @@ func (t *Table) files(p gpu.Partition) ([]string, error) {
 	default:
 		return nil, nil // there is no file
 	}
-	var out []string
-	if p.IOMMUGroup != "" {
-		out = append(out, "/dev/vfio/"+p.IOMMUGroup, "/dev/vfio/noiommu-"+p.IOMMUGroup)
-	}
-	names, err := t.fs.List(path.Join(device, "vfio-dev"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	for _, name := range names {
-		out = append(out, "/dev/vfio/devices/"+name)
-	}
-	if len(out) > 0 {
-		return out, nil
+	out, err := t.vfioFiles(device, p.IOMMUGroup)
+	if err != nil || len(out) > 0 {
+		return out, err
 	}
 	// No group and no file: right for a device that no VFIO driver has, or that is
 	// gone. A device of the mdev bus always has one of the two.
@@ -112,6 +102,29 @@ func (t *Table) files(p gpu.Partition) ([]string, error) {
 		return nil, fmt.Errorf("%q has neither an iommu group nor a vfio file", device)
 	}
 	return nil, nil
+}
+
+// vfioFiles returns the names by which VFIO lets programs have a device: that of its
+// group, if it has one, and its own where the kernel gives it one.
+func (t *Table) vfioFiles(device, group string) ([]string, error) {
+	out, err := t.named(path.Join(device, "vfio-dev"), "/dev/vfio/devices/")
+	if group != "" {
+		out = append(out, "/dev/vfio/"+group, "/dev/vfio/noiommu-"+group)
+	}
+	return out, err
+}
+
+// named returns the files in a folder of /dev that are called as the entries of a
+// directory of sysfs, none where there is no such directory.
+func (t *Table) named(dir, dev string) (out []string, err error) {
+	names, err := t.fs.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, name := range names {
+		out = append(out, dev+name)
+	}
+	return out, err
 }
 
 // scan returns the processes that have one of the files open.
