@@ -26,8 +26,22 @@ type Backend interface {
 // A Placer is a Backend whose partitions take no name from us. Their place is their
 // identity, and the backend chooses it.
 type Placer interface {
-	// Place returns one more partition of a profile as Make wants it.
-	Place(ctx context.Context, id ID, profile string) (Partition, error)
+	// Place returns one more partition of a profile as Make wants it. A device of taken
+	// is not chosen though it is free as far as the kernel knows: some VM's definition
+	// names it.
+	Place(ctx context.Context, id ID, profile string, taken []Handle) (Partition, error)
+}
+
+// A Virtualizer is a Backend that turns a GPU's virtual functions on and off (PCI
+// Express SR-IOV).
+type Virtualizer interface {
+	// Functions lists the virtual functions that a GPU has now, by index.
+	Functions(ctx context.Context, id ID) ([]Function, error)
+	// SetVFs gives a GPU n virtual functions, none with 0; it has them when SetVFs
+	// returns. Where it has another number than 0, those go first. The caller has made
+	// sure that nobody uses them. Where it fails, the GPU has its driver, and as many
+	// virtual functions as it had or none.
+	SetVFs(ctx context.Context, id ID, n int) error
 }
 
 // A Cutter is a Backend that cuts a GPU by a layout.

@@ -56,6 +56,14 @@ type MIGMode struct {
 // SRIOV tells how many virtual functions a GPU can have and has.
 type SRIOV struct{ TotalVFs, NumVFs int }
 
+// A Function is one virtual function of a GPU.
+type Function struct {
+	Index      int    // N of the virtfnN link
+	PCIAddress string // "0000:41:00.4"
+	IOMMUGroup string // empty: none
+	Driver     string // kernel driver bound to it, empty: none
+}
+
 // Identity is what a record keeps of a GPU so that another card which comes up
 // at the same address after a reboot is not taken for it.
 type Identity struct {

@@ -5,18 +5,21 @@ import "time"
 // A Partition is a piece of a GPU that was made. A backend fills what the kernel
 // says (up to IOMMUGroup); the host adds origin, use and conditions.
 type Partition struct {
-	ID         string // for an mdev its UUID; else "<gpu>/<kind>/<slot>"
-	GPU        ID
-	Parent     string // sysfs name of the device it was made on; a MIG instance's id for a vGPU on one
-	Kind       Kind
-	Profile    string // profile name
-	Native     string // the driver's type id
-	Slot       string // planned place, for kinds that take no name from us; of MIG the first memory slice
-	Instance   string // the driver's id of a MIG partition's GPU instance: another when it is made again
-	Compute    []Compute
-	Handle     Handle
-	DeviceAPI  string
-	IOMMUGroup string // number as text; its file is /dev/vfio/<number>
+	ID        string // for an mdev its UUID; else "<gpu>/<kind>/<slot>"
+	GPU       ID
+	Parent    string // sysfs name of the device it was made on; a MIG instance's id for a vGPU on one
+	Kind      Kind
+	Profile   string // profile name
+	Native    string // the driver's type id
+	Slot      string // planned place, for kinds that take no name from us; of MIG the first memory slice
+	Instance  string // the driver's id of a MIG partition's GPU instance: another when it is made again
+	Compute   []Compute
+	Handle    Handle
+	DeviceAPI string
+	// FormerDrivers are the kernel drivers that the PCI functions of a card or VF had
+	// before it was taken for VMs, by PCI address, empty for none: they get them back.
+	FormerDrivers map[string]string
+	IOMMUGroup    string // number as text; its file is /dev/vfio/<number>
 
 	Origin     Origin
 	State      PartitionState

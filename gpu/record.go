@@ -1,6 +1,9 @@
 package gpu
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // Kinds of record in the store. A record says what was asked and what we made,
 // never what the machine looks like now.
@@ -20,22 +23,26 @@ type GPURecord struct {
 	Identity    Identity          `json:"identity"`
 	Policy      Policy            `json:"policy,omitempty"` // empty: report
 	MIG         *bool             `json:"mig,omitempty"`    // the mode asked for; nil: nobody has asked
+	VFs         *int              `json:"vfs,omitempty"`    // how many were asked for; nil: nobody has asked
 }
 
 // PartitionRecord is a partition that gpuvirt makes or made: enough to make it
 // again in the same place, and to know that it is ours.
 type PartitionRecord struct {
-	ID         string         `json:"id"`
-	GPU        ID             `json:"gpu"`
-	Identity   Identity       `json:"identity"` // of the GPU
-	Parent     string         `json:"parent"`
-	Kind       Kind           `json:"kind"`
-	Profile    string         `json:"profile"`
-	Native     string         `json:"native"`
-	Slot       string         `json:"slot,omitempty"`
-	Compute    []Compute      `json:"compute,omitempty"` // without UUIDs
-	Handle     Handle         `json:"handle"`
-	DeviceAPI  string         `json:"device_api,omitempty"`
+	ID        string    `json:"id"`
+	GPU       ID        `json:"gpu"`
+	Identity  Identity  `json:"identity"` // of the GPU
+	Parent    string    `json:"parent"`
+	Kind      Kind      `json:"kind"`
+	Profile   string    `json:"profile"`
+	Native    string    `json:"native"`
+	Slot      string    `json:"slot,omitempty"`
+	Compute   []Compute `json:"compute,omitempty"` // without UUIDs
+	Handle    Handle    `json:"handle"`
+	DeviceAPI string    `json:"device_api,omitempty"`
+	// FormerDrivers are written before the functions lose them.
+	FormerDrivers map[string]string `json:"former_drivers,omitempty"`
+
 	State      PartitionState `json:"state"`
 	Assignment string         `json:"assignment,omitempty"`
 	Created    time.Time      `json:"created"`
@@ -46,7 +53,7 @@ func (r PartitionRecord) Partition() Partition {
 	return Partition{
 		ID: r.ID, GPU: r.GPU, Parent: r.Parent, Kind: r.Kind, Profile: r.Profile, Native: r.Native,
 		Slot: r.Slot, Compute: r.Compute, Handle: r.Handle, DeviceAPI: r.DeviceAPI,
-		Origin: OriginManaged, State: r.State, Assignment: r.Assignment, Created: r.Created,
+		FormerDrivers: maps.Clone(r.FormerDrivers), Origin: OriginManaged, State: r.State, Assignment: r.Assignment, Created: r.Created,
 	}
 }
 

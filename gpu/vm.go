@@ -1,5 +1,7 @@
 package gpu
 
+import "strings"
+
 // VMState is the state of a libvirt domain.
 type VMState string
 
@@ -65,8 +67,16 @@ type Scope struct{ Live, Config bool }
 // keeps aliases that begin with "ua-".
 const AliasPrefix = "ua-gpuvirt-"
 
-// Alias returns the user alias of a partition's hostdev.
-func Alias(partition string) string { return AliasPrefix + partition }
+// Alias returns the user alias of a partition's hostdev: its id, with a "-" in place
+// of whatever libvirt does not take.
+func Alias(partition string) string {
+	return AliasPrefix + strings.Map(func(r rune) rune {
+		if r == '-' || r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' {
+			return r
+		}
+		return '-'
+	}, partition)
+}
 
 // A VMEvent says that something about a VM changed; whoever hears it looks again.
 // An event with an empty UUID means that events may have been missed.

@@ -225,7 +225,7 @@ func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignme
 		if err := h.whole(ctx, b, g, p); err != nil {
 			return gpu.PartitionRecord{}, err
 		}
-		at, err := placer.Place(ctx, g.ID, p.Name)
+		at, err := placer.Place(ctx, g.ID, p.Name, nil)
 		r := h.recordAt(g, at)
 		r.Assignment = assignment
 		return r, err

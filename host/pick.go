@@ -74,7 +74,7 @@ func (h *Host) inTheWay(ctx context.Context, refusal error, profile string, on g
 		return refusal
 	}
 	if placer, ok := b.(gpu.Placer); ok {
-		if _, err := placer.Place(ctx, on, profile); gpu.CodeOf(err) == gpu.CodeNoCapacity {
+		if _, err := placer.Place(ctx, on, profile, nil); gpu.CodeOf(err) == gpu.CodeNoCapacity {
 			return err
 		}
 	}

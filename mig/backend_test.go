@@ -95,7 +95,7 @@ func TestBackendContract(t *testing.T) {
 		gputest.Backend(t, b, gputest.Options{
 			GPU: id, Profile: "2g.10gb", Other: "1g.10gb", Places: true, Racers: 10,
 			Want: func(profile string) gpu.Partition {
-				p, err := b.Place(t.Context(), id, profile)
+				p, err := b.Place(t.Context(), id, profile, nil)
 				if err != nil {
 					return wish(profile, "4")
 				}
@@ -290,7 +290,7 @@ func TestOnlyTheTarget_T29_T30_T33(t *testing.T) {
 	wantCode(t, err, gpu.CodeConflict)
 	_, err = b.Make(t.Context(), wish("7g.40gb", "0"))
 	wantCode(t, err, gpu.CodeConflict)
-	_, err = b.Place(t.Context(), id, "4g.20gb")
+	_, err = b.Place(t.Context(), id, "4g.20gb", nil)
 	wantCode(t, err, gpu.CodeNoCapacity)
 	if e, ok := errors.AsType[*gpu.Error](err); !ok || len(e.Blockers) != 1 || e.Blockers[0].Name != "2g.10gb" {
 		t.Errorf("%+v", err)

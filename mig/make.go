@@ -37,7 +37,7 @@ func slot(p gpu.Partition) (int, error) {
 // Place chooses the place for one more partition of a profile and returns it as Make
 // wants it: the one that leaves the most room for large profiles. Where there is none
 // the error names what is in the way.
-func (b *Backend) Place(_ context.Context, id gpu.ID, profile string) (gpu.Partition, error) {
+func (b *Backend) Place(_ context.Context, id gpu.ID, profile string, _ []gpu.Handle) (gpu.Partition, error) {
 	out, err := read(b, id, func(d Device) (gpu.Partition, error) {
 		c, err := cut(id, d)
 		if err != nil {
