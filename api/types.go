@@ -78,6 +78,31 @@ type SRIOV struct {
 	NumVFs   int `json:"num_vfs"`
 }
 
+// VFs is how many virtual functions a GPU should have, and which it has.
+type VFs struct {
+	GPU       string     `json:"gpu"`
+	TotalVFs  int        `json:"total_vfs"`        // at most
+	NumVFs    int        `json:"num_vfs"`          // now
+	Wanted    *int       `json:"wanted,omitempty"` // nil: nobody has asked
+	Functions []Function `json:"functions"`
+	Equal     bool       `json:"equal"`
+}
+
+// Function is a virtual function of a GPU.
+type Function struct {
+	Index      int      `json:"index"` // N of the virtfnN link
+	PCIAddress string   `json:"pci_address"`
+	IOMMUGroup string   `json:"iommu_group,omitempty"`
+	Driver     string   `json:"driver,omitempty"`
+	Partition  string   `json:"partition,omitempty"` // that was made on it
+	Holders    []Holder `json:"holders"`
+}
+
+// VFsRequest asks for a number of virtual functions.
+type VFsRequest struct {
+	NumVFs *int `json:"num_vfs"` // nil is refused: an empty request is not one for none
+}
+
 // GPUPatch changes what an administrator decides about a GPU. Absent fields stay.
 type GPUPatch struct {
 	Managed     *bool              `json:"managed,omitempty"`

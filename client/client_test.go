@@ -102,6 +102,15 @@ func TestRoutes(t *testing.T) {
 			_, err := c.PlanPutMIG(ctx, "g", api.Layout{Instances: []api.LayoutInstance{}})
 			return err
 		}, want: "PUT /v1/gpus/g/mig?dry_run=true", body: `{"enabled":false,"instances":[]}`},
+		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VFs(ctx, "g"); return err }, want: "GET /v1/gpus/g/sriov"},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, _, err := c.PutVFs(ctx, "g", 0)
+			return err
+		}, want: "PUT /v1/gpus/g/sriov", body: `{"num_vfs":0}`},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, err := c.PlanPutVFs(ctx, "g", 4)
+			return err
+		}, want: "PUT /v1/gpus/g/sriov?dry_run=true", body: `{"num_vfs":4}`},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VMs(ctx, all); return err }, want: "GET /v1/vms"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VM(ctx, "web1"); return err }, want: "GET /v1/vms/web1"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.Assignments(ctx, all); return err }, want: "GET /v1/assignments"},

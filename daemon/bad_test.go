@@ -43,6 +43,8 @@ func sampleBody(rt route) string {
 		return ""
 	case rt.path == "/v1/gpus/{gpu}/mig":
 		return layout
+	case rt.path == "/v1/gpus/{gpu}/sriov":
+		return `{"num_vfs":4}`
 	case rt.method == patch:
 		return `{"managed":true}`
 	case rt.method == post:
@@ -197,6 +199,9 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/assignments/x", `{"vm":"web1"}`, `"profile" is missing`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":"hope"}`, `"policy" is malformed: "hope" is none of report, repair`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":""}`, `"policy" is missing`},
+		{"PUT", "/v1/gpus/x/sriov", `{}`, `"num_vfs" is missing`},
+		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":-1}`, `"num_vfs" is not from 0 to 65535`},
+		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":65536}`, `"num_vfs" is not from 0 to 65535`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true}`, `"instances" is missing`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":false,"instances":[{"profile":"p"}]}`, `"instances" must be empty`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{}]}`, `"instances[0].profile" is missing`},

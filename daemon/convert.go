@@ -52,6 +52,18 @@ func gpuOf(g gpu.GPU) api.GPU {
 	return out
 }
 
+func vfsOf(s gpu.VFState) api.VFs {
+	return api.VFs{
+		GPU: string(s.GPU), TotalVFs: s.TotalVFs, NumVFs: len(s.Functions), Wanted: s.Wanted, Equal: s.Equal,
+		Functions: convert(s.Functions, func(f gpu.FunctionState) api.Function {
+			return api.Function{
+				Index: f.Index, PCIAddress: f.PCIAddress, IOMMUGroup: f.IOMMUGroup, Driver: f.Driver, Partition: f.Partition,
+				Holders: convert(f.Holders, func(h gpu.Holder) api.Holder { return api.Holder(h) }),
+			}
+		}),
+	}
+}
+
 func profileOf(p gpu.Profile) api.Profile {
 	return api.Profile{
 		Name: p.Name, Kind: string(p.Kind), GPU: string(p.GPU), On: p.On, MemoryBytes: p.MemoryBytes,
@@ -151,7 +163,7 @@ func stepOf(s operation.Step) api.Step {
 func infoOf(h gpu.HostInfo, version string) api.Info {
 	return api.Info{
 		Product: "gpuvirt", Version: version, APIVersion: "v1",
-		Features: []string{"assignments", "backup", "capacity", "dry-run", "etag", "events", "idempotency-key", "mig", "partitions"},
+		Features: []string{"assignments", "backup", "capacity", "dry-run", "etag", "events", "idempotency-key", "mig", "partitions", "sriov"},
 		HostID:   h.HostID, BootID: h.BootID, State: string(h.State), Reasons: list(slices.Clone(h.Reasons)), Simulated: h.Simulated,
 	}
 }

@@ -26,6 +26,11 @@ type Host interface {
 	// already.
 	PutLayout(ctx context.Context, actor string, id gpu.ID, want gpu.Layout) (gpu.LayoutState, *operation.Operation, error)
 	PlanPutLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (gpu.Plan, error)
+	VFs(ctx context.Context, id gpu.ID) (gpu.VFState, error)
+	// PutVFs returns the operation that turns the virtual functions on or off, or nil
+	// where there are as many already.
+	PutVFs(ctx context.Context, actor string, id gpu.ID, n int) (gpu.VFState, *operation.Operation, error)
+	PlanPutVFs(ctx context.Context, id gpu.ID, n int) (gpu.Plan, error)
 	Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapacity, error)
 
 	Partitions(ctx context.Context) ([]gpu.Partition, error)

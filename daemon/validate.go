@@ -191,6 +191,7 @@ func wishOf(a api.AssignmentRequest) (gpu.Wish, error) {
 const (
 	maxInstances = 16
 	maxSlices    = 64
+	maxVFs       = 65535 // SR-IOV counts in 16 bits
 	maxCompute   = 16
 )
 
@@ -226,6 +227,17 @@ func layoutWishOf(l api.Layout) (gpu.Layout, error) {
 		out.Instances = append(out.Instances, w)
 	}
 	return out, joined(errors.Join(errs...))
+}
+
+// numVFsOf checks a number of virtual functions as far as that takes no card.
+func numVFsOf(r api.VFsRequest) (int, error) {
+	switch {
+	case r.NumVFs == nil:
+		return 0, invalid("field %q is missing", "num_vfs")
+	case *r.NumVFs < 0 || *r.NumVFs > maxVFs:
+		return 0, invalid("field %q is not from 0 to %d", "num_vfs", maxVFs)
+	}
+	return *r.NumVFs, nil
 }
 
 func partitionWishOf(p api.PartitionRequest) (gpu.PartitionWish, error) {

@@ -53,6 +53,22 @@ type LayoutPlan struct {
 	Create []Partition
 }
 
+// VFState is how many virtual functions a GPU should have, and which it has.
+type VFState struct {
+	GPU       ID
+	Wanted    *int // nil: nobody has asked
+	TotalVFs  int
+	Functions []FunctionState // by index
+	Equal     bool            // what is wanted is what is
+}
+
+// A FunctionState is a virtual function and what it is used for.
+type FunctionState struct {
+	Function
+	Partition string   // id of the partition that was made on it, empty: none
+	Holders   []Holder // VMs whose definition names it, processes that have it open
+}
+
 // LayoutState is what was asked for and what is.
 type LayoutState struct {
 	GPU    ID

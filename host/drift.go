@@ -43,6 +43,7 @@ func (h *Host) watchDrift(ctx context.Context) {
 func (h *Host) reportDrift(ctx context.Context) {
 	now := map[string]string{}
 	h.reportLayouts(ctx, now)
+	h.reportVFs(ctx, now)
 	h.reportAssignments(ctx, now)
 	h.drift = now
 }
@@ -83,6 +84,40 @@ func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
 		if h.drift[key] != message {
 			h.cfg.Log.Warn("layout drifted", "gpu", r.ID, "message", message)
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "Layout", "message": message})
+		}
+	}
+}
+
+// reportVFs says which GPUs have another number of virtual functions than was asked.
+// They are not put back, whatever the policy: something else turned them off, and it may
+// be about to do it again.
+func (h *Host) reportVFs(ctx context.Context, now map[string]string) {
+	records, err := h.cfg.Store.GPURecords()
+	if err != nil {
+		h.cfg.Log.Warn("cannot compare virtual functions with the host", "err", err)
+		return
+	}
+	for _, r := range records {
+		held := func() bool { return h.held([]string{"gpu/" + string(r.ID)}) != nil }
+		if r.VFs == nil || !r.Managed || held() {
+			continue
+		}
+		key := "gpu/" + string(r.ID) + "/sriov"
+		s, err := h.VFs(ctx, r.ID)
+		if err != nil {
+			if was, ok := h.drift[key]; ok {
+				now[key] = was
+			}
+			continue
+		}
+		if s.Equal || held() {
+			continue
+		}
+		message := fmt.Sprintf("asked for %d virtual functions, but there are %d", *s.Wanted, len(s.Functions))
+		now[key] = message
+		if h.drift[key] != message {
+			h.cfg.Log.Warn("virtual functions drifted", "gpu", r.ID, "message", message)
+			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "VirtualFunctions", "message": message})
 		}
 	}
 }

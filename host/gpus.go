@@ -49,6 +49,7 @@ func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
 		return nil, err
 	}
 	for i, l := range looks {
+		looks[i] = h.offered(ctx, l)
 		if r, ok := recordOf(l.GPU.ID, records); ok {
 			looks[i].GPU = decided(l.GPU, r)
 		}
@@ -70,6 +71,7 @@ func (h *Host) look(ctx context.Context, id gpu.ID) (inventory.Look, error) {
 		return l, rerr
 	}
 	r, known := recordOf(id, records)
+	l = h.offered(ctx, l)
 	switch {
 	case err == nil && known:
 		l.GPU = decided(l.GPU, r)
@@ -189,8 +191,8 @@ func (h *Host) PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUP
 	if old.Managed && !want.Managed {
 		plan.Refusal = h.unmanageable(id)
 	}
-	// A layout on its way brings the record back as it was, should it be undone.
-	if op, ok := h.cfg.Engine.Holder("gpu/" + string(id)); ok && op.Kind == kindLayout && plan.Changes {
+	// One of these on its way brings the record back as it was, should it be undone.
+	if op, ok := h.cfg.Engine.Holder("gpu/" + string(id)); ok && (op.Kind == kindLayout || op.Kind == kindVFs) && plan.Changes {
 		plan.Refusal = &operation.ConflictError{Key: "gpu/" + string(id), Holder: op.ID, Summary: op.Summary}
 	}
 	if dryRun {

@@ -221,11 +221,18 @@ func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignme
 	if err != nil {
 		return gpu.PartitionRecord{}, err
 	}
+	if err := h.exclusive(ctx, g, p); err != nil {
+		return gpu.PartitionRecord{}, err
+	}
 	if placer, ok := b.(gpu.Placer); ok {
 		if err := h.whole(ctx, b, g, p); err != nil {
 			return gpu.PartitionRecord{}, err
 		}
-		at, err := placer.Place(ctx, g.ID, p.Name, nil)
+		taken, err := h.taken(ctx, p.Kind)
+		if err != nil {
+			return gpu.PartitionRecord{}, err
+		}
+		at, err := placer.Place(ctx, g.ID, p.Name, taken)
 		r := h.recordAt(g, at)
 		r.Assignment = assignment
 		return r, err

@@ -25,7 +25,8 @@ type Restored struct {
 // store says was made: same identity, same parent, same type. It waits for parents
 // that are not there yet until ctx ends, and goes on with the others meanwhile. It
 // writes nothing to the store, and nothing to the kernel where all is there. Before
-// its instances a GPU gets the MIG mode that was asked for: some lose it with the power.
+// them a GPU gets the MIG mode that was asked for, which some lose with the power, and
+// its virtual functions, which all do.
 // changed delivers something whenever a parent may have appeared.
 func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionRecord, inv *inventory.Inventory, changed <-chan struct{}, log *slog.Logger) ([]Restored, error) {
 	records = slices.DeleteFunc(slices.Clone(records), func(r gpu.PartitionRecord) bool {
@@ -35,17 +36,23 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 	for i, r := range records {
 		done[i] = Restored{Record: r}
 	}
-	modes := map[gpu.ID]error{}
+	modes, vfs := map[gpu.ID]error{}, map[gpu.ID]error{}
 	for _, g := range gpus {
 		if g.Managed && wantsMIG(g, records) {
 			modes[g.ID] = errNotTried
+		}
+		if g.Managed && g.VFs != nil && *g.VFs > 0 {
+			vfs[g.ID] = errNotTried
 		}
 	}
 	again := time.NewTicker(restoreEvery)
 	defer again.Stop()
 	for {
+		// In this order: turning virtual functions on binds NVIDIA's driver anew, which
+		// takes MIG instances with it, and the mode cannot be changed once they are on.
 		waiting := restoreModes(ctx, gpus, modes, inv, log)
-		if !restoreAll(ctx, done, modes, inv, log) && !waiting {
+		waiting = restoreVFs(ctx, gpus, modes, vfs, inv, log) || waiting
+		if !restoreAll(ctx, done, modes, vfs, inv, log) && !waiting {
 			break
 		}
 		select {
@@ -61,6 +68,9 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 	for _, g := range gpus {
 		if modes[g.ID] != nil {
 			errs = append(errs, fmt.Errorf("cannot restore the MIG mode of gpu %s: %w", g.ID, modes[g.ID]))
+		}
+		if vfs[g.ID] != nil {
+			errs = append(errs, fmt.Errorf("cannot restore the virtual functions of gpu %s: %w", g.ID, vfs[g.ID]))
 		}
 	}
 	for _, d := range done {
@@ -143,7 +153,7 @@ func comesLater(code gpu.Code) bool {
 
 // restoreAll tries each that is not there, and reports whether one waits for its
 // parent to appear.
-func restoreAll(ctx context.Context, done []Restored, modes map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
+func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
 	for i := range done {
 		d := &done[i]
@@ -156,6 +166,10 @@ func restoreAll(ctx context.Context, done []Restored, modes map[gpu.ID]error, in
 		}
 		if mode := modes[d.Record.GPU]; mode != nil && d.Record.Kind == gpu.KindMIG {
 			d.Err = fmt.Errorf("the MIG mode of its gpu is not restored: %w", mode)
+			continue
+		}
+		if err := vfs[d.Record.GPU]; err != nil { // what is made before they are on may go with it
+			d.Err = fmt.Errorf("the virtual functions of its gpu are not restored: %w", err)
 			continue
 		}
 		d.Err = restoreOne(ctx, d.Record, inv)
@@ -210,6 +224,9 @@ func restoreOne(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 	r.Native = l.Profiles[i].NativeID
 	b, err := inv.Backend(r.Kind)
 	if err != nil {
+		return err
+	}
+	if err := takeable(ctx, inv, b, r); err != nil {
 		return err
 	}
 	_, err = b.Make(ctx, r.Partition())

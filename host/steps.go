@@ -52,6 +52,7 @@ func (h *Host) register(e *operation.Engine) {
 	e.Handle(stepAttach, operation.Handler{Do: h.doAttach, Undo: h.undoAttach})
 	e.Handle(stepDetach, operation.Handler{Do: h.doDetach, Undo: h.undoDetach})
 	e.Handle(stepMode, operation.Handler{Do: h.doMode, Undo: h.undoMode})
+	e.Handle(stepVFs, operation.Handler{Do: h.doVFs, Undo: h.undoVFs})
 }
 
 // patient turns an error that may pass by itself into another try, for as long as
@@ -169,6 +170,9 @@ func (h *Host) makeIt(ctx context.Context, r gpu.PartitionRecord) (gpu.Partition
 	if err != nil {
 		return r, err
 	}
+	if err := takeable(ctx, h.cfg.Inventory, b, r); err != nil {
+		return r, err
+	}
 	// The kernel is not to be left in the middle of a write because somebody aborts:
 	// the backend has its own deadline.
 	p, err := b.Make(context.WithoutCancel(ctx), r.Partition())
@@ -220,6 +224,7 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 		h.cfg.Log.WarnContext(ctx, "what is in the place of a partition is not ours, and stays", "gpu", r.GPU, "partition", r.ID, "profile", p.Profile)
 		return nil
 	}
+	p.FormerDrivers = r.FormerDrivers // which the kernel has forgotten
 	if err := Unused(ctx, h.cfg.Inventory, *p); err != nil {
 		return err
 	}

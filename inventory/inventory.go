@@ -147,9 +147,16 @@ func merge(a, b gpu.GPU) gpu.GPU {
 	slices.Sort(a.Kinds)
 	a.Kinds = slices.Compact(a.Kinds)
 	a.Conditions = append(slices.Clone(a.Conditions), b.Conditions...)
+	if a.Model == "" || a.Model == a.Identity.Model { // no more than its ids
+		a.Model = cmp.Or(b.Model, a.Model)
+	}
 	a.MemoryBytes = max(a.MemoryBytes, b.MemoryBytes)
 	a.UUID = cmp.Or(a.UUID, b.UUID)
 	a.Serial = cmp.Or(a.Serial, b.Serial)
+	a.Identity = gpu.Identity{
+		Model: cmp.Or(a.Identity.Model, b.Identity.Model), UUID: cmp.Or(a.Identity.UUID, b.Identity.UUID),
+		Serial: cmp.Or(a.Identity.Serial, b.Identity.Serial), Subsystem: cmp.Or(a.Identity.Subsystem, b.Identity.Subsystem),
+	}
 	a.Driver.Version = cmp.Or(a.Driver.Version, b.Driver.Version)
 	if b.MIG.Capable {
 		a.MIG = b.MIG

@@ -81,7 +81,7 @@ func newRoot(c *cli) *cobra.Command {
 	fixed(root, "output", formats...)
 
 	root.AddCommand(
-		gpuCommand(c), profileCommand(c), migCommand(c), partitionCommand(c), vmCommand(c),
+		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), partitionCommand(c), vmCommand(c),
 		attachCommand(c), detachCommand(c), assignmentCommand(c), operationCommand(c),
 		capacityCommand(c), eventsCommand(c), healthCommand(c), backupCommand(c), versionCommand(c),
 	)

@@ -1,0 +1,91 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"gpuvirt/gpu"
+	"gpuvirt/inventory"
+)
+
+// offered takes the whole card out of what a GPU offers while a part of it is there:
+// each backend knows only its own kind (T39).
+func (h *Host) offered(ctx context.Context, l inventory.Look) inventory.Look {
+	i := slices.IndexFunc(l.Profiles, func(p gpu.Profile) bool { return p.Kind == gpu.KindCard && p.Available > 0 })
+	if i < 0 {
+		return l
+	}
+	on, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	if err != nil || len(on) > 0 { // what cannot be told is not free
+		l.Profiles = slices.Clone(l.Profiles)
+		l.Profiles[i].Available = 0
+	}
+	return l
+}
+
+// exclusive refuses to give a card away whole while a part of it or the card itself is
+// in use, and to cut one that is given away.
+func (h *Host) exclusive(ctx context.Context, g gpu.GPU, p gpu.Profile) error {
+	var in []gpu.Blocker
+	if p.Kind != gpu.KindCard {
+		records, err := h.cfg.Store.PartitionRecords()
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			if r.GPU == g.ID && r.Kind == gpu.KindCard {
+				in = append(in, gpu.Blocker{Kind: "partition", ID: r.ID, Name: r.Profile})
+			}
+		}
+		if len(in) == 0 {
+			return nil
+		}
+		return gpu.Errorf(gpu.CodeConflict, "cannot place %q on gpu %q: the whole card is given away", p.Name, g.ID).WithBlockers(in...)
+	}
+	on, err := h.partitionsOf(ctx, inventory.Look{GPU: g})
+	if err != nil {
+		return err
+	}
+	for _, q := range on {
+		in = append(in, gpu.Blocker{Kind: "partition", ID: q.ID, Name: q.Profile})
+	}
+	if len(in) > 0 {
+		return gpu.Errorf(gpu.CodeGPUBusy, "cannot give gpu %q away whole: %d partitions are on it", g.ID, len(in)).WithBlockers(in...)
+	}
+	return Idle(ctx, h.cfg.Inventory, g.ID)
+}
+
+// Idle refuses to take a card from its driver while a program has it open: the driver
+// would wait for that program, perhaps for ever (T44). What cannot be told is not idle.
+func Idle(ctx context.Context, inv *inventory.Inventory, id gpu.ID) error {
+	holders, err := inv.GPUHolders(ctx, id)
+	if err != nil {
+		return fmt.Errorf("cannot take gpu %q from its driver: %w", id, err)
+	}
+	if len(holders) == 0 {
+		return nil
+	}
+	var in []gpu.Blocker
+	for _, hd := range holders {
+		in = append(in, gpu.Blocker{Kind: hd.Kind, ID: hd.ID, Name: hd.Name})
+	}
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot take gpu %q from its driver: %d programs have it open", id, len(in)).
+		WithBlockers(in...).WithHint("stop them, or wait for them, and ask again")
+}
+
+// takeable is Idle for the card that a record is about to be made of, and nothing for
+// other kinds. A card that is taken already is not asked about: a VM may have it open.
+func takeable(ctx context.Context, inv *inventory.Inventory, b gpu.Backend, r gpu.PartitionRecord) error {
+	if r.Kind != gpu.KindCard {
+		return nil
+	}
+	there, err := b.Partitions(ctx, r.GPU)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID }) {
+		return nil
+	}
+	return Idle(ctx, inv, r.GPU)
+}
