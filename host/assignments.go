@@ -34,7 +34,7 @@ func (h *Host) Assignments(ctx context.Context) ([]gpu.Assignment, error) {
 	s.parts, s.partErr = h.partitions(ctx)
 	out := make([]gpu.Assignment, 0, len(records))
 	for i, r := range records {
-		out = append(out, observe(r, s, cmp.Or(h.worker(r.Name), at[i])))
+		out = append(out, h.explained(ctx, observe(r, s, cmp.Or(h.worker(r.Name), at[i]))))
 	}
 	slices.SortFunc(out, func(a, b gpu.Assignment) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
@@ -64,7 +64,7 @@ func (h *Host) Assignment(ctx context.Context, name string) (gpu.Assignment, err
 	case gpu.CodeOf(err) != gpu.CodeVMNotFound:
 		s.vmErr = err
 	}
-	return observe(r, s, cmp.Or(h.worker(name), at)), nil
+	return h.explained(ctx, observe(r, s, cmp.Or(h.worker(name), at))), nil
 }
 
 // atWork returns the operation that works on an assignment, or nil, and the record:
@@ -210,10 +210,14 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 		}
 		op, held := h.cfg.Engine.Holder(key)
 		if !held && old.Bound {
+			convert, err := h.planConvert(ctx, vm, old)
+			if convert != nil || err != nil {
+				return attachPlan{op: *cmp.Or(convert, &operation.Plan{})}, err
+			}
 			return attachPlan{stored: &old}, nil
 		}
 		if held {
-			if op.Kind != kindAttach || op.Final() || op.Status == operation.Undoing || op.Abort {
+			if op.Kind != kindAttach && op.Kind != kindConvert || op.Final() || op.Status == operation.Undoing || op.Abort {
 				return attachPlan{}, &operation.ConflictError{Key: key, Holder: op.ID, Summary: op.Summary}
 			}
 			return attachPlan{stored: &old, running: &op}, nil
@@ -226,7 +230,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish) (attachP
 	if err := attachable(vm, w); err != nil {
 		return attachPlan{}, err
 	}
-	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, true)
+	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, &vm)
 	if err != nil {
 		return attachPlan{}, err
 	}

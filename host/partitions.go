@@ -291,7 +291,7 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, false)
+	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}

@@ -22,8 +22,9 @@ func find(profiles []gpu.Profile, name string) (gpu.Profile, bool) {
 
 // place finds the GPU for a wish. Those that are not under management are read
 // only to explain a refusal. One that an operation was changing while it was read
-// is refused as busy: what was read may hold no more when the operation is over.
-func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, forVM bool) (gpu.GPU, gpu.Profile, error) {
+// is refused as busy: what was read may hold no more when the operation is over. vm is
+// who is to have it, nil if nobody.
+func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead) (gpu.GPU, gpu.Profile, error) {
 	ids := []gpu.ID{on}
 	if on == "" {
 		records, err := h.cfg.Store.GPURecords()
@@ -49,17 +50,27 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 			return gpu.GPU{}, gpu.Profile{}, err
 		}
 	}
-	g, p, err := pick(profile, on, placement, offers, forVM)
+	if vm != nil {
+		var err error
+		if offers, err = h.together(*vm, offers); err != nil {
+			return gpu.GPU{}, gpu.Profile{}, err
+		}
+	}
+	g, p, err := pick(profile, on, placement, offers, vm != nil)
 	if err == nil {
 		return g, p, busy[g.ID]
 	}
 	if on != "" {
 		return g, p, h.inTheWay(ctx, err, profile, on, offers)
 	}
-	if offers, err = h.looks(ctx); err != nil {
+	all, err := h.looks(ctx)
+	if err == nil && vm != nil {
+		all, err = h.together(*vm, all)
+	}
+	if err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err
 	}
-	return pick(profile, on, placement, offers, forVM)
+	return pick(profile, on, placement, all, vm != nil)
 }
 
 // inTheWay has the backend say why there is no room on the GPU that was named, where
