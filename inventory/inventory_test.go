@@ -144,3 +144,21 @@ func TestFollow(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// Each backend knows a part of what a card is: who lists it first decides nothing.
+func TestIdentityOfTwoBackends(t *testing.T) {
+	ids := gpu.Identity{Model: "10de:20f1", Subsystem: "10de:145f"}
+	known := gpu.Identity{Model: "10de:20f1", UUID: "GPU-1", Serial: "s"}
+	inv := inventory.New(inventory.Config{Backends: map[gpu.Kind]gpu.Backend{
+		gpu.KindCard: source{gpus: []gpu.GPU{{ID: "a", Model: "10de:20f1", Identity: ids, Kinds: []gpu.Kind{gpu.KindCard}}}},
+		gpu.KindMIG:  source{gpus: []gpu.GPU{{ID: "a", Model: "A100", UUID: "GPU-1", Serial: "s", Identity: known, Kinds: []gpu.Kind{gpu.KindMIG}}}},
+	}})
+	got, err := inv.GPUs(t.Context())
+	want := []gpu.GPU{{
+		ID: "a", Model: "A100", UUID: "GPU-1", Serial: "s", Kinds: []gpu.Kind{gpu.KindCard, gpu.KindMIG},
+		Identity: gpu.Identity{Model: "10de:20f1", UUID: "GPU-1", Serial: "s", Subsystem: "10de:145f"},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}

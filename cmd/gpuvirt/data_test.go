@@ -49,6 +49,15 @@ var (
 		sliced("1g.5gb", 1, "0,1,2,3,4,5,6", 3), sliced("2g.10gb", 2, "0,2,4", 1), sliced("3g.20gb", 4, "0,4", 0), sliced("7g.40gb", 8, "0", 0),
 	}
 
+	four = 4
+	vfs  = api.VFs{GPU: "0000:5a:00.0", TotalVFs: 16, NumVFs: 2, Wanted: &four, Functions: []api.Function{
+		{
+			Index: 0, PCIAddress: "0000:5a:00.4", IOMMUGroup: "71", Driver: "vfio-pci", Partition: "0000:5a:00.0/vf/0",
+			Holders: []api.Holder{{Kind: "vm", ID: "8f7b1b0e-5c1c-4d3a-9a53-0d6f4a4c9d10", Name: "web1"}},
+		},
+		{Index: 1, PCIAddress: "0000:5a:00.5", IOMMUGroup: "72", Driver: "nvidia"},
+	}}
+
 	mig = api.MIG{
 		GPU: "0000:5a:00.0", Mode: api.MIGMode{Capable: true, Current: true},
 		Wanted: &api.Layout{Enabled: true, Instances: []api.LayoutInstance{place("3g.20gb", 4), place("1g.5gb", 0), place("2g.10gb", 2)}},

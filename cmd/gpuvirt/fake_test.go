@@ -95,6 +95,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.Labels = *p.Labels
 		}
 		answer(w, g)
+	case r.Method == http.MethodPut && strings.HasSuffix(path, "/sriov"):
+		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut && strings.HasSuffix(path, "/mig"):
 		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut:
@@ -162,6 +164,8 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 		gpu := strings.TrimSuffix(id, "/profiles")
 		items := slices.DeleteFunc(slices.Concat(profiles, a100), func(p api.Profile) bool { return p.GPU != gpu })
 		answer(w, api.List[api.Profile]{Items: items})
+	case strings.HasSuffix(path, "/sriov") && id == vfs.GPU+"/sriov":
+		answer(w, vfs)
 	case strings.HasSuffix(path, "/mig") && id == mig.GPU+"/mig":
 		answer(w, mig)
 	case path == "partitions" && r.FormValue("kind") == "mig":
