@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"path"
-	"strconv"
 	"strings"
 )
 
@@ -13,18 +12,22 @@ func (h *Host) build(s *state) *tree {
 	for _, dir := range []string{"bus/pci/devices", "bus/pci/drivers", "class", "devices/virtual", "kernel/iommu_groups", "module"} {
 		t.mkdir(dir)
 	}
+	h.addBus(t, s)
+	for _, f := range s.functions() {
+		h.addPCI(t, s, f)
+	}
 	for i := range s.Cards {
 		c := &s.Cards[i]
-		if c.Hidden || !c.AppearAt.IsZero() {
-			if c.PCI != nil {
-				addPCI(t, c) // the card is in its slot; its driver has not registered it
-			}
-			continue
+		if !s.driven(c) {
+			continue // it may be in its slot; its driver has not registered it
 		}
-		dir := addPCI(t, c)
+		if c.PCI == nil {
+			addVirtual(t, c)
+		}
 		if len(c.Types) == 0 {
 			continue
 		}
+		dir := deviceDir(c)
 		h.addTypes(t, s, c, dir)
 		t.symlink("class/mdev_bus/"+c.Name, dir)
 		t.mkdir("bus/mdev/devices")
@@ -50,39 +53,12 @@ func deviceDir(c *Card) string {
 	return path.Join("devices/pci"+domain+":00", port, c.Name)
 }
 
-// addPCI adds the device itself, and returns where.
-func addPCI(t *tree, c *Card) string {
+// addVirtual adds a device that is on no bus.
+func addVirtual(t *tree, c *Card) {
 	dir := deviceDir(c)
 	t.mkdir(dir)
-	if c.PCI == nil {
-		t.symlink(path.Join(dir, "subsystem"), "class/"+c.Driver)
-		t.symlink(path.Join("class", c.Driver, c.Name), dir)
-		return dir
-	}
-	p := c.PCI
-	for name, text := range map[string]string{
-		"vendor": p.Vendor, "device": p.Device, "subsystem_vendor": p.SubsystemVendor, "subsystem_device": p.SubsystemDevice,
-		"class": p.Class, "numa_node": strconv.Itoa(p.NUMANode), "reset_method": "bus",
-	} {
-		t.file(path.Join(dir, name), text+"\n")
-	}
-	if p.Serial != "" {
-		t.file(path.Join(dir, "serial_number"), p.Serial+"\n")
-	}
-	t.symlink(path.Join(dir, "subsystem"), "bus/pci")
-	t.symlink("bus/pci/devices/"+c.Name, dir)
-	driver := "bus/pci/drivers/" + c.Driver
-	t.symlink(path.Join(dir, "driver"), driver)
-	t.symlink(path.Join(driver, c.Name), dir)
-	if _, ok := t.nodes[driver+"/module"]; !ok {
-		t.mkdir("module/" + c.Driver)
-		t.symlink(driver+"/module", "module/"+c.Driver)
-		if c.DriverVersion != "" {
-			t.file("module/"+c.Driver+"/version", c.DriverVersion+"\n")
-		}
-	}
-	addGroup(t, dir, p.Group)
-	return dir
+	t.symlink(path.Join(dir, "subsystem"), "class/"+c.Driver)
+	t.symlink(path.Join("class", c.Driver, c.Name), dir)
 }
 
 func addGroup(t *tree, dir string, number int) {

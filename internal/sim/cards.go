@@ -29,6 +29,10 @@ type Card struct {
 	Renumber int
 
 	MIG *MIG // nil: MIG cannot cut it
+
+	SRIOV      *SRIOV // nil: no virtual functions
+	BootVGA    bool   // the firmware has shown itself on it
+	Companions []PCIFunction
 }
 
 // MIG is what a card is in mig/cards, and how its mode behaves.
@@ -47,8 +51,9 @@ func (m *MIG) model() *cards.Model {
 type PCI struct {
 	Vendor, Device, SubsystemVendor, SubsystemDevice, Class string // "0x10de"
 	NUMANode                                                int
-	Group                                                   int    // IOMMU group
+	Group                                                   int    // IOMMU group; below 0: none, as with the IOMMU off
 	Serial                                                  string // empty: the driver has no such file
+	NoReset                                                 bool   // the kernel knows no way to reset it
 }
 
 // A Type is one entry of mdev_supported_types. Use is what one device takes: of

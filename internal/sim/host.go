@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ import (
 // happens to a host: reboots, faults, processes that hold a device.
 type Host struct {
 	Sysfs   *Sysfs
+	Proc    *Sysfs // of /proc what NVIDIA's driver has there
 	Libvirt *Libvirt
 	NVML    *NVML
 
@@ -39,6 +41,7 @@ type Host struct {
 	state   *state // nil: to be loaded
 	stamp   stamp
 	tree    *tree // of state; nil: to be built
+	proc    *tree // likewise
 	changed chan struct{}
 	devices watchers[string]
 	events  watchers[gpu.VMEvent]
@@ -59,6 +62,7 @@ func Open(dir string, cards ...Card) (*Host, error) {
 	}
 	h := &Host{dir: dir, closed: make(chan struct{}), changed: make(chan struct{})}
 	h.Sysfs = &Sysfs{h: h, guard: sysfs.Guard{}}
+	h.Proc = &Sysfs{h: h, guard: sysfs.Guard{}, proc: true}
 	h.Libvirt = &Libvirt{h: h}
 	h.NVML = &NVML{h: h}
 	unlock, err := h.flock()
@@ -133,7 +137,9 @@ func (h *Host) Holders(_ context.Context, p gpu.Partition) (out []gpu.Holder, er
 		if s.Blind {
 			return gpu.Errorf(gpu.CodeUnavailable, "cannot tell who holds partition %q: permission denied", p.ID)
 		}
-		out = s.holders(strings.ToLower(p.Handle.MdevUUID))
+		if out = s.holders(strings.ToLower(p.Handle.MdevUUID)); p.Handle.PCIAddress != "" {
+			out = s.groupHolders(p.Handle.PCIAddress)
+		}
 		return nil
 	})
 	return out, err
@@ -142,10 +148,12 @@ func (h *Host) Holders(_ context.Context, p gpu.Partition) (out []gpu.Holder, er
 // GPUHolders lists the processes that have a GPU open.
 func (h *Host) GPUHolders(_ context.Context, id gpu.ID) (out []gpu.Holder, err error) {
 	err = h.view(func(s *state) error {
-		m := s.MIG[string(id)]
 		if s.Blind {
 			return gpu.Errorf(gpu.CodeUnavailable, "cannot tell who holds gpu %q: permission denied", id)
-		} else if m == nil {
+		}
+		out = append(out, s.groupHolders(string(id))...)
+		m := s.MIG[string(id)]
+		if m == nil {
 			return nil
 		}
 		for _, p := range m.Clients {
@@ -173,12 +181,34 @@ func (h *Host) tell(names ...string) {
 	}
 }
 
-// Reboot restarts the host: another boot id, no mdevs, no processes. Persistent
+// groupHolders lists the processes that hold a PCI function, or another one of its group,
+// which is one file.
+func (s *state) groupHolders(address string) []gpu.Holder {
+	out := s.holders(address)
+	f, ok := s.function(address)
+	if !ok || f.group < 0 {
+		return out
+	}
+	for _, other := range s.functions() {
+		if other.group != f.group || other.address == address {
+			continue
+		}
+		for _, x := range s.holders(other.address) {
+			if !slices.Contains(out, x) {
+				out = append(out, x)
+			}
+		}
+	}
+	return out
+}
+
+// Reboot restarts the host: another boot id, no mdevs, no virtual functions, each PCI
+// device with the driver that knows it, no processes. Persistent
 // VMs are shut off, those with autostart too, until somebody starts them; what a
 // driver has lost count of is found again.
 func (h *Host) Reboot() error {
 	return h.update(func(s *state) ([]string, error) {
-		s.BootID, s.Mdevs, s.Holds, s.Groups = newID(), map[string]*mdev{}, nil, 0
+		s.BootID, s.Mdevs, s.PCI, s.Holds, s.Groups = newID(), map[string]*mdev{}, nil, nil, 0
 		for i := range s.Cards {
 			s.Cards[i].Leaked = 0
 		}
@@ -225,20 +255,21 @@ func (h *Host) Vanish(uuid string, after time.Duration) error {
 	})
 }
 
-// Hold makes a process that is no VM hold an mdev, until Release.
-func (h *Host) Hold(uuid string, pid int, name string) error {
+// Hold makes a process that is no VM hold a device until Release: an mdev by its UUID, or
+// the VFIO file of a PCI function by its address.
+func (h *Host) Hold(device string, pid int, name string) error {
 	return h.update(func(s *state) ([]string, error) {
-		s.Holds = append(s.Holds, hold{UUID: uuid, PID: pid, Name: name})
+		s.Holds = append(s.Holds, hold{UUID: device, PID: pid, Name: name})
 		return nil, nil
 	})
 }
 
-// Release ends every Hold on an mdev.
-func (h *Host) Release(uuid string) error {
+// Release ends every Hold on a device.
+func (h *Host) Release(device string) error {
 	return h.update(func(s *state) ([]string, error) {
 		var kept []hold
 		for _, x := range s.Holds {
-			if x.UUID != uuid {
+			if x.UUID != device {
 				kept = append(kept, x)
 			}
 		}

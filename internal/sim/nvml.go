@@ -77,8 +77,8 @@ func (h *Host) Idle(card string) error {
 func (h *Host) changeMIG(card string, f func(*migState)) error {
 	return h.update(func(s *state) ([]string, error) {
 		c := s.card(card)
-		if c == nil || c.MIG == nil {
-			return nil, fmt.Errorf("cannot change card %q: there is none that MIG can cut", card)
+		if c == nil || c.PCI == nil || c.PCI.Vendor != nvidia {
+			return nil, fmt.Errorf("cannot change card %q: NVIDIA's driver has none there", card)
 		}
 		f(s.mig(card))
 		return nil, nil
@@ -115,7 +115,7 @@ func (n *NVML) Open() (mig.Session, error) {
 		return nil, err
 	}
 	err := n.h.view(func(s *state) error {
-		if !slices.ContainsFunc(s.Cards, func(c Card) bool { return present(&c) }) {
+		if !slices.ContainsFunc(s.Cards, func(c Card) bool { return s.present(&c) }) {
 			return mig.ErrLibraryNotFound
 		}
 		n.h.sessions++
@@ -127,10 +127,9 @@ func (n *NVML) Open() (mig.Session, error) {
 	return &session{h: n.h}, nil
 }
 
-// present reports whether the driver has a card. One on the mdev bus is bound later
-// where it appears later.
-func present(c *Card) bool {
-	return c.PCI != nil && c.PCI.Vendor == nvidia && !c.Hidden && c.AppearAt.IsZero()
+// present reports whether NVIDIA's driver has a card.
+func (s *state) present(c *Card) bool {
+	return c.PCI != nil && c.PCI.Vendor == nvidia && s.driven(c)
 }
 
 type session struct{ h *Host }
@@ -145,7 +144,7 @@ func (s *session) Close() error {
 func (s *session) DriverVersion() (v string, err error) {
 	err = s.h.view(func(st *state) error {
 		for i := range st.Cards {
-			if present(&st.Cards[i]) {
+			if st.present(&st.Cards[i]) {
 				v = cmp.Or(v, st.Cards[i].DriverVersion)
 			}
 		}
@@ -157,7 +156,7 @@ func (s *session) DriverVersion() (v string, err error) {
 func (s *session) Addresses() (out []gpu.Address, err error) {
 	err = s.h.view(func(st *state) error {
 		for i := range st.Cards {
-			if !present(&st.Cards[i]) {
+			if !st.present(&st.Cards[i]) {
 				continue
 			}
 			a, err := gpu.ParseAddress(st.Cards[i].Name)
@@ -185,7 +184,7 @@ type migDevice struct {
 
 func (d *migDevice) of(s *state, f func(*Card, *migState) error) error {
 	c := s.card(d.card)
-	if c == nil || !present(c) {
+	if c == nil || !s.present(c) {
 		return mig.ErrNotFound
 	}
 	m := s.MIG[d.card]

@@ -30,6 +30,10 @@ type state struct {
 	Faults []Fault          `json:"faults"`
 
 	MIG map[string]*migState `json:"mig,omitempty"` // by card
+
+	PCI        map[string]*pciState `json:"pci,omitempty"` // by address
+	Unloaded   []string             `json:"unloaded,omitempty"`
+	ToolFaults []ToolFault          `json:"tool_faults,omitempty"`
 }
 
 type mdev struct {
@@ -52,9 +56,9 @@ type vm struct {
 	Config     []gpu.Hostdev `json:"config"`
 }
 
-// A hold is a process that is no VM of libvirt's and holds an mdev.
+// A hold is a process that is no VM of libvirt's and holds a device.
 type hold struct {
-	UUID string `json:"uuid"`
+	UUID string `json:"uuid"` // or the PCI address
 	PID  int    `json:"pid"`
 	Name string `json:"name"`
 }
@@ -79,16 +83,20 @@ func (s *state) used(card *Card) []Type {
 	return out
 }
 
-// holders lists the processes that hold an mdev.
-func (s *state) holders(uuid string) []gpu.Holder {
+// holders lists the processes that hold a device, by its UUID or PCI address.
+func (s *state) holders(id string) []gpu.Holder {
 	out := []gpu.Holder{}
+	if id == "" {
+		return out
+	}
+	is := func(d gpu.Hostdev) bool { return d.Handle.MdevUUID == id || d.Handle.PCIAddress == id }
 	for _, v := range s.VMs {
-		if v.State.Active() && slices.ContainsFunc(v.Live, func(d gpu.Hostdev) bool { return d.Handle.MdevUUID == uuid }) {
+		if v.State.Active() && slices.ContainsFunc(v.Live, is) {
 			out = append(out, gpu.Holder{Kind: "process", ID: fmt.Sprint(v.PID), Name: "qemu-system-x86"})
 		}
 	}
 	for _, h := range s.Holds {
-		if h.UUID == uuid {
+		if h.UUID == id {
 			out = append(out, gpu.Holder{Kind: "process", ID: fmt.Sprint(h.PID), Name: h.Name})
 		}
 	}
@@ -113,7 +121,7 @@ func (s *state) settle(now time.Time) []string {
 			changed = append(changed, uuid)
 		}
 	}
-	return changed
+	return append(changed, s.settlePCI()...)
 }
 
 // stamp tells one version of the state file from the next: it is replaced, never
@@ -147,7 +155,7 @@ func (h *Host) load() error {
 	if err := json.Unmarshal(text, s); err != nil {
 		return fmt.Errorf("cannot load the simulated host from %q: %w", h.file(), err)
 	}
-	h.state, h.stamp, h.tree = s, now, nil
+	h.state, h.stamp, h.tree, h.proc = s, now, nil, nil
 	return nil
 }
 
@@ -190,7 +198,7 @@ func (h *Host) view(f func(*state) error) error {
 		return err
 	}
 	if changed := h.state.settle(time.Now()); len(changed) > 0 {
-		h.tree = nil
+		h.tree, h.proc = nil, nil
 		h.tell(changed...)
 	}
 	return f(h.state)

@@ -19,6 +19,7 @@ import (
 type Sysfs struct {
 	h     *Host
 	guard sysfs.Guard
+	proc  bool // it is not sysfs but a part of /proc
 }
 
 // failed is what the kernel answers to a call on a path.
@@ -53,12 +54,19 @@ func (s *Sysfs) find(name string, follow bool) (at, error) {
 
 func (s *Sysfs) look(name string, follow bool) (out at, faults bool, err error) {
 	err = s.h.view(func(st *state) error {
-		if s.h.tree == nil {
+		at := &s.h.tree
+		switch {
+		case s.proc && s.h.proc == nil:
+			s.h.proc = s.h.buildProc(st)
+		case !s.proc && s.h.tree == nil:
 			s.h.tree = s.h.build(st)
 		}
+		if s.proc {
+			at = &s.h.proc
+		}
 		faults = len(st.Faults) > 0
-		out.path, out.node, err = s.h.tree.find(name, follow)
-		out.names = s.h.tree.names[out.path]
+		out.path, out.node, err = (*at).find(name, follow)
+		out.names = (*at).names[out.path]
 		return err
 	})
 	return out, faults, err
@@ -222,7 +230,7 @@ func (h *Host) create(card string, typ int, value string) error {
 	return h.update(func(s *state) ([]string, error) {
 		c := s.card(card)
 		switch {
-		case c.Hidden:
+		case !s.driven(c):
 			return nil, syscall.ENODEV
 		case s.Mdevs[uuid] != nil:
 			return nil, syscall.EEXIST

@@ -167,9 +167,13 @@ func cancelled(t *testing.T) context.Context {
 
 // What the simulated sysfs answers, the real one answers over the same tree.
 func TestSameAsRealSysfs(t *testing.T) {
-	h := open(t, t.TempDir())
+	h := open(t, t.TempDir(), append(DefaultCards(), Flex("0000:4d:00.0", 1), RX("0000:03:00.0"))...)
 	write(t, h, mbochs+"large/create", uuid, 0)
 	write(t, h, t4+"232/create", uuid2, 0)
+	write(t, h, devices+"0000:4d:00.0/sriov_numvfs", "9", 0)
+	write(t, h, devices+"0000:4d:00.1/driver_override", "vfio-pci", 0)
+	write(t, h, drivers+"xe/unbind", "0000:4d:00.1", 0)
+	write(t, h, "bus/pci/drivers_probe", "0000:4d:00.1", 0)
 	must(t, h.view(func(s *state) error { h.tree = h.build(s); return nil }))
 	dir := t.TempDir()
 	for _, name := range slices.Sorted(maps.Keys(h.tree.nodes)) {

@@ -42,6 +42,13 @@ func (t *tree) add(name string, n node) {
 
 func (t *tree) file(name, text string) { t.add(name, node{text: text}) }
 
+// put is file for one that may be there already.
+func (t *tree) put(name, text string) {
+	if _, ok := t.nodes[name]; !ok {
+		t.file(name, text)
+	}
+}
+
 func (t *tree) mkdir(name string) { t.add(name, node{dir: true}) }
 
 // symlink adds a link, relative as all links in sysfs are.

@@ -179,8 +179,17 @@ func (s *state) plug(v *vm, dev gpu.Hostdev) error {
 		if !slices.ContainsFunc(other.Live, func(d gpu.Hostdev) bool { return d.Handle == dev.Handle }) {
 			continue
 		}
-		return gpu.Errorf(gpu.CodeBusy, "mediated device %q is in use by driver QEMU, domain %q", dev.Handle.MdevUUID, other.Name).
+		what := fmt.Sprintf("mediated device %q", dev.Handle.MdevUUID)
+		if dev.Handle.PCIAddress != "" {
+			what = "PCI device " + dev.Handle.PCIAddress
+		}
+		return gpu.Errorf(gpu.CodeBusy, "%s is in use by driver QEMU, domain %q", what, other.Name).
 			WithBlockers(gpu.Blocker{Kind: "vm", ID: other.UUID, Name: other.Name})
+	}
+	if address := dev.Handle.PCIAddress; address != "" {
+		if err := s.plugPCI(address); err != nil {
+			return err
+		}
 	}
 	d := stored(dev)
 	d.GuestAddress = v.freeAddress()

@@ -48,7 +48,7 @@ var folders = []folder{
 	{dir: "internal/pci", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "internal/proc", may: []string{"gpu"}},
 	{dir: "internal/run"},
-	{dir: "internal/sim", may: []string{"gpu", "internal/sysfs", "mig", "mig/cards"}, xml: true},
+	{dir: "internal/sim", may: []string{"gpu", "internal/run", "internal/sysfs", "mig", "mig/cards"}, xml: true},
 	{dir: "internal/sysfs"},
 	{dir: "internal/uevent", may: []string{"gpu"}},
 	{dir: "internal/version"},
@@ -60,7 +60,7 @@ var folders = []folder{
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation"}},
-	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/sysfs"}},
+	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs"}},
 	{dir: "store", may: []string{"gpu", "operation"}},
 	{dir: "vmapi", may: []string{"gpu"}, xml: true},
 }
@@ -87,6 +87,7 @@ var testsMay = map[string][]string{
 	"mdev":      {"gpu/gputest", "internal/sim", "store"},
 	"mig":       {"gpu/gputest", "internal/sim"},
 	"operation": {"operation/operationtest", "store"},
+	"sriov":     {"gpu/gputest", "internal/sim"},
 	"store":     {"operation/operationtest"},
 	"vmapi":     {"internal/sim"},
 }
