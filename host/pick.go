@@ -239,6 +239,12 @@ func unknownProfile(profile string, on gpu.ID, offers []inventory.Look) error {
 			return err.WithHint("did you mean %q? names are compared exactly", n)
 		}
 	}
+	for _, o := range offers {
+		// What a card offers on its functions is not known before they are on.
+		if g := o.GPU; (on == "" || on == g.ID) && g.SRIOV.TotalVFs > 0 && g.SRIOV.NumVFs == 0 {
+			return err.WithHint("gpu %s has none of its %d virtual functions on, and may offer it on these: gpuvirt sriov set %s NUMBER", g.ID, g.SRIOV.TotalVFs, g.ID)
+		}
+	}
 	if len(names) > 0 {
 		err.Hint = "profiles here: " + strings.Join(names[:min(len(names), 24)], ", ")
 	}
