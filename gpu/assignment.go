@@ -13,6 +13,12 @@ type Wish struct {
 	Display   bool      `json:"display,omitempty"`
 }
 
+// A NamedWish is a wish under the name that the client chose for it.
+type NamedWish struct {
+	Name string
+	Wish Wish
+}
+
 // Placement is how a GPU is picked where several fit.
 type Placement string
 

@@ -63,7 +63,7 @@ func (h *Host) explained(ctx context.Context, a gpu.Assignment) gpu.Assignment {
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one
 // that it had, or returns nil where there is nothing to convert.
-func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord) (*operation.Plan, error) {
+func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord, batch batch) (*attachPlan, error) {
 	part, err := h.cfg.Store.PartitionRecord(old.Partition)
 	if gpu.CodeOf(err) == gpu.CodeNotFound {
 		return nil, nil //nolint:nilnil // nothing to convert from
@@ -84,6 +84,9 @@ func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	if p.NotCreatable != "" {
 		return nil, refuse(gpu.CodeProfileNotCreatable, p.NotCreatable)
 	}
+	if offers := batch.reduce([]inventory.Look{l}); true {
+		p, _ = find(offers[0].Profiles, p.Name)
+	}
 	if p.Available < 1 {
 		return nil, refuse(gpu.CodeNoCapacity, noRoom(p))
 	}
@@ -98,14 +101,14 @@ func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	if err := attachable(vm, old.Wish); err != nil {
 		return nil, err
 	}
-	made, err := h.newRecord(ctx, l.GPU, p, old.Name)
+	made, err := h.newRecord(ctx, l.GPU, p, old.Name, batch)
 	if err != nil {
 		return nil, err
 	}
 	rec := old
 	rec.Partition, rec.VMName, rec.Bound = made.ID, vm.Name, false
 	rec.Generation++
-	op := &operation.Plan{
+	op := operation.Plan{
 		Kind:    kindConvert,
 		Summary: fmt.Sprintf("convert assignment %s of vm %s: %s is a %s now and was a %s", old.Name, vm.Name, p.Name, p.Kind, part.Kind),
 		Keys:    []string{"assignment/" + old.Name, "gpu/" + string(l.GPU.ID), "vm/" + vm.UUID},
@@ -132,5 +135,5 @@ func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 		},
 		// Last: what is not there cannot be made again.
 		removeStep(part, nil))
-	return op, nil
+	return &attachPlan{op: op, next: claim{rec, made, p}}, nil
 }

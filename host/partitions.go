@@ -216,7 +216,7 @@ func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) 
 
 // newRecord chooses the identity of a partition that is to be made, before any
 // hardware is touched: a name of ours, or for kinds that take none, a place.
-func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string) (gpu.PartitionRecord, error) {
+func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch batch) (gpu.PartitionRecord, error) {
 	b, err := h.cfg.Inventory.Backend(p.Kind)
 	if err != nil {
 		return gpu.PartitionRecord{}, err
@@ -232,7 +232,7 @@ func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignme
 		if err != nil {
 			return gpu.PartitionRecord{}, err
 		}
-		at, err := placer.Place(ctx, g.ID, p.Name, taken)
+		at, err := placer.Place(ctx, g.ID, p.Name, append(taken, batch.handles()...))
 		r := h.recordAt(g, at)
 		r.Assignment = assignment
 		return r, err
@@ -291,11 +291,11 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, nil)
+	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, nil, nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}
-	r, err := h.newRecord(ctx, g, p, "")
+	r, err := h.newRecord(ctx, g, p, "", nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}
@@ -313,28 +313,46 @@ func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operatio
 func (h *Host) CreatePartition(ctx context.Context, actor string, w gpu.PartitionWish, idem gpu.Idempotency) (operation.Operation, error) {
 	h.planning.Lock()
 	defer h.planning.Unlock()
-	if idem.Key != "" {
-		switch r, err := h.cfg.Store.IdempotencyRecord(idem.Key); {
-		case err == nil && r.Request == idem.Request:
-			return h.cfg.Engine.Get(r.Operation)
-		case err == nil:
-			return operation.Operation{}, gpu.Errorf(gpu.CodeConflict, "cannot create partition: Idempotency-Key %q was used for another request", idem.Key)
-		case gpu.CodeOf(err) != gpu.CodeNotFound:
-			return operation.Operation{}, err
-		}
+	if op, err := h.before(idem, "create partition"); op != nil || err != nil {
+		return *cmp.Or(op, &operation.Operation{}), err
 	}
 	n, err := h.planPartition(ctx, w)
 	if err != nil {
 		return operation.Operation{}, err
 	}
 	n.Actor = actor
-	if idem.Key != "" {
-		n.ID = h.cfg.Engine.NewID()
-		n.Rows = append(n.Rows, operation.Put(gpu.RecordIdempotency, idem.Key, gpu.IdempotencyRecord{
-			Key: idem.Key, Request: idem.Request, Operation: n.ID, Created: h.cfg.Now().UTC(),
-		}))
-	}
+	h.remember(&n, idem)
 	return h.add(ctx, n)
+}
+
+// before returns the operation that the same request has started under its
+// Idempotency-Key, or nil.
+func (h *Host) before(idem gpu.Idempotency, what string) (*operation.Operation, error) {
+	if idem.Key == "" {
+		return nil, nil //nolint:nilnil // none was sent
+	}
+	r, err := h.cfg.Store.IdempotencyRecord(idem.Key)
+	switch {
+	case gpu.CodeOf(err) == gpu.CodeNotFound && err != nil:
+		return nil, nil //nolint:nilnil // it is the first
+	case err != nil:
+		return nil, err
+	case r.Request != idem.Request:
+		return nil, gpu.Errorf(gpu.CodeConflict, "cannot %s: Idempotency-Key %q was used for another request", what, idem.Key)
+	}
+	op, err := h.cfg.Engine.Get(r.Operation)
+	return &op, err
+}
+
+// remember has an operation write down under which key it was asked for.
+func (h *Host) remember(n *operation.Plan, idem gpu.Idempotency) {
+	if idem.Key == "" {
+		return
+	}
+	n.ID = h.cfg.Engine.NewID()
+	n.Rows = append(n.Rows, operation.Put(gpu.RecordIdempotency, idem.Key, gpu.IdempotencyRecord{
+		Key: idem.Key, Request: idem.Request, Operation: n.ID, Created: h.cfg.Now().UTC(),
+	}))
 }
 
 // PlanPartition is the dry run of CreatePartition.

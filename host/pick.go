@@ -23,8 +23,8 @@ func find(profiles []gpu.Profile, name string) (gpu.Profile, bool) {
 // place finds the GPU for a wish. Those that are not under management are read
 // only to explain a refusal. One that an operation was changing while it was read
 // is refused as busy: what was read may hold no more when the operation is over. vm is
-// who is to have it, nil if nobody.
-func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead) (gpu.GPU, gpu.Profile, error) {
+// who is to have it, nil if nobody; batch is what is taken already.
+func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead, batch batch) (gpu.GPU, gpu.Profile, error) {
 	ids := []gpu.ID{on}
 	if on == "" {
 		records, err := h.cfg.Store.GPURecords()
@@ -50,11 +50,9 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 			return gpu.GPU{}, gpu.Profile{}, err
 		}
 	}
-	if vm != nil {
-		var err error
-		if offers, err = h.together(*vm, offers); err != nil {
-			return gpu.GPU{}, gpu.Profile{}, err
-		}
+	offers, err := h.offersFor(vm, offers, batch)
+	if err != nil {
+		return gpu.GPU{}, gpu.Profile{}, err
 	}
 	g, p, err := pick(profile, on, placement, offers, vm != nil)
 	if err == nil {
@@ -64,8 +62,8 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 		return g, p, h.inTheWay(ctx, err, profile, on, offers)
 	}
 	all, err := h.looks(ctx)
-	if err == nil && vm != nil {
-		all, err = h.together(*vm, all)
+	if err == nil {
+		all, err = h.offersFor(vm, all, batch)
 	}
 	if err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err

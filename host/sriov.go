@@ -99,15 +99,15 @@ func (h *Host) functionState(ctx context.Context, f gpu.Function, on []gpu.Parti
 	}
 	out := gpu.FunctionState{Function: f, Holders: []gpu.Holder{}}
 	for _, vm := range vms {
-		if named(vm, f.PCIAddress) {
+		if hasDevice(vm, f.PCIAddress) {
 			out.Holders = append(out.Holders, gpu.Holder{Kind: "vm", ID: vm.UUID, Name: vm.Name})
 		}
 	}
 	return out
 }
 
-// named reports whether a definition of a VM names a PCI device of the host.
-func named(vm gpu.VM, address string) bool {
+// hasDevice reports whether a definition of a VM names a PCI device of the host.
+func hasDevice(vm gpu.VM, address string) bool {
 	return slices.ContainsFunc(vm.Hostdevs, func(d gpu.Hostdev) bool { return d.Handle.PCIAddress == address })
 }
 

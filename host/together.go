@@ -13,10 +13,19 @@ import (
 // maxPerVM is the attribute of a profile that says how many of its vGPUs one VM may have.
 const maxPerVM = "max_per_vm"
 
+// offersFor is what is left of what GPUs offer beside a batch, for a VM if there is one.
+func (h *Host) offersFor(vm *gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
+	offers = batch.reduce(offers)
+	if vm == nil {
+		return offers, nil
+	}
+	return h.together(*vm, offers, batch)
+}
+
 // together rules out of what GPUs offer what a VM cannot have beside what it has: of
 // NVIDIA's vGPUs a VM takes one of each card, and of most types only one (T41). libvirt
 // knows nothing of that; the VM would fail to start.
-func (h *Host) together(vm gpu.VMHead, offers []inventory.Look) ([]inventory.Look, error) {
+func (h *Host) together(vm gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
 	assignments, err := h.cfg.Store.AssignmentRecords()
 	if err != nil {
 		return nil, err
@@ -30,6 +39,11 @@ func (h *Host) together(vm gpu.VMHead, offers []inventory.Look) ([]inventory.Loo
 		i := slices.IndexFunc(partitions, func(p gpu.PartitionRecord) bool { return p.ID == a.Partition })
 		if a.Wish.VM == vm.UUID && i >= 0 && isVGPU(partitions[i].Kind) {
 			has[a.Name] = partitions[i]
+		}
+	}
+	for _, c := range batch {
+		if c.assignment.Wish.VM == vm.UUID && isVGPU(c.partition.Kind) {
+			has[c.assignment.Name] = c.partition
 		}
 	}
 	if len(has) == 0 {

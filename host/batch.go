@@ -1,0 +1,189 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gpuvirt/gpu"
+	"gpuvirt/inventory"
+	"gpuvirt/operation"
+)
+
+const kindApply = "assignment.apply"
+
+// A claim is what a wish will have taken when its operation is done.
+type claim struct {
+	assignment gpu.AssignmentRecord
+	partition  gpu.PartitionRecord
+	profile    gpu.Profile
+}
+
+// A batch is what the wishes take that are planned already, of those that are carried out
+// together. The kernel knows nothing of it yet, so whoever plans the next has to.
+type batch []claim
+
+func (b batch) handles() (out []gpu.Handle) {
+	for _, c := range b {
+		out = append(out, c.partition.Handle)
+	}
+	return out
+}
+
+// reduce takes from what GPUs offer what the batch will have taken.
+func (b batch) reduce(offers []inventory.Look) []inventory.Look {
+	if len(b) == 0 {
+		return offers
+	}
+	offers = slices.Clone(offers)
+	for i := range offers {
+		offers[i].Profiles = slices.Clone(offers[i].Profiles)
+		for _, c := range b {
+			if c.partition.GPU != offers[i].GPU.ID {
+				continue
+			}
+			for j, p := range offers[i].Profiles {
+				offers[i].Profiles[j].Available = max(0, left(offers[i].GPU, p, c.profile))
+			}
+		}
+	}
+	return offers
+}
+
+// left is how many of a profile a GPU can make after one of another. The driver decides
+// when it is done; a plan that it refuses is undone.
+func left(g gpu.GPU, p, taken gpu.Profile) int {
+	switch {
+	case p.Available < 1, p.Kind == gpu.KindCard, taken.Kind == gpu.KindCard:
+		return 0
+	case p.Name == taken.Name:
+		return p.Available - 1
+	case p.MemoryBytes == 0, taken.MemoryBytes == 0, p.Kind != taken.Kind:
+		return p.Available
+	case g.Vendor == "NVIDIA" && isVGPU(p.Kind) && p.MemoryBytes != taken.MemoryBytes:
+		return 0 // vGPUs of one card have one size
+	}
+	room := uint64(p.Available) * p.MemoryBytes //nolint:gosec // positive, see above
+	if room < taken.MemoryBytes {
+		return 0
+	}
+	return int((room - taken.MemoryBytes) / p.MemoryBytes) //nolint:gosec // at most p.Available
+}
+
+// applyPlan is a batch of wishes as planned.
+type applyPlan struct {
+	op      operation.Plan
+	running *operation.Operation // what is carrying all of them out
+}
+
+// planApply plans wishes one after the other, each beside those before it: the first that
+// is impossible makes all of them so.
+func (h *Host) planApply(ctx context.Context, wishes []gpu.NamedWish) (applyPlan, error) {
+	var out applyPlan
+	var planned batch
+	var plans []operation.Plan
+	for _, w := range wishes {
+		p, err := h.planAttach(ctx, w.Name, w.Wish, planned)
+		if err != nil {
+			return applyPlan{}, named(err, w.Name)
+		}
+		switch {
+		case p.running != nil && out.running != nil && p.running.ID != out.running.ID, p.running != nil && len(plans) > 0:
+			return applyPlan{}, &operation.ConflictError{Key: "assignment/" + w.Name, Holder: p.running.ID, Summary: p.running.Summary}
+		case p.running != nil:
+			out.running = p.running
+		case p.stored == nil:
+			plans = append(plans, p.op)
+			planned = append(planned, p.next)
+		}
+	}
+	if out.running != nil && len(plans) > 0 {
+		return applyPlan{}, &operation.ConflictError{Key: out.running.Keys[0], Holder: out.running.ID, Summary: out.running.Summary}
+	}
+	out.op = joinPlans(plans)
+	return out, nil
+}
+
+// named says which of several assignments a refusal is of. What an operation holds is
+// told as that.
+func named(err error, name string) error {
+	if _, held := errors.AsType[*operation.ConflictError](err); held {
+		return err
+	}
+	return gpu.Wrap(err, gpu.CodeInternal, "cannot carry out assignment %q", name)
+}
+
+// joinPlans makes one operation of several. All devices are made before the first VM is
+// touched, and what is given up goes last: it cannot come back.
+func joinPlans(plans []operation.Plan) operation.Plan {
+	out := operation.Plan{Kind: kindApply, Summary: fmt.Sprintf("carry out %d assignments", len(plans))}
+	if len(plans) == 1 {
+		out.Summary = plans[0].Summary
+	}
+	for _, p := range plans {
+		out.Keys = append(out.Keys, p.Keys...)
+		out.Rows = append(out.Rows, p.Rows...)
+		out.Release = append(p.Release, out.Release...) //nolint:gocritic // newest first
+	}
+	for _, kind := range []string{stepMake, stepDetach, stepAttach, stepRemove} {
+		for _, p := range plans {
+			for _, s := range p.Steps {
+				if s.Kind == kind {
+					out.Steps = append(out.Steps, s)
+				}
+			}
+		}
+	}
+	slices.Sort(out.Keys)
+	out.Keys = slices.Compact(out.Keys)
+	return out
+}
+
+// ApplyAssignments starts carrying out several wishes in one operation: all of them or
+// none. Where all are stored and carried out it writes nothing and returns no operation.
+// The same Idempotency-Key with the same request answers the operation it started before.
+func (h *Host) ApplyAssignments(ctx context.Context, actor string, wishes []gpu.NamedWish, idem gpu.Idempotency) ([]gpu.Assignment, *operation.Operation, error) {
+	h.planning.Lock()
+	defer h.planning.Unlock()
+	before, err := h.before(idem, "apply assignments")
+	if before != nil || err != nil {
+		return nil, before, err
+	}
+	p, err := h.planApply(ctx, wishes)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(p.op.Steps) == 0 {
+		var out []gpu.Assignment
+		for _, w := range wishes {
+			a, err := h.Assignment(ctx, w.Name)
+			if err != nil {
+				return nil, nil, err
+			}
+			out = append(out, a)
+		}
+		return out, p.running, nil
+	}
+	p.op.Actor = actor
+	h.remember(&p.op, idem)
+	op, err := h.add(ctx, p.op)
+	if err != nil {
+		return nil, nil, err
+	}
+	return nil, &op, nil
+}
+
+// PlanApplyAssignments is the dry run of ApplyAssignments.
+func (h *Host) PlanApplyAssignments(ctx context.Context, wishes []gpu.NamedWish) (gpu.Plan, error) {
+	p, err := h.planApply(ctx, wishes)
+	if err == nil && len(p.op.Steps) == 0 {
+		names := make([]string, len(wishes))
+		for i, w := range wishes {
+			names[i] = w.Name
+		}
+		return gpu.Plan{Summary: "all is as asked: " + strings.Join(names, ", "), Steps: []gpu.PlanStep{}}, nil
+	}
+	return h.plan(p.op, err)
+}

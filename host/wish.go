@@ -1,0 +1,139 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+)
+
+// attachPlan is a wish as planned: the operation that carries it out, or, where
+// the wish is stored already, what is stored and the operation that is at it.
+type attachPlan struct {
+	stored  *gpu.AssignmentRecord
+	running *operation.Operation
+	op      operation.Plan
+	next    claim // what it will have taken
+}
+
+// planAttach plans one wish. batch is what the wishes before it take that are carried out
+// together with it, nil where it stands alone.
+func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch batch) (attachPlan, error) {
+	w.Placement, w.Hotplug = cmp.Or(w.Placement, gpu.Pack), cmp.Or(w.Hotplug, gpu.HotplugAuto)
+	vm, err := h.cfg.Inventory.VMHead(ctx, w.VM)
+	if err != nil {
+		return attachPlan{}, err
+	}
+	w.VM = vm.UUID
+	key := "assignment/" + name
+	old, err := h.cfg.Store.AssignmentRecord(name)
+	switch {
+	case err == nil:
+		if d := diff(old.Wish, w); d != nil {
+			e := gpu.Errorf(gpu.CodeConflict, "cannot put assignment %q: another wish is stored under this name", name).
+				WithHint("delete it first, or use another name")
+			e.Diff = d
+			return attachPlan{}, e
+		}
+		op, held := h.cfg.Engine.Holder(key)
+		if !held && old.Bound {
+			convert, err := h.planConvert(ctx, vm, old, batch)
+			if convert != nil || err != nil {
+				return *cmp.Or(convert, &attachPlan{}), err
+			}
+			return attachPlan{stored: &old}, nil
+		}
+		if held {
+			if op.Kind != kindAttach && op.Kind != kindConvert && op.Kind != kindApply || op.Final() || op.Status == operation.Undoing || op.Abort {
+				return attachPlan{}, &operation.ConflictError{Key: key, Holder: op.ID, Summary: op.Summary}
+			}
+			return attachPlan{stored: &old, running: &op}, nil
+		}
+		return attachPlan{}, gpu.Errorf(gpu.CodeConflict, "cannot put assignment %q: the operation that should carry it out was given up, and may have left something", name).
+			WithBlockers(gpu.Blocker{Kind: "partition", ID: old.Partition}).WithHint("delete it first: gpuvirt detach %s", name)
+	case gpu.CodeOf(err) != gpu.CodeNotFound:
+		return attachPlan{}, err
+	}
+	if err := attachable(vm, w); err != nil {
+		return attachPlan{}, err
+	}
+	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, &vm, batch)
+	if err != nil {
+		return attachPlan{}, err
+	}
+	part, err := h.newRecord(ctx, g, p, name, batch)
+	if err != nil {
+		return attachPlan{}, err
+	}
+	rec := gpu.AssignmentRecord{
+		Name: name, Wish: w, VMName: vm.Name, Partition: part.ID, GPU: g.ID,
+		Generation: old.Generation + 1, Created: h.cfg.Now().UTC(),
+	}
+	return attachPlan{next: claim{rec, part, p}, op: operation.Plan{
+		Kind: kindAttach, Summary: fmt.Sprintf("attach %s to vm %s as %s", p.Name, vm.Name, name),
+		Keys: []string{key, "gpu/" + string(g.ID), "vm/" + vm.UUID},
+		Steps: []operation.PlanStep{
+			makeStep(part),
+			{Kind: stepAttach, Summary: "attach it to vm " + vm.Name, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, part), Planned: scope(vm, w)}},
+		},
+		Rows: []operation.Row{
+			operation.Put(gpu.RecordPartition, part.ID, part),
+			operation.Put(gpu.RecordAssignment, name, rec),
+		},
+		Release: []operation.Row{
+			operation.Delete(gpu.RecordAssignment, name),
+			operation.Delete(gpu.RecordPartition, part.ID),
+		},
+	}}, nil
+}
+
+// attachable refuses what a VM's state rules out.
+func attachable(vm gpu.VMHead, w gpu.Wish) error {
+	blocker := gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name}
+	switch {
+	case w.Hotplug == gpu.HotplugRequire && !vm.Active:
+		return gpu.Errorf(gpu.CodeConflict, "cannot attach to vm %q now: it does not run, and hotplug is \"require\"", vm.Name).
+			WithBlockers(blocker).WithHint("start the vm, or ask for hotplug \"auto\"")
+	case w.Hotplug == gpu.HotplugNever && !vm.Persistent:
+		return gpu.Errorf(gpu.CodeConflict, "cannot attach to vm %q later: it has no persistent definition, and hotplug is \"never\"", vm.Name).
+			WithBlockers(blocker)
+	}
+	return nil
+}
+
+func hostdev(a gpu.AssignmentRecord, p gpu.PartitionRecord) gpu.Hostdev {
+	return gpu.Hostdev{Alias: gpu.Alias(p.ID), Handle: p.Handle, Model: p.DeviceAPI, Display: a.Wish.Display}
+}
+
+// PutAssignment starts carrying a wish out. Where the same wish is stored and
+// carried out it writes nothing and returns no operation; where it is being
+// carried out it returns that operation.
+func (h *Host) PutAssignment(ctx context.Context, actor, name string, w gpu.Wish) (gpu.Assignment, *operation.Operation, error) {
+	h.planning.Lock()
+	defer h.planning.Unlock()
+	plan, err := h.planAttach(ctx, name, w, nil)
+	if err != nil {
+		return gpu.Assignment{}, nil, err
+	}
+	if plan.stored != nil {
+		a, err := h.Assignment(ctx, name)
+		return a, plan.running, err
+	}
+	plan.op.Actor = actor
+	op, err := h.add(ctx, plan.op)
+	if err != nil {
+		return gpu.Assignment{}, nil, err
+	}
+	return gpu.Assignment{}, &op, nil
+}
+
+// PlanAssignment is the dry run of PutAssignment.
+func (h *Host) PlanAssignment(ctx context.Context, name string, w gpu.Wish) (gpu.Plan, error) {
+	plan, err := h.planAttach(ctx, name, w, nil)
+	if err == nil && plan.stored != nil {
+		return gpu.Plan{Summary: fmt.Sprintf("assignment %s is as asked", name), Steps: []gpu.PlanStep{}}, nil
+	}
+	return h.plan(plan.op, err)
+}
