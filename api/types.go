@@ -250,6 +250,22 @@ type Assignment struct {
 	Conditions      []Condition `json:"conditions"`
 }
 
+// ApplyRequest asks for several assignments at once: all of them or none.
+type ApplyRequest struct {
+	Assignments []NamedAssignmentRequest `json:"assignments"`
+}
+
+// NamedAssignmentRequest is an AssignmentRequest with the name that the client chose.
+type NamedAssignmentRequest struct {
+	Name      string `json:"name"`
+	VM        string `json:"vm"` // UUID or name
+	Profile   string `json:"profile"`
+	GPU       string `json:"gpu,omitempty"`
+	Placement string `json:"placement,omitempty"` // pack (default), spread
+	Hotplug   string `json:"hotplug,omitempty"`   // auto (default), require, never
+	Display   bool   `json:"display,omitempty"`
+}
+
 // Attached says in which of the VM's definitions the device is.
 type Attached struct {
 	Live   bool `json:"live"`

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"net/http"
 
 	"gpuvirt/api"
@@ -39,4 +40,18 @@ func (c *Client) DeleteAssignment(ctx context.Context, name string) (api.Operati
 // PlanDeleteAssignment returns what DeleteAssignment would do.
 func (c *Client) PlanDeleteAssignment(ctx context.Context, name string) (api.Plan, error) {
 	return one[api.Plan](ctx, c, write(http.MethodDelete, nil, "assignments", name).dryRun())
+}
+
+// ApplyAssignments asks for several assignments in one operation: all of them or none.
+// One of the results is set: the operation that carries them out, or the assignments
+// where all are fulfilled. However often the request has to be sent, it is one operation.
+func (c *Client) ApplyAssignments(ctx context.Context, want api.ApplyRequest) (*api.List[api.Assignment], *api.Operation, error) {
+	r := write(http.MethodPost, want, "assignments:apply")
+	r.key = rand.Text()
+	return either[api.List[api.Assignment]](ctx, c, r)
+}
+
+// PlanApplyAssignments returns what ApplyAssignments would do.
+func (c *Client) PlanApplyAssignments(ctx context.Context, want api.ApplyRequest) (api.Plan, error) {
+	return one[api.Plan](ctx, c, write(http.MethodPost, want, "assignments:apply").dryRun())
 }

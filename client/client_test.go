@@ -59,6 +59,7 @@ func TestRoutes(t *testing.T) {
 	yes := true
 	want := api.AssignmentRequest{VM: "web1", Profile: "T4-2Q"}
 	part := api.PartitionRequest{Profile: "T4-2Q"}
+	batch := api.ApplyRequest{Assignments: []api.NamedAssignmentRequest{{Name: "a", VM: "web1", Profile: "T4-2Q"}}}
 	patch := api.GPUPatch{Managed: &yes}
 	all := client.ListOptions{}
 	tests := []struct {
@@ -102,6 +103,14 @@ func TestRoutes(t *testing.T) {
 			_, err := c.PlanPutMIG(ctx, "g", api.Layout{Instances: []api.LayoutInstance{}})
 			return err
 		}, want: "PUT /v1/gpus/g/mig?dry_run=true", body: `{"enabled":false,"instances":[]}`},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, _, err := c.ApplyAssignments(ctx, batch)
+			return err
+		}, want: "POST /v1/assignments:apply", body: `{"assignments":[{"name":"a","vm":"web1","profile":"T4-2Q"}]}`},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, err := c.PlanApplyAssignments(ctx, batch)
+			return err
+		}, want: "POST /v1/assignments:apply?dry_run=true", body: `{"assignments":[{"name":"a","vm":"web1","profile":"T4-2Q"}]}`},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VFs(ctx, "g"); return err }, want: "GET /v1/gpus/g/sriov"},
 		{call: func(ctx context.Context, c *client.Client) error {
 			_, _, err := c.PutVFs(ctx, "g", 0)

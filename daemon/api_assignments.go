@@ -61,6 +61,33 @@ func putAssignment(s *Server, q *request) (response, error) {
 	return object(assignmentOf(a)), nil
 }
 
+func applyAssignments(s *Server, q *request) (response, error) {
+	body, err := decode[api.ApplyRequest](q)
+	if err != nil {
+		return response{}, err
+	}
+	wishes, err := wishesOf(body)
+	if err != nil {
+		return response{}, err
+	}
+	idem, err := idempotencyOf(q, wishes)
+	if err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		plan, err := s.host.PlanApplyAssignments(q.Context(), wishes)
+		return s.planned(q, plan, err)
+	}
+	all, op, err := s.host.ApplyAssignments(q.Context(), q.who.Actor, wishes, idem)
+	if err != nil {
+		return response{}, err
+	}
+	if op != nil {
+		return accepted(*op), nil
+	}
+	return object(api.List[api.Assignment]{Items: convert(all, assignmentOf)}), nil
+}
+
 func deleteAssignment(s *Server, q *request) (response, error) {
 	name := q.path["assignment"]
 	if err := q.precondition(s.currentAssignment(q, name)); err != nil {

@@ -43,6 +43,8 @@ func sampleBody(rt route) string {
 		return ""
 	case rt.path == "/v1/gpus/{gpu}/mig":
 		return layout
+	case rt.path == "/v1/assignments:apply":
+		return `{"assignments":[` + named("new") + `]}`
 	case rt.path == "/v1/gpus/{gpu}/sriov":
 		return `{"num_vfs":4}`
 	case rt.method == patch:
@@ -199,6 +201,13 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/assignments/x", `{"vm":"web1"}`, `"profile" is missing`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":"hope"}`, `"policy" is malformed: "hope" is none of report, repair`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":""}`, `"policy" is missing`},
+		{"POST", "/v1/assignments:apply", `{}`, `"assignments" must have 1 to 256 entries`},
+		{"POST", "/v1/assignments:apply", `{"assignments":[]}`, `"assignments" must have 1 to 256 entries`},
+		{"POST", "/v1/assignments:apply", `{"assignments":[` + strings.Repeat(named("a")+",", 256) + named("b") + `]}`, `"assignments" must have 1 to 256 entries`},
+		{"POST", "/v1/assignments:apply", `{"assignments":[` + named("a") + `,` + named("a") + `]}`, `"assignments[1].name" is "a", as in an entry before`},
+		{"POST", "/v1/assignments:apply", `{"assignments":[{"name":"a","vm":"web1"}]}`, `"assignments[0].profile" is missing`},
+		{"POST", "/v1/assignments:apply", `{"assignments":[{"vm":"web1","profile":"p"}]}`, `"assignments[0].name" is missing`},
+		{"POST", "/v1/assignments:apply", `{"assignments":[{"name":"a","vm":"web1","profile":"p","hotplug":"now"}]}`, `"assignments[0].hotplug"`},
 		{"PUT", "/v1/gpus/x/sriov", `{}`, `"num_vfs" is missing`},
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":-1}`, `"num_vfs" is not from 0 to 65535`},
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":65536}`, `"num_vfs" is not from 0 to 65535`},

@@ -49,6 +49,10 @@ type Host interface {
 	// PutAssignment returns the operation that carries the wish out, or nil where
 	// the wish is already stored and fulfilled: then nothing is written.
 	PutAssignment(ctx context.Context, actor, name string, w gpu.Wish) (gpu.Assignment, *operation.Operation, error)
+	// ApplyAssignments is PutAssignment for several: all or none. It returns the
+	// assignments where nothing is to be done.
+	ApplyAssignments(ctx context.Context, actor string, wishes []gpu.NamedWish, idem gpu.Idempotency) ([]gpu.Assignment, *operation.Operation, error)
+	PlanApplyAssignments(ctx context.Context, wishes []gpu.NamedWish) (gpu.Plan, error)
 	PlanAssignment(ctx context.Context, name string, w gpu.Wish) (gpu.Plan, error)
 	DeleteAssignment(ctx context.Context, actor, name string) (operation.Operation, error)
 	PlanDeleteAssignment(ctx context.Context, name string) (gpu.Plan, error)

@@ -178,6 +178,7 @@ func wireTypes() map[string]reflect.Type {
 		"ProfileCapacity": reflect.TypeFor[api.ProfileCapacity](), "GPUCapacity": reflect.TypeFor[api.GPUCapacity](),
 		"MIG": reflect.TypeFor[api.MIG](), "Layout": reflect.TypeFor[api.Layout](), "LayoutInstance": reflect.TypeFor[api.LayoutInstance](),
 		"VFs": reflect.TypeFor[api.VFs](), "Function": reflect.TypeFor[api.Function](), "VFsRequest": reflect.TypeFor[api.VFsRequest](),
+		"ApplyRequest": reflect.TypeFor[api.ApplyRequest](), "NamedAssignmentRequest": reflect.TypeFor[api.NamedAssignmentRequest](),
 		"Compute": reflect.TypeFor[api.Compute](),
 		"Handle":  reflect.TypeFor[api.Handle](), "Holder": reflect.TypeFor[api.Holder](), "Partition": reflect.TypeFor[api.Partition](),
 		"PartitionRequest": reflect.TypeFor[api.PartitionRequest](), "VM": reflect.TypeFor[api.VM](), "Hostdev": reflect.TypeFor[api.Hostdev](),

@@ -56,6 +56,7 @@ func routes() []route {
 		{method: get, path: "/v1/vms/{vm}", access: Viewer, handle: getVM, conditional: true},
 
 		{method: get, path: "/v1/assignments", access: Viewer, handle: listAssignments, query: assignmentQuery()},
+		{method: post, path: "/v1/assignments:apply", access: Operator, handle: applyAssignments, query: dryRunQuery(), body: true},
 		{method: get, path: "/v1/assignments/{assignment}", access: Viewer, handle: getAssignment, conditional: true},
 		{method: put, path: "/v1/assignments/{assignment}", access: Operator, handle: putAssignment, query: dryRunQuery(), body: true, conditional: true},
 		{method: remove, path: "/v1/assignments/{assignment}", access: Operator, handle: deleteAssignment, query: dryRunQuery(), conditional: true},

@@ -87,6 +87,9 @@ func goodRequests(running, failed, done string) []good {
 		{method: "PUT", target: "/v1/assignments/new?dry_run=true", body: wish, status: 200, contains: `"changes":true`},
 		{method: "PUT", target: "/v1/assignments/new?dry_run=false", body: wish, status: 202, contains: `"attach"`, write: true},
 		{method: "PUT", target: "/v1/assignments/old?dry_run=true", body: wish, status: 200, contains: `"changes":false`},
+		{method: "POST", target: "/v1/assignments:apply", body: `{"assignments":[` + named("new") + `,` + named("old") + `]}`, header: http.Header{"Idempotency-Key": {"k2"}}, status: 202, contains: `"apply"`, write: true},
+		{method: "POST", target: "/v1/assignments:apply", body: `{"assignments":[` + named("old") + `]}`, status: 200, contains: `"attached"`},
+		{method: "POST", target: "/v1/assignments:apply?dry_run=true", body: `{"assignments":[` + named("new") + `]}`, status: 200, contains: `"changes":true`},
 		{method: "DELETE", target: "/v1/assignments/old", status: 202, contains: `"detach"`, write: true},
 		{method: "DELETE", target: "/v1/assignments/none?dry_run=true", status: 200, contains: "not-found"},
 
@@ -101,6 +104,9 @@ func goodRequests(running, failed, done string) []good {
 		{method: "POST", target: "/v1/operations/" + failed + "/forget", status: 200, contains: `"failed"`, write: true},
 	}
 }
+
+// named is the wish of the tests under a name, as in a batch.
+func named(name string) string { return `{"name":"` + name + `",` + strings.TrimPrefix(wish, "{") }
 
 func TestRoutes(t *testing.T) {
 	tested := map[string]bool{"GET /v1/events": true} // see TestEvents

@@ -187,10 +187,43 @@ func wishOf(a api.AssignmentRequest) (gpu.Wish, error) {
 	}, joined(err)
 }
 
+// wishesOf checks a batch.
+func wishesOf(r api.ApplyRequest) ([]gpu.NamedWish, error) {
+	if len(r.Assignments) == 0 || len(r.Assignments) > maxWishes {
+		return nil, invalid("field %q must have 1 to %d entries", "assignments", maxWishes)
+	}
+	var out []gpu.NamedWish
+	var errs []error
+	seen := map[string]bool{}
+	for i, a := range r.Assignments {
+		at := fmt.Sprintf("assignments[%d].", i)
+		w := gpu.NamedWish{Name: a.Name, Wish: gpu.Wish{
+			VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display,
+			Placement: orDefault(a.Placement, gpu.Pack),
+			Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
+		}}
+		errs = append(errs,
+			required(at+"name", a.Name, checkAssignmentName),
+			required(at+"vm", a.VM, checkVM),
+			required(at+"profile", a.Profile, checkText),
+			optional(at+"gpu", a.GPU, checkGPU),
+			optional(at+"placement", a.Placement, oneOf(placements())),
+			optional(at+"hotplug", a.Hotplug, oneOf(hotplugs())),
+		)
+		if seen[a.Name] {
+			errs = append(errs, invalid("field %q is %s, as in an entry before", at+"name", quote(a.Name)))
+		}
+		seen[a.Name] = true
+		out = append(out, w)
+	}
+	return out, joined(errors.Join(errs...))
+}
+
 // No card can be cut into more, or has more memory or compute slices.
 const (
 	maxInstances = 16
 	maxSlices    = 64
+	maxWishes    = 256
 	maxVFs       = 65535 // SR-IOV counts in 16 bits
 	maxCompute   = 16
 )

@@ -105,6 +105,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, accepted{operations["detach"]})
 	case r.Method == http.MethodDelete:
 		answer(w, accepted{operations["remove"]})
+	case path == "assignments:apply":
+		answer(w, accepted{operations["attach"]})
 	case path == "partitions":
 		answer(w, accepted{operations["make"]})
 	default:

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -34,18 +33,9 @@ func migFlags(cmd *cobra.Command, file, config *string) {
 
 // targets reads a file and says what it wants of which GPU.
 func (c *cli) targets(ctx context.Context, file, config string) ([]migTarget, error) {
-	in := c.in
-	if file != "-" {
-		f, err := os.Open(file) //nolint:gosec // whoever runs this names the file
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
-	}
-	parsed, err := readMIGFile(in)
+	parsed, err := readFrom(c, file, readMIGFile)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", file, err)
+		return nil, err
 	}
 	have := slices.Sorted(maps.Keys(parsed.Configs))
 	if config == "" && len(have) == 1 {
