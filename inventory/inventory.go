@@ -19,6 +19,8 @@ type VMs interface {
 	VMs(ctx context.Context) ([]gpu.VM, error)
 	VM(ctx context.Context, nameOrUUID string) (gpu.VM, error)
 	VMHead(ctx context.Context, nameOrUUID string) (gpu.VMHead, error)
+	// LibvirtVersion is that of the daemon that has the VMs: "11.3.0".
+	LibvirtVersion(ctx context.Context) (string, error)
 	Events() <-chan gpu.VMEvent
 }
 
@@ -195,6 +197,11 @@ func (i *Inventory) VM(ctx context.Context, nameOrUUID string) (gpu.VM, error) {
 // VMHead is VM without devices, for a fraction of its cost.
 func (i *Inventory) VMHead(ctx context.Context, nameOrUUID string) (gpu.VMHead, error) {
 	return i.cfg.VMs.VMHead(ctx, nameOrUUID)
+}
+
+// LibvirtVersion returns the version of the libvirt that has the VMs.
+func (i *Inventory) LibvirtVersion(ctx context.Context) (string, error) {
+	return i.cfg.VMs.LibvirtVersion(ctx)
 }
 
 // Holders lists the VMs and processes that use a partition: every VM of vms that

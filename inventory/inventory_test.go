@@ -45,6 +45,7 @@ type vms struct{ events chan gpu.VMEvent }
 func (v vms) VMs(context.Context) ([]gpu.VM, error)              { return nil, nil }
 func (v vms) VM(context.Context, string) (gpu.VM, error)         { return gpu.VM{}, nil }
 func (v vms) VMHead(context.Context, string) (gpu.VMHead, error) { return gpu.VMHead{}, nil }
+func (v vms) LibvirtVersion(context.Context) (string, error)     { return "", nil }
 func (v vms) Events() <-chan gpu.VMEvent                         { return v.events }
 func (v vms) Holders(context.Context, gpu.Partition) ([]gpu.Holder, error) {
 	return []gpu.Holder{{Kind: "process", ID: "7"}}, errors.New("not all could be looked at")

@@ -125,6 +125,15 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	return info, nil
 }
 
+// LibvirtVersion returns the version of the libvirt that is connected: "11.3.0".
+func (c *Client) LibvirtVersion(ctx context.Context) (string, error) {
+	v, err := call(ctx, c, request{what: "versions"}, hypervisor.Versions)
+	if err != nil {
+		return "", fault(err, "cannot read the version of libvirt")
+	}
+	return v.library, nil
+}
+
 // VM returns a VM by UUID, or by name if no VM has that UUID.
 func (c *Client) VM(ctx context.Context, nameOrUUID string) (gpu.VM, error) {
 	id, err := parseUUID(nameOrUUID)

@@ -54,6 +54,20 @@ func (l *Libvirt) VMHead(ctx context.Context, nameOrUUID string) (gpu.VMHead, er
 	return gpu.VMHead{UUID: v.UUID, Name: v.Name, Active: v.State.Active(), Persistent: v.Persistent}, err
 }
 
+// LibvirtVersion returns the version that this libvirt says it is.
+func (l *Libvirt) LibvirtVersion(ctx context.Context) (version string, err error) {
+	err = l.view(ctx, "read the version of libvirt", func(s *state) error {
+		version = cmp.Or(s.LibvirtVersion, "11.3.0")
+		return nil
+	})
+	return version, err
+}
+
+// SetVersion makes it another libvirt.
+func (l *Libvirt) SetVersion(version string) error {
+	return l.h.update(func(s *state) ([]string, error) { s.LibvirtVersion = version; return nil, nil })
+}
+
 // Events returns a channel of what happens to VMs. Close of the host ends it.
 func (l *Libvirt) Events() <-chan gpu.VMEvent {
 	l.h.mu.Lock()

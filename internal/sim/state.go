@@ -17,17 +17,18 @@ import (
 
 // A state is everything the simulated host knows, as it is kept in its directory.
 type state struct {
-	HostID string           `json:"host_id"`
-	BootID string           `json:"boot_id"`
-	Cards  []Card           `json:"cards"`
-	Mdevs  map[string]*mdev `json:"mdevs"`
-	Groups int              `json:"groups"` // IOMMU groups given to mdevs since boot
-	VMs    []*vm            `json:"vms"`
-	PIDs   int              `json:"pids"` // given to processes since boot
-	Down   bool             `json:"down"` // libvirt does not answer
-	Blind  bool             `json:"blind"`
-	Holds  []hold           `json:"holds"`
-	Faults []Fault          `json:"faults"`
+	HostID         string           `json:"host_id"`
+	BootID         string           `json:"boot_id"`
+	Cards          []Card           `json:"cards"`
+	Mdevs          map[string]*mdev `json:"mdevs"`
+	Groups         int              `json:"groups"` // IOMMU groups given to mdevs since boot
+	VMs            []*vm            `json:"vms"`
+	PIDs           int              `json:"pids"` // given to processes since boot
+	Down           bool             `json:"down"` // libvirt does not answer
+	LibvirtVersion string           `json:"libvirt_version,omitempty"`
+	Blind          bool             `json:"blind"`
+	Holds          []hold           `json:"holds"`
+	Faults         []Fault          `json:"faults"`
 
 	MIG map[string]*migState `json:"mig,omitempty"` // by card
 
