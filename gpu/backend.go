@@ -32,6 +32,13 @@ type Placer interface {
 	Place(ctx context.Context, id ID, profile string, taken []Handle) (Partition, error)
 }
 
+// A Stacker is a Placer some of whose partitions stand on one of another kind: a vGPU on
+// a MIG instance (Profile.On).
+type Stacker interface {
+	// PlaceAhead is Place for a time when there will be a partition for it to stand on.
+	PlaceAhead(ctx context.Context, id ID, profile string, taken []Handle) (Partition, error)
+}
+
 // A Virtualizer is a Backend that turns a GPU's virtual functions on and off (PCI
 // Express SR-IOV).
 type Virtualizer interface {

@@ -23,8 +23,10 @@ type Profile struct {
 	MemoryBytes  uint64 // 0: unknown
 	MaxInstances int    // per GPU; 0: unknown
 	Available    int    // how many more fit now
-	NativeID     string // the driver's id: "nvidia-746", "mbochs-small"
-	DeviceAPI    string // "vfio-pci", "vfio-ccw", "vfio-ap"
+	// Ahead is how many of these fit only when a partition of profile On is made for them.
+	Ahead     int
+	NativeID  string // the driver's id: "nvidia-746", "mbochs-small"
+	DeviceAPI string // "vfio-pci", "vfio-ccw", "vfio-ap"
 	// Attributes are further facts as the driver states them, under stable keys:
 	// "name", "description", "num_heads", "max_resolution", "frl_config", …
 	Attributes map[string]string

@@ -199,14 +199,20 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 	case gpu.CodeOf(err) != gpu.CodeVMNotFound: // a VM that is gone has nothing to detach from
 		return operation.Plan{}, err
 	}
-	return operation.Plan{
+	op := operation.Plan{
 		Kind: kindDetach, Summary: fmt.Sprintf("detach %s from vm %s", name, vmName),
 		Keys: []string{"assignment/" + name, "gpu/" + string(rec.GPU), "vm/" + rec.Wish.VM},
 		Steps: []operation.PlanStep{
 			{Kind: stepDetach, Summary: "detach it from vm " + vmName, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, part)}},
 			removeStep(part, &rec),
 		},
-	}, nil
+	}
+	base, err := h.baseOf(ctx, part)
+	if base != nil {
+		op.Keys = append(op.Keys, "partition/"+base.ID)
+		op.Steps = append(op.Steps, removeStep(*base, nil))
+	}
+	return op, err
 }
 
 // DeleteAssignment starts taking the device from the VM and removing the partition.

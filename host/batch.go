@@ -17,8 +17,9 @@ const kindApply = "assignment.apply"
 // A claim is what a wish will have taken when its operation is done.
 type claim struct {
 	assignment gpu.AssignmentRecord
-	partition  gpu.PartitionRecord
-	profile    gpu.Profile
+	placed
+	profile gpu.Profile
+	onAhead bool // it stands on an instance that the batch makes for another
 }
 
 // A batch is what the wishes take that are planned already, of those that are carried out
@@ -27,7 +28,7 @@ type batch []claim
 
 func (b batch) handles() (out []gpu.Handle) {
 	for _, c := range b {
-		out = append(out, c.partition.Handle)
+		out = append(out, c.part.Handle)
 	}
 	return out
 }
@@ -41,11 +42,12 @@ func (b batch) reduce(offers []inventory.Look) []inventory.Look {
 	for i := range offers {
 		offers[i].Profiles = slices.Clone(offers[i].Profiles)
 		for _, c := range b {
-			if c.partition.GPU != offers[i].GPU.ID {
+			if c.part.GPU != offers[i].GPU.ID {
 				continue
 			}
 			for j, p := range offers[i].Profiles {
-				offers[i].Profiles[j].Available = max(0, left(offers[i].GPU, p, c.profile))
+				n := max(0, left(offers[i].GPU, p, c.profile))
+				offers[i].Profiles[j].Available, offers[i].Profiles[j].Ahead = n, min(p.Ahead, n)
 			}
 		}
 	}
@@ -58,7 +60,7 @@ func left(g gpu.GPU, p, taken gpu.Profile) int {
 	switch {
 	case p.Available < 1, p.Kind == gpu.KindCard, taken.Kind == gpu.KindCard:
 		return 0
-	case p.Name == taken.Name:
+	case p.Name == taken.Name, p.On != "" && p.On == taken.On:
 		return p.Available - 1
 	case p.MemoryBytes == 0, taken.MemoryBytes == 0, p.Kind != taken.Kind:
 		return p.Available

@@ -101,28 +101,23 @@ func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	if err := attachable(vm, old.Wish); err != nil {
 		return nil, err
 	}
-	made, err := h.newRecord(ctx, l.GPU, p, old.Name, batch)
+	n, err := h.newRecord(ctx, l.GPU, p, old.Name, batch)
 	if err != nil {
 		return nil, err
 	}
 	rec := old
-	rec.Partition, rec.VMName, rec.Bound = made.ID, vm.Name, false
+	rec.Partition, rec.VMName, rec.Bound = n.part.ID, vm.Name, false
 	rec.Generation++
 	op := operation.Plan{
 		Kind:    kindConvert,
 		Summary: fmt.Sprintf("convert assignment %s of vm %s: %s is a %s now and was a %s", old.Name, vm.Name, p.Name, p.Kind, part.Kind),
 		Keys:    []string{"assignment/" + old.Name, "gpu/" + string(l.GPU.ID), "vm/" + vm.UUID},
-		Rows: []operation.Row{
-			operation.Put(gpu.RecordPartition, made.ID, made),
-			operation.Put(gpu.RecordAssignment, old.Name, rec),
-		},
-		Release: []operation.Row{
-			operation.Put(gpu.RecordAssignment, old.Name, old),
-			operation.Delete(gpu.RecordPartition, made.ID),
-		},
+		Rows:    []operation.Row{operation.Put(gpu.RecordAssignment, old.Name, rec)},
+		Release: []operation.Row{operation.Put(gpu.RecordAssignment, old.Name, old)},
 	}
+	n.reserve(&op)
 	// The new device is made first: where that fails the VM's definition is as it was.
-	op.Steps = []operation.PlanStep{makeStep(made)}
+	op.Steps = n.steps()
 	if at.Config {
 		op.Steps = append(op.Steps, operation.PlanStep{
 			Kind: stepDetach, Summary: fmt.Sprintf("take the %s out of the definition of vm %s", part.Kind, vm.Name), Args: was,
@@ -130,10 +125,10 @@ func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	}
 	op.Steps = append(op.Steps,
 		operation.PlanStep{
-			Kind: stepAttach, Summary: fmt.Sprintf("put the %s into vm %s", made.Kind, vm.Name),
-			Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, made)},
+			Kind: stepAttach, Summary: fmt.Sprintf("put the %s into vm %s", n.part.Kind, vm.Name),
+			Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, n.part)},
 		},
 		// Last: what is not there cannot be made again.
 		removeStep(part, nil))
-	return &attachPlan{op: op, next: claim{rec, made, p}}, nil
+	return &attachPlan{op: op, next: claim{rec, n, p, p.On != "" && n.base == nil && batch.ahead(l.GPU.ID, p)}}, nil
 }

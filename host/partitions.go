@@ -214,35 +214,69 @@ func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) 
 	return gpu.Partition{}, gpu.Errorf(gpu.CodeNotFound, "cannot find partition %q", id)
 }
 
+// placed is a partition that is to be made, with what is to be made first for it to stand
+// on, nil if nothing.
+type placed struct {
+	base *gpu.PartitionRecord
+	part gpu.PartitionRecord
+}
+
+// steps make it.
+func (p placed) steps() []operation.PlanStep {
+	if p.base == nil {
+		return []operation.PlanStep{makeStep(p.part)}
+	}
+	return []operation.PlanStep{makeStep(*p.base), makeStep(p.part)}
+}
+
+// reserve has an operation write the records, and take them back should it be undone.
+func (p placed) reserve(op *operation.Plan) {
+	for _, r := range []*gpu.PartitionRecord{p.base, &p.part} {
+		if r != nil {
+			op.Keys = append(op.Keys, "partition/"+r.ID)
+			op.Rows = append(op.Rows, operation.Put(gpu.RecordPartition, r.ID, *r))
+			op.Release = append(op.Release, operation.Delete(gpu.RecordPartition, r.ID))
+		}
+	}
+}
+
 // newRecord chooses the identity of a partition that is to be made, before any
 // hardware is touched: a name of ours, or for kinds that take none, a place.
-func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch batch) (gpu.PartitionRecord, error) {
+func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch batch) (placed, error) {
 	b, err := h.cfg.Inventory.Backend(p.Kind)
 	if err != nil {
-		return gpu.PartitionRecord{}, err
+		return placed{}, err
 	}
 	if err := h.exclusive(ctx, g, p); err != nil {
-		return gpu.PartitionRecord{}, err
+		return placed{}, err
 	}
 	if placer, ok := b.(gpu.Placer); ok {
 		if err := h.whole(ctx, b, g, p); err != nil {
-			return gpu.PartitionRecord{}, err
+			return placed{}, err
 		}
 		taken, err := h.taken(ctx, p.Kind)
 		if err != nil {
-			return gpu.PartitionRecord{}, err
+			return placed{}, err
 		}
-		at, err := placer.Place(ctx, g.ID, p.Name, append(taken, batch.handles()...))
+		base, err := h.baseFor(ctx, g, p, assignment, batch)
+		if err != nil {
+			return placed{}, err
+		}
+		place := placer.Place
+		if s, ok := b.(gpu.Stacker); ok && p.On != "" && (base != nil || batch.ahead(g.ID, p)) {
+			place = s.PlaceAhead
+		}
+		at, err := place(ctx, g.ID, p.Name, append(taken, batch.handles()...))
 		r := h.recordAt(g, at)
 		r.Assignment = assignment
-		return r, err
+		return placed{base, r}, err
 	}
 	id := h.cfg.NewUUID()
-	return gpu.PartitionRecord{
+	return placed{part: gpu.PartitionRecord{
 		ID: id, GPU: g.ID, Identity: g.Identity, Parent: string(g.ID), Kind: p.Kind,
 		Profile: p.Name, Native: p.NativeID, Handle: gpu.Handle{MdevUUID: id}, DeviceAPI: p.DeviceAPI,
 		State: gpu.PartitionMaking, Assignment: assignment, Created: h.cfg.Now().UTC(),
-	}, nil
+	}}, nil
 }
 
 // whole refuses to place one more partition where one of ours is not in its place: the
@@ -295,17 +329,17 @@ func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operatio
 	if err != nil {
 		return operation.Plan{}, err
 	}
-	r, err := h.newRecord(ctx, g, p, "", nil)
+	n, err := h.newRecord(ctx, g, p, "", nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}
-	return operation.Plan{
+	op := operation.Plan{
 		Kind: "partition.create", Summary: fmt.Sprintf("create partition %s on %s", p.Name, g.ID),
-		Keys:    []string{"gpu/" + string(g.ID), "partition/" + r.ID},
-		Steps:   []operation.PlanStep{makeStep(r)},
-		Rows:    []operation.Row{operation.Put(gpu.RecordPartition, r.ID, r)},
-		Release: []operation.Row{operation.Delete(gpu.RecordPartition, r.ID)},
-	}, nil
+		Keys:  []string{"gpu/" + string(g.ID)},
+		Steps: n.steps(),
+	}
+	n.reserve(&op)
+	return op, nil
 }
 
 // CreatePartition starts making a partition that is not for a VM. The same

@@ -168,6 +168,11 @@ func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]erro
 			d.Err = fmt.Errorf("the MIG mode of its gpu is not restored: %w", mode)
 			continue
 		}
+		if r, ok := instanceAwaited(done, d.Record); ok { // it may be what this one stands on
+			d.Err = gpu.Errorf(gpu.CodeUnavailable, "MIG instance %s of its gpu is not restored", r.ID)
+			waiting = true
+			continue
+		}
 		if err := vfs[d.Record.GPU]; err != nil { // what is made before they are on may go with it
 			d.Err = fmt.Errorf("the virtual functions of its gpu are not restored: %w", err)
 			continue
@@ -185,6 +190,17 @@ func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]erro
 		}
 	}
 	return waiting
+}
+
+// instanceAwaited returns a MIG instance of the same GPU that is still to come before a
+// partition of another kind.
+func instanceAwaited(done []Restored, r gpu.PartitionRecord) (gpu.PartitionRecord, bool) {
+	for _, d := range done {
+		if d.Record.GPU == r.GPU && d.Record.Kind == gpu.KindMIG && r.Kind != gpu.KindMIG && !d.settled {
+			return d.Record, true
+		}
+	}
+	return gpu.PartitionRecord{}, false
 }
 
 func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inventory) bool {

@@ -42,8 +42,8 @@ func (h *Host) together(vm gpu.VMHead, offers []inventory.Look, batch batch) ([]
 		}
 	}
 	for _, c := range batch {
-		if c.assignment.Wish.VM == vm.UUID && isVGPU(c.partition.Kind) {
-			has[c.assignment.Name] = c.partition
+		if c.assignment.Wish.VM == vm.UUID && isVGPU(c.part.Kind) {
+			has[c.assignment.Name] = c.part
 		}
 	}
 	if len(has) == 0 {

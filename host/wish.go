@@ -63,30 +63,25 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch ba
 	if err != nil {
 		return attachPlan{}, err
 	}
-	part, err := h.newRecord(ctx, g, p, name, batch)
+	n, err := h.newRecord(ctx, g, p, name, batch)
 	if err != nil {
 		return attachPlan{}, err
 	}
 	rec := gpu.AssignmentRecord{
-		Name: name, Wish: w, VMName: vm.Name, Partition: part.ID, GPU: g.ID,
+		Name: name, Wish: w, VMName: vm.Name, Partition: n.part.ID, GPU: g.ID,
 		Generation: old.Generation + 1, Created: h.cfg.Now().UTC(),
 	}
-	return attachPlan{next: claim{rec, part, p}, op: operation.Plan{
+	op := operation.Plan{
 		Kind: kindAttach, Summary: fmt.Sprintf("attach %s to vm %s as %s", p.Name, vm.Name, name),
-		Keys: []string{key, "gpu/" + string(g.ID), "vm/" + vm.UUID},
-		Steps: []operation.PlanStep{
-			makeStep(part),
-			{Kind: stepAttach, Summary: "attach it to vm " + vm.Name, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, part), Planned: scope(vm, w)}},
-		},
-		Rows: []operation.Row{
-			operation.Put(gpu.RecordPartition, part.ID, part),
-			operation.Put(gpu.RecordAssignment, name, rec),
-		},
-		Release: []operation.Row{
-			operation.Delete(gpu.RecordAssignment, name),
-			operation.Delete(gpu.RecordPartition, part.ID),
-		},
-	}}, nil
+		Keys:    []string{key, "gpu/" + string(g.ID), "vm/" + vm.UUID},
+		Rows:    []operation.Row{operation.Put(gpu.RecordAssignment, name, rec)},
+		Release: []operation.Row{operation.Delete(gpu.RecordAssignment, name)},
+	}
+	n.reserve(&op)
+	op.Steps = append(n.steps(), operation.PlanStep{
+		Kind: stepAttach, Summary: "attach it to vm " + vm.Name, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, n.part), Planned: scope(vm, w)},
+	})
+	return attachPlan{next: claim{rec, n, p, p.On != "" && n.base == nil && batch.ahead(g.ID, p)}, op: op}, nil
 }
 
 // attachable refuses what a VM's state rules out.

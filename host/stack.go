@@ -1,0 +1,174 @@
+package host
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"gpuvirt/gpu"
+	"gpuvirt/inventory"
+)
+
+// maxPerInstance is the attribute of a profile that says how many of its vGPUs share one
+// MIG instance by time.
+const maxPerInstance = "max_per_instance"
+
+func perInstance(p gpu.Profile) int {
+	n, err := strconv.Atoi(p.Attributes[maxPerInstance])
+	if err != nil || n < 1 {
+		return 1
+	}
+	return n
+}
+
+// ahead adds to the vGPUs that stand on MIG instances those for which an instance can
+// still be made. The backend of vGPUs knows only the instances that are there.
+func (h *Host) ahead(ctx context.Context, l inventory.Look) inventory.Look {
+	if !l.GPU.MIG.Current || !slices.ContainsFunc(l.Profiles, func(p gpu.Profile) bool { return p.On != "" }) {
+		return l
+	}
+	free, err := h.freeFunctions(ctx, l.GPU)
+	if err != nil {
+		return l // what cannot be told is not free
+	}
+	l.Profiles = slices.Clone(l.Profiles)
+	for i, p := range l.Profiles {
+		base, ok := find(l.Profiles, p.On)
+		if p.On == "" || !ok || base.Kind != gpu.KindMIG || p.NotCreatable != "" {
+			continue
+		}
+		n := max(0, min(base.Available*perInstance(p), free-p.Available))
+		l.Profiles[i].Available, l.Profiles[i].Ahead = p.Available+n, n
+	}
+	return l
+}
+
+// freeFunctions counts the virtual functions of a GPU on which there is no partition.
+func (h *Host) freeFunctions(ctx context.Context, g gpu.GPU) (int, error) {
+	v, err := virtualizerOf(h.cfg.Inventory)
+	if err != nil {
+		return 0, err
+	}
+	functions, err := v.Functions(ctx, g.ID)
+	if err != nil {
+		return 0, err
+	}
+	on, err := h.cfg.Inventory.Partitions(ctx, g)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, f := range functions {
+		if !slices.ContainsFunc(on, func(p gpu.Partition) bool { return p.Handle.PCIAddress == f.PCIAddress || p.Parent == f.PCIAddress }) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// bases counts the vGPUs of a batch that stand on each instance which the batch makes.
+func (b batch) bases(id gpu.ID) (of []gpu.PartitionRecord) {
+	for _, c := range b {
+		if c.base != nil && c.part.GPU == id {
+			of = append(of, *c.base)
+		}
+	}
+	return of
+}
+
+// ahead reports whether one more vGPU of a profile finds room on an instance that the
+// batch makes: of its profile, with vGPUs of one size, and not full.
+func (b batch) ahead(id gpu.ID, p gpu.Profile) bool {
+	instances, vgpus := 0, 0
+	for _, c := range b {
+		if c.part.GPU != id || c.profile.On != p.On || c.profile.MemoryBytes != p.MemoryBytes {
+			continue
+		}
+		if c.base != nil {
+			instances++
+		}
+		if c.base != nil || c.onAhead {
+			vgpus++
+		}
+	}
+	return vgpus < instances*perInstance(p)
+}
+
+// baseFor plans the MIG instance that a vGPU is to stand on, or returns nil where it needs
+// none or finds room on one that is there, or that the batch makes. The instance goes
+// where most room is left for large ones, as any other.
+func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch batch) (*gpu.PartitionRecord, error) {
+	if p.On == "" || p.Available > p.Ahead || batch.ahead(g.ID, p) {
+		return nil, nil //nolint:nilnil // none is needed
+	}
+	c, l, err := h.cutter(ctx, g.ID)
+	if err != nil {
+		return nil, err
+	}
+	there, err := h.instances(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	want := gpu.Layout{Enabled: true}
+	pins := map[string]string{}
+	for _, q := range there {
+		if q.Instance != "" && q.State != gpu.PartitionMissing {
+			want.Instances = append(want.Instances, layoutInstance(q))
+			pins[q.ID] = "it is not to be moved for another"
+		}
+	}
+	planned := batch.bases(g.ID)
+	for _, r := range planned {
+		want.Instances = append(want.Instances, layoutInstance(r.Partition()))
+	}
+	want.Instances = append(want.Instances, gpu.LayoutInstance{Profile: p.On, Place: gpu.AnyPlace})
+	plan, err := c.PlanLayout(ctx, g.ID, want, pins)
+	if err != nil {
+		return nil, gpu.Wrap(err, gpu.CodeNoCapacity, "cannot make a %s for %q", p.On, p.Name)
+	}
+	for _, q := range plan.Create {
+		if !slices.ContainsFunc(planned, func(r gpu.PartitionRecord) bool { return r.ID == q.ID }) {
+			r := h.recordAt(g, q)
+			r.Assignment = assignment
+			return &r, nil
+		}
+	}
+	return nil, gpu.Errorf(gpu.CodeNoCapacity, "cannot make a %s for %q on gpu %q", p.On, p.Name, g.ID)
+}
+
+// baseOf returns the record of the MIG instance that a vGPU stands on, where it was made
+// for vGPUs and none of the others stands on it: it goes with the last of them.
+func (h *Host) baseOf(ctx context.Context, part gpu.PartitionRecord) (*gpu.PartitionRecord, error) {
+	if !isVGPU(part.Kind) {
+		return nil, nil //nolint:nilnil // it stands on nothing
+	}
+	l, err := h.look(ctx, part.GPU)
+	if err != nil || !l.GPU.MIG.Current {
+		return nil, nil //nolint:nilerr,nilnil // a card that is gone has no instances
+	}
+	all, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(p gpu.Partition) bool { return p.ID == part.ID })
+	if i < 0 || all[i].Instance == "" {
+		return nil, nil //nolint:nilnil // it is not there, or stands on nothing
+	}
+	for _, p := range all {
+		if p.ID != part.ID && p.Kind != gpu.KindMIG && p.Instance == all[i].Instance {
+			return nil, nil //nolint:nilnil // another stands on it
+		}
+	}
+	records, err := h.instanceRecords(part.GPU)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		for _, r := range records {
+			if p.Kind == gpu.KindMIG && p.Instance == all[i].Instance && r.ID == p.ID && r.Assignment != "" {
+				return &r, nil
+			}
+		}
+	}
+	return nil, nil //nolint:nilnil // somebody made it for its own sake
+}
