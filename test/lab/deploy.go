@@ -82,7 +82,8 @@ func (vm *VM) WaitReady(ctx context.Context) error {
 }
 
 // Reset brings the VM back to how Deploy left it, for the next scenario: no
-// domains, no mdevs, nothing stored, the daemon running if it is deployed.
+// domains, no mdevs, no virtual functions, cards with the drivers they had at boot,
+// nothing stored, the daemon running if it is deployed.
 // It is quick, unlike a boot.
 func (vm *VM) Reset(ctx context.Context) error {
 	_, err := vm.Run(ctx, `
@@ -95,6 +96,7 @@ done
 for mdev in /sys/bus/mdev/devices/*; do
 	[ ! -e "$mdev" ] || echo 1 >"$mdev/remove" || exit 1
 done
+`+resetCards+`
 rm -rf /var/lib/gpuvirt/* `+guestLogs+`/*.serial*
 find /etc/mdevctl.d -type f -delete
 systemctl reset-failed

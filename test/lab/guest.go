@@ -31,6 +31,9 @@ type GuestOptions struct {
 	Autostart bool
 	// MDevs are the mdev UUIDs that the domain has from the beginning.
 	MDevs []string
+	// PCI are the addresses of the hypervisor's PCI devices that the domain has from
+	// the beginning. Their drivers have to be those that VFIO wants.
+	PCI []string
 	// Start it, too, and wait until it is up.
 	Start bool
 }
@@ -49,7 +52,7 @@ const (
 	guestLogs  = "/var/log/libvirt/qemu"
 )
 
-var guestXML = template.Must(template.New("domain").Parse(`<domain type='kvm'>
+var guestXML = template.Must(template.New("domain").Funcs(template.FuncMap{"hostdev": HostdevPCI}).Parse(`<domain type='kvm'>
   <name>{{.Name}}</name>
   {{- with .UUID}}
   <uuid>{{.}}</uuid>
@@ -82,6 +85,9 @@ var guestXML = template.Must(template.New("domain").Parse(`<domain type='kvm'>
     <hostdev mode='subsystem' type='mdev' managed='no' model='vfio-pci'>
       <source><address uuid='{{.}}'/></source>
     </hostdev>
+    {{- end}}
+    {{- range .PCI}}
+    {{hostdev . ""}}
     {{- end}}
     <memballoon model='none'/>
   </devices>
@@ -185,7 +191,7 @@ func (vm *VM) GuestPCI(ctx context.Context, name string) (map[string]string, err
 	return seen, nil
 }
 
-// What a guest calls a device of the sample drivers.
+// What a guest calls a device of the sample drivers. pci.go has more kinds.
 const (
 	MBochs = "1234:1111"
 	MDPY   = "1b36:000f"

@@ -159,6 +159,7 @@ func (vm *VM) boot(ctx context.Context) error {
 		"-serial", "file:" + opts.SerialLog,
 		"-qmp", "unix:" + vm.path("qmp") + ",server=on,wait=off",
 	}
+	args = append(args, cardArgs()...)
 	cmd := exec.Command("qemu-system-x86_64", append(args, opts.QEMUArgs...)...)
 	if vm.machine, err = start(cmd); err != nil {
 		return fmt.Errorf("cannot start qemu: %w; test/lab/deps.sh installs it", err)
