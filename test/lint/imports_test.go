@@ -52,6 +52,7 @@ var folders = []folder{
 	{dir: "internal/sysfs"},
 	{dir: "internal/uevent", may: []string{"gpu"}},
 	{dir: "internal/version"},
+	{dir: "internal/writer", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "inventory", may: []string{"gpu"}},
 	{dir: "mdev", may: []string{"gpu", "internal/pci", "internal/sysfs"}},
 	{dir: "mig", may: []string{"gpu", "internal/pci"}},
