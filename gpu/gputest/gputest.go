@@ -19,7 +19,7 @@ import (
 // Options say what the contract is tried on.
 type Options struct {
 	// GPU is used for the trial. What is on it already must leave room for two
-	// partitions of Profile, and nobody else may change it meanwhile.
+	// partitions of Profile, or one with Single, and nobody else may change it meanwhile.
 	GPU gpu.ID
 	// Profile is what is made. The GPU is filled with it, so one of which few fit is
 	// quicker.
@@ -31,6 +31,9 @@ type Options struct {
 	// Places tells that a partition's identity is its place: who asks for one that is
 	// taken by the same profile gets what is there.
 	Places bool
+	// Single tells that a GPU has room for one partition only, which has one place: there
+	// is no other identity that could be refused when it is taken, but Place refuses.
+	Single bool
 	// Racers is how many callers fight for the last place. Default 50.
 	Racers int
 }
@@ -195,7 +198,9 @@ func (t *trial) listed() {
 
 func (t *trial) stable() {
 	t.mustMake()
-	t.mustMake()
+	if !t.o.Single {
+		t.mustMake()
+	}
 	profiles, partitions := t.profiles(), t.partitions()
 	if !slices.IsSortedFunc(profiles, func(a, b gpu.Profile) int { return strings.Compare(a.Name, b.Name) }) {
 		t.Error("profiles are not sorted by name")

@@ -44,7 +44,10 @@ func (t *trial) makeTwice() {
 
 func (t *trial) removeTwice() {
 	_, made := t.mustMake()
-	_, stays := t.mustMake()
+	var stays gpu.Partition
+	if !t.o.Single {
+		_, stays = t.mustMake()
+	}
 	for range 2 {
 		if err := t.b.Remove(t.Context(), made); err != nil {
 			t.Fatalf("Remove: %v", err)
@@ -55,7 +58,7 @@ func (t *trial) removeTwice() {
 			}
 		}
 	}
-	if !slices.ContainsFunc(t.partitions(), func(p gpu.Partition) bool { return p.ID == stays.ID }) {
+	if !t.o.Single && !slices.ContainsFunc(t.partitions(), func(p gpu.Partition) bool { return p.ID == stays.ID }) {
 		t.Error("removing one removed another")
 	}
 	never := t.o.Want(t.o.Profile)
@@ -107,8 +110,13 @@ func (t *trial) full() {
 	t.fill(0)
 	before := t.partitions()
 	for range 3 {
-		_, err := t.make(t.o.Want(t.o.Profile))
-		t.wantCode("Make on a full gpu", err, gpu.CodeNoCapacity)
+		if placer, ok := t.b.(gpu.Placer); ok && t.o.Single {
+			_, err := placer.Place(t.Context(), t.o.GPU, t.o.Profile, nil)
+			t.wantCode("Place on a full gpu", err, gpu.CodeNoCapacity)
+		} else {
+			_, err := t.make(t.o.Want(t.o.Profile))
+			t.wantCode("Make on a full gpu", err, gpu.CodeNoCapacity)
+		}
 		if diff := cmp.Diff(before, t.partitions()); diff != "" {
 			t.Errorf("a refusal changed what is there:\n%s", diff)
 		}
