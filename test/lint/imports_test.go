@@ -61,7 +61,7 @@ var folders = []folder{
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation"}},
-	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs"}},
+	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs", "internal/writer"}},
 	{dir: "store", may: []string{"gpu", "operation"}},
 	{dir: "vmapi", may: []string{"gpu"}, xml: true},
 }

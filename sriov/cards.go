@@ -1,0 +1,377 @@
+package sriov
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"gpuvirt/gpu"
+	"gpuvirt/internal/pci"
+)
+
+// Cards gives GPUs to VMs whole, each as one partition of kind card, with the functions
+// of its slot: sound, and USB where it has that. It is a gpu.Backend and a gpu.Placer.
+//
+// The partition is there when VFIO has the GPU, whoever gave it that. Whether programs
+// of the host use the GPU, or MIG has cut it, is for the caller to know.
+type Cards struct{ bus }
+
+var (
+	_ gpu.Backend = (*Cards)(nil)
+	_ gpu.Placer  = (*Cards)(nil)
+)
+
+// NewCards returns a backend over a sysfs.
+func NewCards(fs Sysfs, opts Options) *Cards { return &Cards{newBus(fs, opts)} }
+
+// The one place that a card has.
+const cardSlot = "0"
+
+// IDs lists all GPUs on the PCI bus, sorted.
+func (b *Cards) IDs(context.Context) ([]gpu.ID, error) {
+	all, err := b.gpus()
+	if err != nil {
+		return nil, wrap(err, "cannot list gpus")
+	}
+	out := make([]gpu.ID, len(all))
+	for i, address := range all {
+		out[i] = gpu.ID(address)
+	}
+	return out, nil
+}
+
+// cardProfile is the name of the profile of a GPU.
+func cardProfile(f function) string { return "card-" + f.model() }
+
+// Look reads a GPU and the one profile that it is.
+func (b *Cards) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
+	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindCard}, NUMANode: -1, Conditions: b.w.Conditions(id)}
+	f, err := b.find(id)
+	if err == nil {
+		err = pci.Describe(b.fs, f.dir, &g)
+	}
+	var p gpu.Profile
+	if err == nil {
+		p, err = b.profile(f)
+	}
+	if err != nil {
+		return unread(g, b.gone(id, err))
+	}
+	return g, []gpu.Profile{p}, nil
+}
+
+func (b *Cards) profile(f function) (gpu.Profile, error) {
+	p := gpu.Profile{
+		Name: cardProfile(f), Kind: gpu.KindCard, GPU: gpu.ID(f.address), MaxInstances: 1, NativeID: f.model(),
+		DeviceAPI: vfioPCI, Attributes: map[string]string{},
+	}
+	method, err := b.resetMethod(f)
+	if err != nil {
+		return p, err
+	}
+	if p.Attributes["reset_method"] = method; method == "none" {
+		// A warning and no refusal: many such cards do well with one VM for as long as the
+		// host runs, and it is their owner who knows.
+		p.Attributes["note"] = "the kernel knows no way to reset this card: when a VM has had it, it may work again only after the host is rebooted"
+	}
+	with, err := b.slot(f)
+	if err != nil {
+		return p, err
+	}
+	for _, c := range with {
+		p.Attributes["with"] = strings.TrimPrefix(p.Attributes["with"]+" "+c.address, " ")
+	}
+	if f.vfio {
+		return p, nil
+	}
+	refusal, err := b.refusal(f, with)
+	if err != nil {
+		return p, err
+	}
+	if refusal != nil {
+		p.NotCreatable = refusal.Detail
+		return p, nil
+	}
+	p.Available = 1
+	return p, nil
+}
+
+// slot lists the functions that go along with a GPU: the others of its device, which are
+// reset with it and may have been made to work with it alone.
+func (b *Cards) slot(f function) ([]function, error) {
+	a, err := gpu.ParseAddress(f.address)
+	if err != nil {
+		return nil, err
+	}
+	var out []function
+	for n := range uint8(8) {
+		if n == a.Function {
+			continue
+		}
+		other := a
+		other.Function = n
+		c, err := b.read(other.String())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !c.virtual && !c.bridge() && !b.isGPU(c) {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// refusal says why a GPU cannot be given to a VM; nil if it can. With are the functions
+// that go along.
+func (b *Cards) refusal(f function, with []function) (*gpu.Error, error) {
+	refuse := func(format string, args ...any) *gpu.Error {
+		return gpu.Errorf(gpu.CodeProfileNotCreatable, format, args...)
+	}
+	if boot, err := b.fs.Read(path.Join(f.dir, "boot_vga")); err == nil && boot == "1" {
+		return refuse("the host's own console is on it (boot_vga)"), nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, g := range append([]function{f}, with...) {
+		if g.group == "" {
+			return refuse("function %s: %s", g.address, noIOMMU), nil
+		}
+	}
+	if _, num, err := b.counts(f); err != nil {
+		return nil, err
+	} else if num > 0 {
+		return refuse("%d of its virtual functions are on, and would go with it: gpuvirt sriov set %s 0", num, f.address), nil
+	}
+	mdevs, err := b.mdevs(f)
+	if err != nil {
+		return nil, err
+	}
+	if len(mdevs) > 0 {
+		e := refuse("%d mediated devices are on it", len(mdevs))
+		for _, uuid := range mdevs {
+			e.Blockers = append(e.Blockers, gpu.Blocker{Kind: "partition", ID: uuid})
+		}
+		return e, nil
+	}
+	goes := func(o function) bool {
+		return slices.ContainsFunc(with, func(c function) bool { return c.address == o.address }) || o.address == f.address
+	}
+	for _, g := range append([]function{f}, with...) {
+		others, err := b.others(g, goes)
+		if err != nil {
+			return nil, err
+		}
+		if len(others) > 0 {
+			names, blockers := naming(others)
+			return refuse("its IOMMU group %s has other devices, which the VM could reach: %s", g.group, names).WithBlockers(blockers...), nil
+		}
+	}
+	return nil, nil
+}
+
+// mdevs lists the mediated devices on a GPU.
+func (b *Cards) mdevs(f function) ([]string, error) {
+	const dir = "bus/mdev/devices"
+	uuids, err := b.fs.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // no such bus
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, uuid := range uuids {
+		target, err := b.fs.Readlink(path.Join(dir, uuid))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if path.Dir(path.Join(dir, target)) == f.dir {
+			out = append(out, uuid)
+		}
+	}
+	return out, nil
+}
+
+func cardPartition(f function) gpu.Partition {
+	id := gpu.ID(f.address)
+	return gpu.Partition{
+		ID: partitionID(id, gpu.KindCard, cardSlot), GPU: id, Parent: f.address, Kind: gpu.KindCard, Profile: cardProfile(f),
+		Native: f.model(), Slot: cardSlot, Handle: gpu.Handle{PCIAddress: f.address}, DeviceAPI: vfioPCI, IOMMUGroup: f.group,
+	}
+}
+
+// Partitions lists the card itself where VFIO has it.
+func (b *Cards) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
+	f, err := b.find(id)
+	if err != nil {
+		return nil, wrap(b.gone(id, err), "cannot list the partitions of gpu %q", id)
+	}
+	if !f.vfio {
+		return []gpu.Partition{}, nil
+	}
+	return []gpu.Partition{cardPartition(f)}, nil
+}
+
+// Place returns the card where nobody has it, and tells which drivers its functions have
+// now.
+func (b *Cards) Place(_ context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
+	p, err := b.place(id, profile, taken)
+	if err != nil {
+		return gpu.Partition{}, wrap(b.gone(id, err), "cannot place %q on gpu %q", profile, id)
+	}
+	return p, nil
+}
+
+func (b *Cards) place(id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
+	f, with, err := b.card(id, profile)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	out := cardPartition(f)
+	if f.vfio {
+		return gpu.Partition{}, gpu.Errorf(gpu.CodeNoCapacity, "driver %q has it already", f.driver).
+			WithBlockers(gpu.Blocker{Kind: "partition", ID: out.ID, Name: out.Profile})
+	}
+	if refusal, err := b.refusal(f, with); err != nil {
+		return gpu.Partition{}, err
+	} else if refusal != nil {
+		return gpu.Partition{}, refusal
+	}
+	out.FormerDrivers = map[string]string{}
+	for _, g := range append([]function{f}, with...) {
+		if slices.Contains(taken, gpu.Handle{PCIAddress: g.address}) {
+			return gpu.Partition{}, gpu.Errorf(gpu.CodeNoCapacity, "the definition of a vm names its function %s", g.address)
+		}
+		out.FormerDrivers[g.address] = g.driver
+	}
+	return out, nil
+}
+
+// card reads a GPU and what goes along with it, if that is the profile.
+func (b *Cards) card(id gpu.ID, profile string) (f function, with []function, err error) {
+	if f, err = b.find(id); err != nil {
+		return f, nil, err
+	}
+	if profile != "" && profile != cardProfile(f) {
+		return f, nil, unknownProfile(profile, cardProfile(f))
+	}
+	with, err = b.slot(f)
+	return f, with, err
+}
+
+// Make gives VFIO a GPU and all that goes along with it, and returns the card as read
+// back. One that VFIO has already is returned.
+func (b *Cards) Make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
+	made, err := b.make(ctx, want)
+	if err != nil {
+		return gpu.Partition{}, wrap(b.gone(want.GPU, err), "cannot make partition %q on gpu %q", want.ID, want.GPU)
+	}
+	return made, nil
+}
+
+func (b *Cards) make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
+	give, err := b.begin(ctx, want)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	defer give()
+	if want.Profile == "" {
+		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "it names no profile")
+	}
+	f, with, err := b.card(want.GPU, want.Profile)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	if want.Parent != "" && want.Parent != f.address {
+		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is not the gpu that is to be given whole", want.Parent)
+	}
+	all := append([]function{f}, with...)
+	if !slices.ContainsFunc(all, func(g function) bool { return !g.vfio }) {
+		return cardPartition(f), nil
+	}
+	if !f.vfio {
+		if refusal, err := b.refusal(f, with); err != nil {
+			return gpu.Partition{}, err
+		} else if refusal != nil {
+			return gpu.Partition{}, refusal
+		}
+	}
+	if err := b.take(ctx, want.GPU, all, want.FormerDrivers); err != nil {
+		return gpu.Partition{}, err
+	}
+	f, err = b.read(f.address)
+	return cardPartition(f), err
+}
+
+// begin checks that a partition is one of ours, and takes the GPU's turn.
+func (b *Cards) begin(ctx context.Context, p gpu.Partition) (give func(), err error) {
+	slot, err := place(p, gpu.KindCard)
+	switch {
+	case err != nil:
+		return nil, err
+	case slot != 0:
+		return nil, gpu.Errorf(gpu.CodeInvalid, "a gpu is one card: its slot is %s", cardSlot)
+	}
+	return b.w.Take(ctx, p.GPU)
+}
+
+// Remove takes a GPU and what goes along with it from VFIO and gives each the driver
+// back that it had. What VFIO does not have is fine, and gets its driver where it was left
+// without. What the caller has to make sure of is as with Functions.
+func (b *Cards) Remove(ctx context.Context, p gpu.Partition) error {
+	if err := b.remove(ctx, p); err != nil {
+		return wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
+	}
+	return nil
+}
+
+func (b *Cards) remove(ctx context.Context, want gpu.Partition) error {
+	give, err := b.begin(ctx, want)
+	if err != nil {
+		return err
+	}
+	defer give()
+	f, with, err := b.card(want.GPU, "")
+	if err = b.gone(want.GPU, err); gpu.CodeOf(err) == gpu.CodeNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if f.vfio && want.Profile != "" && want.Profile != cardProfile(f) {
+		return gpu.Errorf(gpu.CodeConflict, "it has profile %q, not %q", cardProfile(f), want.Profile)
+	}
+	// What had VFIO before it was taken keeps it, and what we know nothing of goes with its
+	// GPU. Where the GPU has gone back already, only the record tells what is ours.
+	var back, rest []function
+	for _, g := range append([]function{f}, with...) {
+		was, known := want.FormerDrivers[g.address]
+		switch {
+		case !g.vfio:
+			rest = append(rest, g)
+		case g.address == f.address, known && !isVFIO(was), want.FormerDrivers == nil && f.vfio:
+			back = append(back, g)
+		}
+	}
+	if len(back) > 0 && b.opts.Unused != nil {
+		if err := b.opts.Unused(ctx, cardPartition(f)); err != nil {
+			return err
+		}
+	}
+	errs := []error{b.give(ctx, want.GPU, back, want.FormerDrivers)}
+	for _, g := range rest {
+		if gpu.CodeOf(errs[0]) != gpu.CodeStuck {
+			errs = append(errs, b.finish(ctx, want.GPU, g, want.FormerDrivers))
+		}
+	}
+	return joined(errs)
+}

@@ -1,0 +1,182 @@
+package sriov
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"syscall"
+
+	"gpuvirt/gpu"
+	"gpuvirt/internal/sysfs"
+)
+
+// SetVFs gives a GPU n virtual functions and returns when they are there. A GPU that has
+// as many is left alone. Those that are there go first, so a GPU of which VFIO has one is
+// refused with CodeGPUBusy. On NVIDIA's cards it is all or none, and what MIG has cut of
+// the card is gone afterwards.
+func (b *Functions) SetVFs(ctx context.Context, id gpu.ID, n int) error {
+	if err := b.setVFs(ctx, id, n); err != nil {
+		return wrap(b.gone(id, err), "cannot give gpu %q %d virtual functions", id, n)
+	}
+	return nil
+}
+
+func (b *Functions) setVFs(ctx context.Context, id gpu.ID, n int) error {
+	give, err := b.w.Take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer give()
+	pf, err := b.find(id)
+	if err != nil {
+		return err
+	}
+	total, num, err := b.counts(pf)
+	switch {
+	case err != nil:
+		return err
+	case total == 0:
+		return gpu.Errorf(gpu.CodeInvalid, "it has no SR-IOV")
+	case n < 0 || n > total:
+		return gpu.Errorf(gpu.CodeInvalid, "it can have 0 to %d", total)
+	case n == num:
+		return b.awaitVFs(ctx, pf, n)
+	case pf.vfio:
+		return gpu.Errorf(gpu.CodeGPUBusy, "the gpu itself is taken for VMs, whole, by driver %q", pf.driver)
+	case pf.driver == "":
+		return gpu.Errorf(gpu.CodeUnavailable, "no driver is bound to it").
+			WithHint("its driver turns virtual functions on: load it, or see in the kernel log why it has not taken the gpu")
+	}
+	if err := b.noneTaken(pf); err != nil {
+		return err
+	}
+	if pf.nvidia() {
+		return b.manage(ctx, pf, n, total)
+	}
+	return b.setPlain(ctx, pf, num, n)
+}
+
+// noneTaken refuses to take virtual functions away that VFIO has.
+func (b *Functions) noneTaken(pf function) error {
+	all, err := b.virtuals(pf)
+	if err != nil {
+		return err
+	}
+	var in []gpu.Blocker
+	for _, vf := range all {
+		if vf.vfio {
+			in = append(in, gpu.Blocker{Kind: "partition", ID: partitionID(gpu.ID(pf.address), gpu.KindVF, strconv.Itoa(vf.index)), Name: vf.address})
+		}
+	}
+	if len(in) > 0 {
+		return gpu.Errorf(gpu.CodeGPUBusy, "%d of those that are there are taken for VMs", len(in)).WithBlockers(in...)
+	}
+	return nil
+}
+
+// setPlain tells the driver through sysfs. New functions get no driver: whether the host
+// uses them or a VM, nobody has said yet, and a driver on them could only be in the way.
+func (b *Functions) setPlain(ctx context.Context, pf function, num, n int) (err error) {
+	probe, err := b.fs.Read(path.Join(pf.dir, "sriov_drivers_autoprobe"))
+	if probe, err = (sysfs.File{Text: probe, Err: err}).Optional(); err != nil {
+		return err
+	}
+	if n > 0 && probe == "1" {
+		if err := b.setProbe(ctx, pf, "0"); err != nil {
+			return err
+		}
+		defer func() {
+			if gpu.CodeOf(err) == gpu.CodeStuck {
+				return // the driver holds the device: another write would hang as well
+			}
+			// The functions are what was asked for; this is for those that others turn on.
+			if perr := b.setProbe(ctx, pf, probe); perr != nil {
+				b.opts.Log.WarnContext(ctx, "sriov_drivers_autoprobe is not put back", "gpu", pf.address, "err", perr)
+			}
+		}()
+	}
+	if num > 0 { // the kernel changes the number from none and to none only
+		if err := b.number(ctx, pf, 0); err != nil {
+			return err
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	err = b.number(ctx, pf, n)
+	if err == nil || gpu.CodeOf(err) == gpu.CodeStuck {
+		return err
+	}
+	// A driver may have made some of them. Half of them is what nobody has asked for.
+	if _, now, cerr := b.counts(pf); cerr == nil && now > 0 {
+		if zerr := b.number(ctx, pf, 0); zerr != nil {
+			err = fmt.Errorf("%w; and those that came cannot be turned off: %w", err, zerr)
+		}
+	}
+	return err
+}
+
+// setProbe says whether drivers are found for new functions.
+func (b *Functions) setProbe(ctx context.Context, pf function, to string) error {
+	file := path.Join(pf.dir, "sriov_drivers_autoprobe")
+	err := b.write(ctx, gpu.ID(pf.address), file, to)
+	if err == nil || gpu.CodeOf(err) == gpu.CodeStuck {
+		return err
+	}
+	if now, rerr := b.fs.Read(file); rerr == nil && now == to {
+		return nil
+	}
+	return err
+}
+
+// number writes sriov_numvfs and waits until the functions are there or gone.
+func (b *Functions) number(ctx context.Context, pf function, n int) error {
+	err := b.write(ctx, gpu.ID(pf.address), path.Join(pf.dir, "sriov_numvfs"), strconv.Itoa(n))
+	if err == nil {
+		return b.awaitVFs(ctx, pf, n)
+	}
+	if gpu.CodeOf(err) == gpu.CodeStuck {
+		return err
+	}
+	if have, herr := b.have(pf); herr == nil && have == n {
+		return nil
+	}
+	if errors.Is(err, syscall.ENOENT) {
+		return gpu.Errorf(gpu.CodeInvalid, "its driver %q turns no virtual functions on by sysfs: %w", pf.driver, err).
+			WithHint("some drivers take the number as a parameter of their module instead")
+	}
+	return err
+}
+
+// awaitVFs waits until a GPU has as many virtual functions as it says, and that is n.
+func (b *Functions) awaitVFs(ctx context.Context, pf function, n int) error {
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.opts.WriteTimeout)
+	defer cancel()
+	have := 0
+	err := await(limit, func() (bool, error) {
+		var err error
+		have, err = b.have(pf)
+		return have == n, err
+	})
+	if limit.Err() != nil {
+		return gpu.Errorf(gpu.CodeUnavailable, "the driver accepted it, and %d are there after %s", max(have, 0), b.opts.WriteTimeout).
+			WithHint("the kernel log may say more")
+	}
+	return err
+}
+
+// have counts the virtual functions that a GPU has: -1 while what it says and what is on
+// the bus differ.
+func (b *Functions) have(pf function) (int, error) {
+	_, num, err := b.counts(pf)
+	if err != nil {
+		return 0, err
+	}
+	all, err := b.virtuals(pf)
+	if err != nil || len(all) != num {
+		return -1, err
+	}
+	return num, nil
+}
