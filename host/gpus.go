@@ -51,7 +51,9 @@ func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
 	for i, l := range looks {
 		looks[i] = h.offered(ctx, l)
 		if r, ok := recordOf(l.GPU.ID, records); ok {
-			looks[i].GPU = decided(l.GPU, r)
+			if looks[i].GPU, err = h.decided(l.GPU, r); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, r := range records {
@@ -74,7 +76,7 @@ func (h *Host) look(ctx context.Context, id gpu.ID) (inventory.Look, error) {
 	l = h.offered(ctx, l)
 	switch {
 	case err == nil && known:
-		l.GPU = decided(l.GPU, r)
+		l.GPU, err = h.decided(l.GPU, r)
 	case err != nil && r.Managed && gpu.CodeOf(err) == gpu.CodeNotFound:
 		return inventory.Look{GPU: absent(r, nil)}, nil
 	case err != nil && r.Managed:
@@ -93,7 +95,7 @@ func recordOf(id gpu.ID, records []gpu.GPURecord) (gpu.GPURecord, bool) {
 }
 
 // decided adds a record to what is observed.
-func decided(g gpu.GPU, r gpu.GPURecord) gpu.GPU {
+func (h *Host) decided(g gpu.GPU, r gpu.GPURecord) (gpu.GPU, error) {
 	g.Managed, g.Quarantined, g.Policy, g.Labels = r.Managed, r.Quarantined, cmp.Or(r.Policy, gpu.PolicyReport), r.Labels
 	if r.Quarantined {
 		g.Conditions = append(g.Conditions, gpu.Condition{
@@ -108,7 +110,28 @@ func decided(g gpu.GPU, r gpu.GPURecord) gpu.GPU {
 				describe(g.Identity), describe(r.Identity)),
 		})
 	}
-	return g
+	driven, err := h.driven(g, r)
+	if !driven {
+		g.Conditions = append(g.Conditions, gpu.Condition{
+			Type: gpu.Unknown, Status: true, Reason: "NoDriver",
+			Message: "it is there, but no driver has it: what is on it cannot be told",
+		})
+	}
+	return g, err
+}
+
+// driven reports whether a GPU has the driver that what was asked of it takes. One that
+// nothing was asked of, or that was given away whole, may be without: it is there like
+// any other device of the PCI bus. Just after boot a card is there before its driver.
+func (h *Host) driven(g gpu.GPU, r gpu.GPURecord) (bool, error) {
+	if !r.Managed || g.PCIAddress == "" || g.Driver.Name != "" {
+		return true, nil
+	}
+	if r.MIG != nil || r.VFs != nil && *r.VFs > 0 {
+		return false, nil
+	}
+	records, err := h.cfg.Store.PartitionRecords()
+	return !slices.ContainsFunc(records, func(p gpu.PartitionRecord) bool { return p.GPU == g.ID && p.Kind != gpu.KindCard }), err
 }
 
 // sameCard reports whether an identity can be that of the recorded card. What one

@@ -20,6 +20,7 @@ import (
 	"gpuvirt/mdev"
 	"gpuvirt/mig"
 	"gpuvirt/operation"
+	"gpuvirt/sriov"
 	"gpuvirt/store"
 )
 
@@ -70,12 +71,18 @@ func (l *lab) start() {
 	log := slog.New(slog.DiscardHandler)
 	l.store = db
 	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, l.inv, p) }
+	gate := mig.NewGate(l.sim.NVML)
+	functions := sriov.Options{
+		WriteTimeout: l.writeTimeout, Unused: unused, Run: l.sim.RunTool, CloseNVML: gate.Shut, UnbindLock: sriov.UnbindLock(l.sim.Proc),
+	}
 	l.inv = inventory.New(inventory.Config{
 		Backends: map[gpu.Kind]gpu.Backend{
 			gpu.KindMdev: mdev.New(l.sim.Sysfs, mdev.Options{
 				VanishWait: l.vanishWait, WriteTimeout: l.writeTimeout, Unused: unused,
 			}),
-			gpu.KindMIG: mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{Unused: unused}),
+			gpu.KindMIG:  mig.NewBackend(gate, l.sim.Sysfs, mig.Options{Unused: unused}),
+			gpu.KindVF:   sriov.NewFunctions(l.sim.Sysfs, functions),
+			gpu.KindCard: sriov.NewCards(l.sim.Sysfs, functions),
 		},
 		VMs: l.sim.Libvirt, Holders: l.sim, Devices: l.sim.Devices(),
 	})

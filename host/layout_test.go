@@ -339,7 +339,7 @@ func TestModeBesideMdevs_T29(t *testing.T) {
 	l := newLab(t, c)
 	l.manage(ampere)
 	g, err := l.GPU(t.Context(), ampere)
-	if err != nil || !slices.Equal(g.Kinds, []gpu.Kind{gpu.KindMdev, gpu.KindMIG}) || !g.MIG.Capable || g.UUID == "" {
+	if err != nil || !slices.Equal(g.Kinds, []gpu.Kind{gpu.KindCard, gpu.KindMdev, gpu.KindMIG}) || !g.MIG.Capable || g.UUID == "" {
 		t.Errorf("%+v, %v", g, err)
 	}
 	op := l.finish(l.CreatePartition(t.Context(), "test", gpu.PartitionWish{Profile: "T4-4Q"}, gpu.Idempotency{}))

@@ -14,12 +14,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"gpuvirt/internal/version"
 	"gpuvirt/mig"
+	"gpuvirt/sriov"
 )
 
 // options are the flags of every command.
@@ -30,6 +32,8 @@ type options struct {
 	libvirtURI     string
 	sim            string
 	nvml           string
+	sriovManage    string
+	pciGPUs        devices
 	logLevel       slog.Level
 	detachTimeout  time.Duration
 	restoreTimeout time.Duration
@@ -47,6 +51,21 @@ func main() {
 	}
 }
 
+// devices are PCI ids, given one by one.
+type devices []string
+
+func (d *devices) String() string { return strings.Join(*d, " ") }
+
+// Set adds one.
+func (d *devices) Set(s string) error {
+	id, err := sriov.ParseDevice(s)
+	if err != nil {
+		return err
+	}
+	*d = append(*d, id)
+	return nil
+}
+
 var errUsage = errors.New("usage")
 
 func run(args []string, stdout, stderr io.Writer) error {
@@ -62,6 +81,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&o.group, "socket-group", "gpuvirt", "group that may use the socket, where it exists")
 	flags.StringVar(&o.libvirtURI, "libvirt-uri", "qemu:///system", "libvirt to connect to")
 	flags.StringVar(&o.nvml, "nvml", mig.DefaultPath, "NVIDIA's management library, by path or as the dynamic linker finds it")
+	flags.StringVar(&o.sriovManage, "sriov-manage", sriov.DefaultTool, "NVIDIA's program that turns virtual functions on and off")
+	flags.Var(&o.pciGPUs, "pci-gpu", "vendor:device, such as 1b36:0010, of PCI devices that are gpus though their class does not say so; may be repeated")
 	flags.StringVar(&o.sim, "sim", "", "folder of a simulated host to serve instead of this one")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	flags.DurationVar(&o.detachTimeout, "detach-timeout", 30*time.Second, "how long a guest may take to let a device go")

@@ -17,6 +17,7 @@ import (
 	"gpuvirt/inventory"
 	"gpuvirt/mdev"
 	"gpuvirt/mig"
+	"gpuvirt/sriov"
 	"gpuvirt/vmapi"
 )
 
@@ -25,8 +26,10 @@ type parts struct {
 	sysfs interface {
 		mdev.Sysfs
 		pci.Sysfs
+		sriov.Sysfs
 	}
-	nvml    mig.Library
+	nvml    *mig.Gate
+	sriov   sriov.Options
 	holders inventory.Holders
 	vms     interface {
 		inventory.VMs
@@ -43,9 +46,13 @@ type parts struct {
 func (p parts) inventory(log *slog.Logger) *inventory.Inventory {
 	var inv *inventory.Inventory
 	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, inv, p) }
+	functions := p.sriov
+	functions.Log, functions.Unused, functions.CloseNVML = log, unused, p.nvml.Shut
 	inv = inventory.New(inventory.Config{
 		Backends: map[gpu.Kind]gpu.Backend{
 			gpu.KindMdev: mdev.New(p.sysfs, mdev.Options{Log: log, Unused: unused}),
+			gpu.KindVF:   sriov.NewFunctions(p.sysfs, functions),
+			gpu.KindCard: sriov.NewCards(p.sysfs, functions),
 			gpu.KindMIG:  mig.NewBackend(p.nvml, p.sysfs, mig.Options{Log: log, Unused: unused}),
 		},
 		VMs: p.vms, Holders: p.holders, Devices: p.devices,
@@ -55,13 +62,13 @@ func (p parts) inventory(log *slog.Logger) *inventory.Inventory {
 
 func openParts(ctx context.Context, o options, log *slog.Logger) (parts, error) {
 	if o.sim != "" {
-		return simulated(o.sim)
+		return simulated(o)
 	}
 	return real(ctx, o, log)
 }
 
-func simulated(dir string) (parts, error) {
-	h, err := sim.Open(filepath.Clean(dir))
+func simulated(o options) (parts, error) {
+	h, err := sim.Open(filepath.Clean(o.sim))
 	if err != nil {
 		return parts{}, err
 	}
@@ -71,7 +78,9 @@ func simulated(dir string) (parts, error) {
 		return parts{}, errors.Join(err, h.Close())
 	}
 	return parts{
-		sysfs: h.Sysfs, nvml: h.NVML, holders: h, vms: h.Libvirt, devices: h.Devices(),
+		sysfs: h.Sysfs, nvml: mig.NewGate(h.NVML), holders: h,
+		sriov: sriov.Options{Devices: o.pciGPUs, Tool: o.sriovManage, Run: h.RunTool, UnbindLock: sriov.UnbindLock(h.Proc)},
+		vms:   h.Libvirt, devices: h.Devices(),
 		hostID: hostID, bootID: bootID, simulated: true, close: h.Close,
 	}, nil
 }
@@ -95,6 +104,11 @@ func real(ctx context.Context, o options, log *slog.Logger) (_ parts, err error)
 		return parts{}, err
 	}
 	opened = append(opened, fs.Close)
+	kernel, err := sysfs.OpenLogged(sysfs.ProcRoot, log)
+	if err != nil {
+		return parts{}, err
+	}
+	opened = append(opened, kernel.Close)
 	processes, err := proc.Open(proc.DefaultRoot, fs)
 	if err != nil {
 		return parts{}, err
@@ -114,7 +128,9 @@ func real(ctx context.Context, o options, log *slog.Logger) (_ parts, err error)
 	}
 	vms := vmapi.New(vmapi.Config{URI: o.libvirtURI, Log: log, DetachTimeout: o.detachTimeout})
 	return parts{
-		sysfs: fs, nvml: mig.New(o.nvml), holders: processes, vms: vms, devices: devices,
+		sysfs: fs, nvml: mig.NewGate(mig.New(o.nvml)), holders: processes,
+		sriov: sriov.Options{Devices: o.pciGPUs, Tool: o.sriovManage, UnbindLock: sriov.UnbindLock(kernel)},
+		vms:   vms, devices: devices,
 		hostID: hostID, bootID: bootID, run: vms.Run, close: closeAll,
 	}, nil
 }
