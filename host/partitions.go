@@ -306,10 +306,15 @@ func (h *Host) whole(ctx context.Context, b gpu.Backend, g gpu.GPU, p gpu.Profil
 
 // whereOf says what a partition is and on what, for people.
 func whereOf(r gpu.PartitionRecord, preposition string) string {
-	if r.Slot == "" {
-		return fmt.Sprintf("%s %s %s", r.Profile, preposition, r.GPU)
+	where := fmt.Sprintf("%s %s %s", r.Profile, preposition, r.GPU)
+	switch r.Kind {
+	case gpu.KindMIG:
+		where += " at " + r.Slot
+	case gpu.KindVF, gpu.KindVGPU:
+		where += ", function " + r.Slot
+	case gpu.KindMdev, gpu.KindCard:
 	}
-	return fmt.Sprintf("%s %s %s at %s", r.Profile, preposition, r.GPU, r.Slot)
+	return where
 }
 
 func makeStep(r gpu.PartitionRecord) operation.PlanStep {
