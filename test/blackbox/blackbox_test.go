@@ -34,11 +34,11 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// reboot: the simulated host loses its mdevs and its VMs stop.
 			"reboot": onHost((*sim.Host).Reboot),
-			// cards: a new simulated host has these, of those named in migCards.
+			// cards: a new simulated host has these, of those named in someCards.
 			"cards": func(ts *testscript.TestScript, neg bool, args []string) {
 				var all []sim.Card
 				for i, name := range args {
-					card, ok := migCards[name]
+					card, ok := someCards[name]
 					if neg || !ok {
 						ts.Fatalf("there is no card %q", name)
 					}
@@ -71,8 +71,8 @@ func onHost(do func(*sim.Host) error) func(*testscript.TestScript, bool, []strin
 	}
 }
 
-var migCards = map[string]func(address string, numa int) sim.Card{
-	"t4": sim.T4, "a100": sim.A100, "h100": sim.H100,
+var someCards = map[string]func(address string, numa int) sim.Card{
+	"t4": sim.T4, "a100": sim.A100, "h100": sim.H100, "flex": sim.Flex, "l40s": sim.L40S,
 	"rtx": func(address string, numa int) sim.Card {
 		c := sim.H100(address, numa)
 		c.MIG = &sim.MIG{Model: "RTX PRO 6000 Blackwell Server Edition"}
