@@ -16,7 +16,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"gpuvirt/gpu"
@@ -62,12 +61,9 @@ type Options struct {
 
 // Backend makes mdevs. It is a gpu.Backend.
 type Backend struct {
-	fs   Sysfs
-	opts Options
+	*writer
 
-	mu    sync.Mutex
-	turn  map[gpu.ID]chan struct{}      // holds a token while somebody writes to the GPU
-	stuck map[gpu.ID][]*sysfs.HungError // writes that have not come back
+	opts Options
 }
 
 var _ gpu.Backend = (*Backend)(nil)
@@ -77,7 +73,7 @@ func New(fs Sysfs, opts Options) *Backend {
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
 	opts.WriteTimeout = cmp.Or(opts.WriteTimeout, 30*time.Second)
 	opts.VanishWait = cmp.Or(opts.VanishWait, 10*time.Second)
-	return &Backend{fs: fs, opts: opts, turn: map[gpu.ID]chan struct{}{}, stuck: map[gpu.ID][]*sysfs.HungError{}}
+	return &Backend{writer: newWriter(fs, opts.Log), opts: opts}
 }
 
 // IDs lists the parents on the bus, sorted.

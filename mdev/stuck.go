@@ -4,23 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sysfs"
 )
 
+// A writer writes to the files of drivers: one caller at a time for each GPU. It
+// knows which of its writes have not come back.
+type writer struct {
+	fs  Sysfs
+	log *slog.Logger
+
+	mu    sync.Mutex
+	turn  map[gpu.ID]chan struct{}      // holds a token while somebody writes to the GPU
+	stuck map[gpu.ID][]*sysfs.HungError // writes that have not come back
+}
+
+func newWriter(fs Sysfs, log *slog.Logger) *writer {
+	return &writer{fs: fs, log: log, turn: map[gpu.ID]chan struct{}{}, stuck: map[gpu.ID][]*sysfs.HungError{}}
+}
+
 // take waits for the caller's turn to write to a GPU. One at a time: what fits is
 // looked up before a device is made. Other GPUs are not held up.
-func (b *Backend) take(ctx context.Context, id gpu.ID) (give func(), err error) {
-	b.mu.Lock()
-	turn := b.turn[id]
+func (w *writer) take(ctx context.Context, id gpu.ID) (give func(), err error) {
+	w.mu.Lock()
+	turn := w.turn[id]
 	if turn == nil {
 		turn = make(chan struct{}, 1)
-		b.turn[id] = turn
+		w.turn[id] = turn
 	}
-	b.mu.Unlock()
+	w.mu.Unlock()
 	if ctx.Err() != nil {
 		return nil, interrupted(ctx)
 	}
@@ -30,7 +47,7 @@ func (b *Backend) take(ctx context.Context, id gpu.ID) (give func(), err error) 
 		return nil, interrupted(ctx)
 	}
 	give = func() { <-turn }
-	if err := b.refuseStuck(id); err != nil {
+	if err := w.refuseStuck(id); err != nil {
 		give()
 		return nil, err
 	}
@@ -38,41 +55,41 @@ func (b *Backend) take(ctx context.Context, id gpu.ID) (give func(), err error) 
 }
 
 // taken reports whether somebody writes to a GPU now.
-func (b *Backend) taken(id gpu.ID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.turn[id]) > 0
+func (w *writer) taken(id gpu.ID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.turn[id]) > 0
 }
 
 // write writes to a GPU's files and remembers a write that does not come back.
-func (b *Backend) write(ctx context.Context, id gpu.ID, file, value string) error {
-	err := b.fs.Write(ctx, file, value)
+func (w *writer) write(ctx context.Context, id gpu.ID, file, value string) error {
+	err := w.fs.Write(ctx, file, value)
 	if hung, ok := errors.AsType[*sysfs.HungError](err); ok {
-		b.mu.Lock()
-		if !slices.Contains(b.stuck[id], hung) {
-			b.stuck[id] = append(b.stuck[id], hung)
+		w.mu.Lock()
+		if !slices.Contains(w.stuck[id], hung) {
+			w.stuck[id] = append(w.stuck[id], hung)
 		}
-		b.mu.Unlock()
-		b.opts.Log.Error("the driver does not answer: the gpu is stuck", "gpu", string(id), "path", hung.Path, "err", err)
+		w.mu.Unlock()
+		w.log.Error("the driver does not answer: the gpu is stuck", "gpu", string(id), "path", hung.Path, "err", err)
 	}
 	return err
 }
 
 // stuckOn returns the writes to a GPU that have not come back.
-func (b *Backend) stuckOn(id gpu.ID) []*sysfs.HungError {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.stuck[id] = slices.DeleteFunc(b.stuck[id], func(h *sysfs.HungError) bool {
+func (w *writer) stuckOn(id gpu.ID) []*sysfs.HungError {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stuck[id] = slices.DeleteFunc(w.stuck[id], func(h *sysfs.HungError) bool {
 		back, _ := h.Returned()
 		return back
 	})
-	return slices.Clone(b.stuck[id])
+	return slices.Clone(w.stuck[id])
 }
 
 // refuseStuck answers CodeStuck while a write to the GPU has not come back: a
 // second one would only take a second thread.
-func (b *Backend) refuseStuck(id gpu.ID) error {
-	for _, h := range b.stuckOn(id) {
+func (w *writer) refuseStuck(id gpu.ID) error {
+	for _, h := range w.stuckOn(id) {
 		return stuckError(id, h)
 	}
 	return nil
@@ -85,9 +102,9 @@ func stuckError(id gpu.ID, h *sysfs.HungError) error {
 		WithBlockers(gpu.Blocker{Kind: "gpu", ID: string(id), Note: "stuck"})
 }
 
-func (b *Backend) stuckConditions(id gpu.ID) []gpu.Condition {
+func (w *writer) stuckConditions(id gpu.ID) []gpu.Condition {
 	var out []gpu.Condition
-	for _, h := range b.stuckOn(id) {
+	for _, h := range w.stuckOn(id) {
 		out = append(out, gpu.Condition{
 			Type: gpu.Stuck, Status: true, Reason: "WriteHangs", Since: h.Since,
 			Message: fmt.Sprintf("a write to %q has not come back", h.Path),
