@@ -15,6 +15,7 @@ func (h *Host) build(s *state) *tree {
 	h.addBus(t, s)
 	for _, f := range s.functions() {
 		h.addPCI(t, s, f)
+		h.addVGPU(t, s, f)
 	}
 	for i := range s.Cards {
 		c := &s.Cards[i]
@@ -33,7 +34,7 @@ func (h *Host) build(s *state) *tree {
 		t.mkdir("bus/mdev/devices")
 	}
 	for uuid, m := range s.Mdevs {
-		h.addMdev(t, uuid, m, s.card(m.Card))
+		h.addMdev(t, s, uuid, m)
 	}
 	t.sort()
 	return t
@@ -72,26 +73,38 @@ func (h *Host) addTypes(t *tree, s *state, c *Card, dir string) {
 	used := s.used(c)
 	for i, typ := range c.Types {
 		at := path.Join(dir, "mdev_supported_types", c.dirName(typ))
-		t.mkdir(path.Join(at, "devices"))
-		t.file(path.Join(at, "available_instances"), fmt.Sprintf("%d\n", c.available(typ, used)))
-		t.file(path.Join(at, "device_api"), "vfio-pci\n")
-		if typ.Name != "" {
-			t.file(path.Join(at, "name"), typ.Name+"\n")
-		}
-		if typ.Description != "" {
-			t.file(path.Join(at, "description"), typ.Description+"\n")
-		}
-		t.add(path.Join(at, "create"), node{unread: true, act: func(value string) error { return h.create(c.Name, i, value) }})
+		h.addType(t, at, typ, c.available(typ, used), func(value string) error { return h.create(c.Name, i, value) })
 	}
 }
 
-func (h *Host) addMdev(t *tree, uuid string, m *mdev, c *Card) {
-	dir := path.Join(deviceDir(c), uuid)
-	typ := path.Join(deviceDir(c), "mdev_supported_types", c.dirName(c.Types[m.Type]))
+func (h *Host) addType(t *tree, at string, typ Type, available int, create func(string) error) {
+	t.mkdir(path.Join(at, "devices"))
+	t.file(path.Join(at, "available_instances"), fmt.Sprintf("%d\n", available))
+	t.file(path.Join(at, "device_api"), "vfio-pci\n")
+	if typ.Name != "" {
+		t.file(path.Join(at, "name"), typ.Name+"\n")
+	}
+	if typ.Description != "" {
+		t.file(path.Join(at, "description"), typ.Description+"\n")
+	}
+	t.add(path.Join(at, "create"), writeOnly(create))
+}
+
+func (h *Host) addMdev(t *tree, s *state, uuid string, m *mdev) {
+	c := s.card(m.Card)
+	parent := deviceDir(c)
+	var of Type
+	if m.VF == "" {
+		of = c.Types[m.Type]
+	} else {
+		parent, of = path.Join(path.Dir(parent), m.VF), c.VGPU.Types[m.Type].Type
+	}
+	dir := path.Join(parent, uuid)
+	typ := path.Join(parent, "mdev_supported_types", c.dirName(of))
 	t.symlink(path.Join(dir, "mdev_type"), typ)
 	t.symlink(path.Join(dir, "subsystem"), "bus/mdev")
 	t.symlink("bus/mdev/devices/"+uuid, dir)
 	t.symlink(path.Join(typ, "devices", uuid), dir)
 	addGroup(t, dir, m.Group)
-	t.add(path.Join(dir, "remove"), node{unread: true, act: func(value string) error { return h.remove(uuid, value) }})
+	t.add(path.Join(dir, "remove"), writeOnly(func(value string) error { return h.remove(uuid, value) }))
 }

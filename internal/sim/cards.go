@@ -31,6 +31,7 @@ type Card struct {
 	MIG *MIG // nil: MIG cannot cut it
 
 	SRIOV      *SRIOV // nil: no virtual functions
+	VGPU       *VGPU  // nil: they have no vGPUs
 	BootVGA    bool   // the firmware has shown itself on it
 	Companions []PCIFunction
 }

@@ -246,6 +246,11 @@ func (s *state) heldVF(card function) bool {
 			return true
 		}
 	}
+	for uuid, m := range s.Mdevs {
+		if m.Card == card.address && m.VF != "" && len(s.holders(uuid)) > 0 {
+			return true
+		}
+	}
 	return false
 }
 
@@ -277,7 +282,7 @@ func (s *state) settlePCI() (changed []string) {
 // unbind takes a function's driver off, with all that the driver made of it.
 func (s *state) unbind(f function) []string {
 	st := s.pci(f.address)
-	changed := []string{f.address}
+	changed := append(s.loseVGPUs(f.address), f.address)
 	if f.isCard() {
 		changed = append(changed, s.dropVFs(f)...)
 		for uuid, m := range s.Mdevs {
@@ -299,7 +304,7 @@ func (s *state) dropVFs(card function) (changed []string) {
 	for _, f := range s.functions() {
 		if f.card == card.card && f.vf >= 0 {
 			delete(s.PCI, f.address)
-			changed = append(changed, f.address)
+			changed = append(append(changed, s.loseVGPUs(f.address)...), f.address)
 		}
 	}
 	st := s.pci(card.address)
@@ -333,6 +338,9 @@ func (s *state) plugPCI(address string) error {
 	if !s.vfio(f) {
 		return gpu.Errorf(gpu.CodeConflict, "Unmanaged PCI device %s must be manually detached from the host", address)
 	}
+	if s.ownVF(f) && s.VGPUs[address] == nil {
+		return gpu.Errorf(gpu.CodeUnavailable, "vfio %s: error getting device from group %d: No such device", address, f.group)
+	}
 	for _, other := range s.functions() {
 		bridge := strings.HasPrefix(other.class, "0x0604")
 		if other.group != f.group || bridge || s.bound(other) == "" || s.vfio(other) {
@@ -352,5 +360,5 @@ func (s *state) vfio(f function) bool {
 		return false
 	}
 	driver := s.bound(f)
-	return isVFIO(driver) || f.vf >= 0 && f.card.SRIOV.ToolOnly && driver != "" && driver == f.driver
+	return isVFIO(driver) || f.vf >= 0 && f.card.SRIOV.ToolOnly && !f.card.mdevVFs() && driver != "" && driver == f.driver
 }

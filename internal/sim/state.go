@@ -32,14 +32,17 @@ type state struct {
 
 	MIG map[string]*migState `json:"mig,omitempty"` // by card
 
-	PCI        map[string]*pciState `json:"pci,omitempty"` // by address
+	PCI        map[string]*pciState `json:"pci,omitempty"`   // by address
+	VGPUs      map[string]*vgpu     `json:"vgpus,omitempty"` // by address of the virtual function
 	Unloaded   []string             `json:"unloaded,omitempty"`
 	ToolFaults []ToolFault          `json:"tool_faults,omitempty"`
 }
 
 type mdev struct {
 	Card     string    `json:"card"`
-	Type     int       `json:"type"` // index in the card's types
+	VF       string    `json:"vf,omitempty"`       // virtual function that it is on; empty: on the card itself
+	Type     int       `json:"type"`               // index in the card's types, or in those of its virtual functions
+	Instance int       `json:"instance,omitempty"` // GPU instance, for one on a virtual function; -1: none
 	Group    int       `json:"group"`
 	Removing bool      `json:"removing,omitempty"` // waits for whoever holds it
 	VanishAt time.Time `json:"vanish_at"`          // the driver removes it by itself then
@@ -77,7 +80,7 @@ func (s *state) card(name string) *Card {
 func (s *state) used(card *Card) []Type {
 	var out []Type
 	for _, m := range s.Mdevs {
-		if m.Card == card.Name {
+		if m.Card == card.Name && m.VF == "" {
 			out = append(out, card.Types[m.Type])
 		}
 	}
@@ -122,6 +125,7 @@ func (s *state) settle(now time.Time) []string {
 			changed = append(changed, uuid)
 		}
 	}
+	s.settleVGPUs(now)
 	return append(changed, s.settlePCI()...)
 }
 

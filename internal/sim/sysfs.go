@@ -104,6 +104,8 @@ func (s *Sysfs) Read(name string) (text string, err error) {
 		return "", cannotDo("read", failed{name, syscall.EISDIR})
 	case n.unread:
 		return "", cannotDo("read", failed{name, syscall.EACCES})
+	case n.errno != 0:
+		return "", cannotDo("read", failed{name, n.errno})
 	}
 	return strings.TrimSpace(n.text), nil
 }
@@ -218,14 +220,20 @@ func (s *Sysfs) Timeouts() uint64 { return s.guard.Timeouts() }
 
 var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
+// uuidIn reads what is written to create.
+func uuidIn(value string) (string, error) {
+	uuid := strings.ToLower(strings.TrimSuffix(value, "\n"))
+	if len(value) > 37 || !uuidPattern.MatchString(uuid) {
+		return "", syscall.EINVAL
+	}
+	return uuid, nil
+}
+
 // create is mdev's create_store and the driver behind it.
 func (h *Host) create(card string, typ int, value string) error {
-	if len(value) != 36 && len(value) != 37 {
-		return syscall.EINVAL
-	}
-	uuid := strings.ToLower(strings.TrimSuffix(value, "\n"))
-	if !uuidPattern.MatchString(uuid) {
-		return syscall.EINVAL
+	uuid, err := uuidIn(value)
+	if err != nil {
+		return err
 	}
 	return h.update(func(s *state) ([]string, error) {
 		c := s.card(card)

@@ -90,7 +90,7 @@ func (s *state) manage(on bool, address string, fault ToolFault, sessions int) (
 	if on == (st.VFs > 0) || fault == ToolIdle {
 		return nil, out, 0
 	}
-	if fault == ToolLocked || sessions > 0 || s.held(f) {
+	if fault == ToolLocked || sessions > 0 || s.held(f) || len(s.vgpusOn(f.card)) > 0 {
 		return nil, out + "\nCannot obtain unbindLock for " + address, 1
 	}
 	changed = s.unbind(f)

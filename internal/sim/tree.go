@@ -14,6 +14,7 @@ type node struct {
 	text   string
 	unread bool                     // write-only, as create and remove are
 	act    func(value string) error // nil: not writable
+	errno  syscall.Errno            // what reading it answers
 }
 
 // A tree is the whole sysfs at one moment: nodes by path.

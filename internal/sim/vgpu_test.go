@@ -1,0 +1,165 @@
+package sim
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gpuvirt/gpu"
+)
+
+const l40s = "0000:41:00.0"
+
+// vgpuHost has a card whose virtual functions are on.
+func vgpuHost(t *testing.T, c Card) *Host {
+	t.Helper()
+	h := open(t, t.TempDir(), c)
+	manage(t, h, 0, "", "-e", c.Name)
+	return h
+}
+
+func ofVF(vf, name string) string { return devices + "0000:41:00." + vf + "/nvidia/" + name }
+
+// listed is how many types a virtual function lists as creatable, and of which size.
+func listed(t *testing.T, h *Host, vf string) (n int, text string) {
+	t.Helper()
+	text, err := h.Sysfs.Read(ofVF(vf, "creatable_vgpu_types"))
+	must(t, err)
+	return strings.Count(text, "NVIDIA"), text
+}
+
+func TestVGPUOnFunction(t *testing.T) {
+	for _, terse := range []bool{false, true} {
+		c := L40S(l40s, 0).WithVGPU(false)
+		c.VGPU.Terse = terse
+		h := vgpuHost(t, c)
+		or := func(usual, upstream syscall.Errno) syscall.Errno {
+			if terse {
+				return upstream
+			}
+			return usual
+		}
+		first, second := ofVF("4", "current_vgpu_type"), ofVF("5", "current_vgpu_type")
+		reads(t, h, first, "0")
+		if n, text := listed(t, h, "4"); n != len(c.VGPU.Types) || !strings.Contains(text, "\n1150  : NVIDIA L40S-4Q") {
+			t.Errorf("%d of %d: %q", n, len(c.VGPU.Types), text)
+		}
+		for _, name := range []string{"gpu_instance_id", "placement_id"} {
+			if _, err := h.Sysfs.Read(ofVF("4", name)); !errors.Is(err, syscall.ENXIO) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		write(t, h, first, "0x47e", syscall.EINVAL)
+		write(t, h, first, "-1", syscall.EINVAL)
+		write(t, h, first, "0", or(syscall.EPERM, syscall.EINVAL))
+		write(t, h, first, "7", or(syscall.EIO, syscall.ENODEV))
+		write(t, h, first, "1154\n", 0) // 16Q, of which three fit
+		reads(t, h, first, "1154")
+		reads(t, h, ofVF("4", "gpu_instance_id"), "0")
+		write(t, h, first, "1154", or(syscall.EPERM, syscall.EINVAL))
+		write(t, h, first, "1147", or(syscall.EPERM, syscall.EINVAL))
+		write(t, h, second, "1147", or(syscall.EIO, syscall.ENOSPC))
+		if n, text := listed(t, h, "5"); n != 2 || !strings.Contains(text, "L40S-16C") {
+			t.Errorf("%q", text)
+		}
+		write(t, h, second, "1154", 0)
+		write(t, h, ofVF("6", "current_vgpu_type"), "1154", 0)
+		// Full: functions that are free list nothing, and one with a vGPU never did.
+		for _, vf := range []string{"4", "7"} {
+			if n, text := listed(t, h, vf); n != 0 || (text == "") != terse {
+				t.Errorf("%q", text)
+			}
+		}
+		write(t, h, ofVF("7", "current_vgpu_type"), "1154", or(syscall.EIO, syscall.ENOSPC))
+		if out, err := h.RunTool(t.Context(), "sriov-manage", "-d", l40s); err == nil {
+			t.Error("functions with vGPUs were turned off", out)
+		}
+		write(t, h, second, "0", 0)
+		if n, _ := listed(t, h, "7"); n != 2 {
+			t.Error(n)
+		}
+		// Nothing of it outlives a boot.
+		must(t, h.Reboot())
+		manage(t, h, 0, "", "-e", l40s)
+		reads(t, h, first, "0")
+	}
+}
+
+func TestVGPUMixed(t *testing.T) {
+	c := L40S(l40s, 0).WithVGPU(false)
+	c.VGPU.Mixed = true
+	h := vgpuHost(t, c)
+	write(t, h, ofVF("4", "current_vgpu_type"), "1155", 0) // 24 of 48 GB
+	write(t, h, ofVF("5", "current_vgpu_type"), "1154", 0) // 16
+	write(t, h, ofVF("6", "current_vgpu_type"), "1153", syscall.EIO)
+	write(t, h, ofVF("6", "current_vgpu_type"), "1152", 0) // 8
+	if n, text := listed(t, h, "7"); n != 0 {
+		t.Error(text)
+	}
+}
+
+// A VM keeps its vGPU, and for a while after it has stopped the driver does. A function
+// without one is given to no VM.
+func TestVGPUInVM(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := L40S(l40s, 0).WithVGPU(false)
+		c.VGPU.Linger = 5 * time.Second
+		h := vgpuHost(t, c)
+		dev := gpu.Hostdev{Alias: "ua-gpu", Handle: gpu.Handle{PCIAddress: "0000:41:00.4"}}
+		err := h.Libvirt.Attach(t.Context(), Web1, dev, gpu.Scope{Live: true})
+		if err == nil || !strings.Contains(err.Error(), "No such device") {
+			t.Error(err)
+		}
+		file := ofVF("4", "current_vgpu_type")
+		write(t, h, file, "1147", 0)
+		must(t, h.Libvirt.Attach(t.Context(), Web1, dev, gpu.Scope{Live: true}))
+		write(t, h, file, "0", syscall.EIO)
+		must(t, h.Libvirt.Shutdown(Web1))
+		write(t, h, file, "0", syscall.EIO)
+		<-time.After(4999 * time.Millisecond)
+		write(t, h, file, "0", syscall.EIO)
+		<-time.After(time.Millisecond)
+		write(t, h, file, "0", 0)
+		reads(t, h, file, "0")
+	})
+}
+
+func TestVGPUOnMdevBus(t *testing.T) {
+	h := vgpuHost(t, A2(l40s, 0).WithVGPU(true))
+	at := func(vf, name string) string {
+		return devices + "0000:41:00." + vf + "/mdev_supported_types/nvidia-" + name
+	}
+	if got := free(t, h, at("4", "746"), at("5", "746"), at("4", "742")); got[0] != 1 || got[1] != 1 || got[2] != 1 {
+		t.Error(got)
+	}
+	reads(t, h, at("4", "746/description"), "num_heads=4, frl_config=60, framebuffer=4096M, max_resolution=7680x4320, max_instance=4")
+	write(t, h, at("4", "746/create"), uuid, 0)
+	write(t, h, at("4", "746/create"), uuid2, syscall.EIO)
+	write(t, h, at("5", "746/create"), uuid, syscall.EEXIST)
+	write(t, h, at("5", "742/create"), uuid2, syscall.EIO)
+	if got := free(t, h, at("4", "746"), at("5", "746"), at("5", "742"), at("5", "754")); got[0] != 0 || got[1] != 1 || got[2] != 0 || got[3] != 1 {
+		t.Error(got)
+	}
+	if got, err := h.Sysfs.Readlink("bus/mdev/devices/" + uuid); !strings.HasSuffix(got, "/0000:41:00.4/"+uuid) || err != nil {
+		t.Error(got, err)
+	}
+	if ok, err := h.Sysfs.Exists(ofVF("4", "current_vgpu_type")); ok || err != nil {
+		t.Error("of both generations", err)
+	}
+	dev := gpu.Hostdev{Alias: "ua-gpu", Handle: gpu.Handle{PCIAddress: "0000:41:00.5"}}
+	if err := h.Libvirt.Attach(t.Context(), Web1, dev, gpu.Scope{Live: true}); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Error("a function of the mdev generation was given to a VM itself", err)
+	}
+	write(t, h, remove, "1", 0)
+	if got := free(t, h, at("5", "742")); got[0] != 1 {
+		t.Error(got)
+	}
+	write(t, h, at("4", "746/create"), uuid, 0)
+	write(t, h, drivers+"nvidia/unbind", "0000:41:00.4", 0)
+	if ok, err := h.Sysfs.Exists("bus/mdev/devices/" + uuid); ok || err != nil {
+		t.Error("it has outlived its parent", err)
+	}
+}
