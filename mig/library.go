@@ -55,6 +55,10 @@ type Device interface {
 	ComputeProfiles(instance int) ([]ComputeProfile, error)
 	CreateCompute(instance, index, start int) (id int, err error)
 	DestroyCompute(instance, id int) error
+
+	// VGPUTypes lists the types of vGPU that the driver knows for it, in any order; none
+	// where it has none. ErrFunctionNotFound from a library that cannot tell.
+	VGPUTypes() ([]gpu.VGPUType, error)
 }
 
 // Facts are what does not change of a GPU.

@@ -139,7 +139,13 @@ func (s session) Device(a gpu.Address) (Device, error) {
 	if err := check(ret); err != nil {
 		return nil, err
 	}
-	return device{d}, nil
+	return device{d, s.has}, nil
+}
+
+func (s session) has(function string) bool {
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	return s.lib.Extensions().LookupSymbol(function) == nil
 }
 
 // text reads a string of C.
@@ -158,7 +164,11 @@ func unavailable(ret nvml.Return) bool {
 	return ret == nvml.ERROR_NOT_SUPPORTED || ret == nvml.ERROR_INVALID_ARGUMENT
 }
 
-type device struct{ nvml.Device }
+type device struct {
+	nvml.Device
+
+	has func(function string) bool // whether the library has it
+}
 
 func (d device) Facts() (f Facts, err error) {
 	var ret nvml.Return

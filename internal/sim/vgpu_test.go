@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
+	"gpuvirt/mig"
 )
 
 const l40s = "0000:41:00.0"
@@ -162,4 +163,59 @@ func TestVGPUOnMdevBus(t *testing.T) {
 	if ok, err := h.Sysfs.Exists("bus/mdev/devices/" + uuid); ok || err != nil {
 		t.Error("it has outlived its parent", err)
 	}
+}
+
+// Several share one GPU instance by time, of one size; as many as the card's totals say.
+func TestVGPUOnInstances(t *testing.T) {
+	h := vgpuHost(t, RTXPro6000(l40s, 0).WithVGPU(false))
+	d := nvmlDevice(t, h, l40s)
+	if n, _ := listed(t, h, "4"); n != 10 {
+		t.Errorf("%d types share the card by time", n)
+	}
+	_, err := d.SetMode(true)
+	must(t, err)
+	if n, text := listed(t, h, "4"); n != 0 {
+		t.Error(text)
+	}
+	all, err := d.Profiles()
+	must(t, err)
+	for _, p := range all {
+		if p.Name == "1g.24gb+gfx" || p.Name == "1g.24gb" {
+			_, err := d.Create(p.Index, p.Starts[p.ID/40])
+			must(t, err)
+		}
+	}
+	n, text := listed(t, h, "4")
+	if n != 7 || !strings.Contains(text, "DC-1-12QGFX") {
+		t.Errorf("%d: %q", n, text)
+	}
+	types, err := d.VGPUTypes()
+	must(t, err)
+	number := map[string]string{}
+	for _, x := range types {
+		name := x.Name[strings.LastIndexByte(x.Name, ' ')+1:]
+		number[name] = text[max(0, strings.Index(text, x.Name)-8):max(0, strings.Index(text, x.Name)-4)]
+		if on := strings.HasPrefix(name, "DC-1-"); on && (x.GPUInstanceProfile == nil || *x.GPUInstanceProfile != 47) {
+			t.Errorf("%+v", x)
+		}
+	}
+	// Two of 12 GB on one instance, and then none of another size.
+	write(t, h, ofVF("4", "current_vgpu_type"), number["DC-1-12QGFX"], 0)
+	if n, text := listed(t, h, "5"); n != 1 {
+		t.Errorf("%q", text)
+	}
+	write(t, h, ofVF("5", "current_vgpu_type"), number["DC-1-12QGFX"], 0)
+	write(t, h, ofVF("6", "current_vgpu_type"), number["DC-1-12QGFX"], syscall.EIO)
+}
+
+func nvmlDevice(t *testing.T, h *Host, address string) mig.Device {
+	t.Helper()
+	s, err := h.NVML.Open()
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	a, err := gpu.ParseAddress(address)
+	must(t, err)
+	d, err := s.Device(a)
+	must(t, err)
+	return d
 }

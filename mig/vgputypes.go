@@ -1,0 +1,116 @@
+package mig
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"gpuvirt/gpu"
+)
+
+// VGPUTypes lists the types of vGPU that NVIDIA's driver knows for a GPU, by their ids:
+// those that share it by time and those on GPU instances, whatever its mode and what is
+// on it. A driver that is not for hosts of VMs knows none.
+func (b *Backend) VGPUTypes(_ context.Context, id gpu.ID) ([]gpu.VGPUType, error) {
+	none := gpu.Errorf(gpu.CodeNotFound, "NVIDIA's driver has no such gpu")
+	a, err := gpu.ParseAddress(string(id))
+	if err != nil || a.ID() != id {
+		return nil, failure(none, "cannot list the vGPU types of gpu %q", id)
+	}
+	out, err := ask(b, b.opts.ReadTimeout, func(s Session) ([]gpu.VGPUType, error) {
+		d, err := s.Device(a)
+		if errors.Is(err, ErrNotFound) {
+			return nil, none
+		}
+		if err != nil {
+			return nil, err
+		}
+		return d.VGPUTypes()
+	}, nothing)
+	if err != nil {
+		return nil, failure(err, "cannot list the vGPU types of gpu %q", id)
+	}
+	slices.SortFunc(out, func(a, b gpu.VGPUType) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// vgpuFunctions are called for types of vGPU. A library without one is of use for all
+// else, so only this question fails.
+var vgpuFunctions = []string{
+	"nvmlDeviceGetSupportedVgpus", "nvmlVgpuTypeGetName", "nvmlVgpuTypeGetClass", "nvmlVgpuTypeGetFramebufferSize",
+	"nvmlVgpuTypeGetMaxInstances", "nvmlVgpuTypeGetMaxInstancesPerVm", "nvmlVgpuTypeGetNumDisplayHeads",
+	"nvmlVgpuTypeGetResolution", "nvmlVgpuTypeGetLicense", "nvmlVgpuTypeGetGpuInstanceProfileId",
+}
+
+func (d device) VGPUTypes() ([]gpu.VGPUType, error) {
+	for _, name := range vgpuFunctions {
+		if !d.has(name) {
+			return nil, fmt.Errorf("the library lacks %s: %w", name, ErrFunctionNotFound)
+		}
+	}
+	all, ret := d.GetSupportedVgpus()
+	if ret == nvml.ERROR_NOT_SUPPORTED {
+		return nil, nil
+	}
+	if err := check(ret); err != nil {
+		return nil, err
+	}
+	out := make([]gpu.VGPUType, 0, len(all))
+	for _, id := range all {
+		t, err := d.vgpuType(id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// vgpuType asks for what is known of a type. Only what it is called and its size are
+// told of every type.
+func (d device) vgpuType(id nvml.VgpuTypeId) (t gpu.VGPUType, err error) {
+	t.ID = id.GetID()
+	var ret nvml.Return
+	if t.Name, ret = id.GetName(); ret != nvml.SUCCESS {
+		return t, check(ret)
+	}
+	if t.FramebufferBytes, ret = id.GetFramebufferSize(); ret != nvml.SUCCESS {
+		return t, check(ret)
+	}
+	told := func(ret nvml.Return) bool {
+		if ret != nvml.SUCCESS && !unavailable(ret) {
+			err = cmp.Or(err, check(ret))
+		}
+		return ret == nvml.SUCCESS
+	}
+	if class, ret := id.GetClass(); told(ret) {
+		t.Class = class
+	}
+	if n, ret := id.GetMaxInstances(d.Device); told(ret) {
+		t.MaxInstances = n
+	}
+	if n, ret := id.GetMaxInstancesPerVm(); told(ret) {
+		t.MaxPerVM = n
+	}
+	if n, ret := id.GetNumDisplayHeads(); told(ret) {
+		t.Heads = n
+	}
+	if license, ret := id.GetLicense(); told(ret) {
+		t.License = license
+	}
+	if t.Heads > 0 {
+		if x, y, ret := id.GetResolution(0); told(ret) {
+			t.Resolution = fmt.Sprintf("%dx%d", x, y)
+		}
+	}
+	// A type that shares the GPU by time has an id that is none.
+	if n, ret := id.GetGpuInstanceProfileId(); told(ret) && n != ^uint32(0) {
+		profile := int(n)
+		t.GPUInstanceProfile = &profile
+	}
+	return t, err
+}
