@@ -1,14 +1,11 @@
-// Package mdev makes partitions on the kernel's mediated-device bus: NVIDIA vGPUs
-// on the physical function (cards before Ampere), Intel GVT-g, and whatever else
-// registers there. It owns the reading of that bus, the words in which drivers
-// describe their types, and the making and removing of devices on it.
+// Package mdev makes partitions on the kernel's mediated-device bus: NVIDIA vGPUs, on
+// the physical function before Ampere and on the virtual functions since, Intel GVT-g,
+// and whatever else registers there. It owns the reading of that bus, the words in which
+// drivers describe their types, and the making and removing of devices on it. A virtual
+// function is never a GPU: it belongs to its physical one.
 //
 // Everything is read afresh on each call. The only thing it remembers is which
 // writes into the kernel have not come back.
-//
-// Not offered yet: cards that carry their types on virtual functions, one device
-// on each (issue to come). Such a function is never taken for a GPU; until then
-// its card is left out.
 package mdev
 
 import (

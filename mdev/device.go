@@ -74,20 +74,23 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 	if len(uuids) == 0 {
 		return []gpu.Partition{}, nil
 	}
-	names, err := b.names(p)
-	if err != nil {
-		return nil, err
-	}
+	names := map[string]map[string]typeName{} // by place: only what is used is read
 	out := []gpu.Partition{}
 	for _, uuid := range uuids {
 		d, ok, err := b.device(uuid)
 		if err != nil {
 			return nil, err
 		}
-		if !ok || d.parentDir() != p.dir {
+		at, here := p.place(d.parentDir())
+		if !ok || !here {
 			continue
 		}
-		part, err := b.partition(p, d, names)
+		if names[at.dir] == nil {
+			if names[at.dir], err = b.names(at); err != nil {
+				return nil, err
+			}
+		}
+		part, err := b.partition(at, d, names[at.dir])
 		if err != nil {
 			return nil, err
 		}
@@ -96,7 +99,7 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 	return out, nil
 }
 
-// partition is a device as a client sees it.
+// partition is a device as a client sees it; p is what it is on.
 func (b *Backend) partition(p parent, d device, names map[string]typeName) (gpu.Partition, error) {
 	group, err := sysfs.Base(b.fs, path.Join(d.dir, "iommu_group"))
 	if err != nil {
@@ -135,6 +138,9 @@ func (b *Backend) leaked(p parent, types []mdevType) ([]gpu.Condition, error) {
 func (b *Backend) missing(p parent, types []mdevType) (string, error) {
 	if !slices.ContainsFunc(types, func(t mdevType) bool { return t.max > 0 && t.available < t.max }) {
 		return "", nil
+	}
+	if len(p.functions) > 0 {
+		return "", nil // what is available is our own reckoning there
 	}
 	if len(b.stuckOn(p.id)) > 0 || b.taken(p.id) {
 		return "", nil // a write under way explains it

@@ -73,25 +73,6 @@ func TestNVIDIAFixture(t *testing.T) {
 	}
 }
 
-// Types on virtual functions: neither those nor their card is a GPU here, and what
-// is on them belongs to no GPU that is listed.
-func TestVFIsNoGPU_T39(t *testing.T) {
-	b := load(t, "nvidia-a2-vf.txtar")
-	gpus, err := gpus(t, b)
-	if len(gpus) != 0 || err != nil {
-		t.Errorf("%+v, %v", gpus, err)
-	}
-	for _, id := range []gpu.ID{"0000:08:01.7", "0000:08:00.4", "0000:08:00.0"} {
-		if _, _, err := b.Look(t.Context(), id); gpu.CodeOf(err) != gpu.CodeNotFound {
-			t.Errorf("%s: %v", id, err)
-		}
-		_, err := b.Make(t.Context(), gpu.Partition{ID: "1a51a6ac-2d2b-4e7d-9c05-2f9b0d6a7a12", GPU: id, Profile: "A2-4Q"})
-		if gpu.CodeOf(err) != gpu.CodeNotFound {
-			t.Errorf("%s: %v", id, err)
-		}
-	}
-}
-
 func TestIntelFixture(t *testing.T) {
 	b := load(t, "i915-gvtg.txtar")
 	gpus, err := gpus(t, b)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -48,38 +49,61 @@ func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 	if err != nil {
 		return gpu.Partition{}, err
 	}
-	if want.Parent != "" && want.Parent != p.name() {
+	if want.Parent != "" && want.Parent != p.name() && !slices.ContainsFunc(p.functions, func(f parent) bool { return f.name() == want.Parent }) {
 		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is no device of this gpu that mdevs are made on", want.Parent)
 	}
 	if have, ok, err := b.same(p, uuid, want); ok || err != nil {
 		return have, err
 	}
+	for tried := 1; ; tried++ {
+		t, at, err := b.choose(p, want)
+		if err != nil {
+			return gpu.Partition{}, err
+		}
+		err = b.create(ctx, p, at, t, uuid)
+		switch {
+		case err == nil:
+			return b.readBack(ctx, at, t, uuid)
+		case gpu.CodeOf(err) == gpu.CodeNoCapacity && want.Parent != at.name() && tried < len(p.functions):
+			// Somebody has taken this virtual function. Another may be free.
+		case !errors.Is(err, syscall.EEXIST):
+			return gpu.Partition{}, err
+		default:
+			// Somebody was quicker. Whether that was this very partition, the bus says.
+			have, ok, serr := b.same(p, uuid, want)
+			if serr == nil && !ok {
+				serr = err
+			}
+			return have, serr
+		}
+	}
+}
+
+// choose finds the type that a wish means, and where a device of it is to be made: on
+// the GPU itself, or on the first virtual function that takes one, if the wish names none.
+func (b *Backend) choose(p parent, want gpu.Partition) (t mdevType, at parent, err error) {
 	t, ok, err := b.known(p, want)
 	if err == nil && !ok {
 		t, err = b.wanted(p, want)
 	}
 	if err != nil {
-		return gpu.Partition{}, err
+		return mdevType{}, parent{}, err
 	}
-	if err := b.create(ctx, p, t, uuid); err != nil {
-		if !errors.Is(err, syscall.EEXIST) {
-			return gpu.Partition{}, err
+	for _, at := range t.on {
+		if want.Parent == "" || want.Parent == p.name() || want.Parent == at.name() {
+			return t, at, nil
 		}
-		// Somebody was quicker. Whether that was this very partition, the bus says.
-		have, ok, serr := b.same(p, uuid, want)
-		if serr == nil && !ok {
-			serr = err
-		}
-		return have, serr
 	}
-	return b.readBack(ctx, p, t, uuid)
+	i := slices.IndexFunc(p.functions, func(f parent) bool { return f.name() == want.Parent })
+	return mdevType{}, parent{}, b.full(p.functions[i], t, nil)
 }
 
 // known reads the type that a wish names by profile and directory, and no other: a
 // GPU may have dozens. It is false where that type is not what the wish means, or
-// cannot take another device: then all of them are needed, to find it or to explain.
+// cannot take another device: then all of them are needed, to find it or to explain. So
+// they are to choose a virtual function.
 func (b *Backend) known(p parent, want gpu.Partition) (mdevType, bool, error) {
-	if want.Profile == "" || want.Native == "" || path.Base(want.Native) != want.Native || strings.Trim(want.Native, ".") == "" {
+	if len(p.functions) > 0 || want.Profile == "" || want.Native == "" || path.Base(want.Native) != want.Native || strings.Trim(want.Native, ".") == "" {
 		return mdevType{}, false, nil
 	}
 	files, err := b.readTypes(p, []string{want.Native}, typeFiles)
@@ -91,6 +115,7 @@ func (b *Backend) known(p parent, want gpu.Partition) (mdevType, bool, error) {
 		return mdevType{}, false, nil //nolint:nilerr // reading all tells, too, whether the GPU is still there
 	}
 	t, err := typeOf(p, want.Native, names[want.Native], files[want.Native])
+	t.on = []parent{p}
 	return t, err == nil && t.broken == nil && t.name == want.Profile && t.available > 0, nil //nolint:nilerr // the same
 }
 
@@ -119,14 +144,18 @@ func (b *Backend) same(p parent, uuid string, want gpu.Partition) (gpu.Partition
 	if err != nil || !ok {
 		return gpu.Partition{}, false, err
 	}
-	if d.parentDir() != p.dir {
+	at, here := p.place(d.parentDir())
+	if !here {
 		return gpu.Partition{}, false, differs("gpu", path.Base(d.parentDir()), string(want.GPU))
 	}
-	names, err := b.names(p)
+	if want.Parent != "" && want.Parent != p.name() && want.Parent != at.name() {
+		return gpu.Partition{}, false, differs("parent", at.name(), want.Parent)
+	}
+	names, err := b.names(at)
 	if err != nil {
 		return gpu.Partition{}, false, err
 	}
-	have, err := b.partition(p, d, names)
+	have, err := b.partition(at, d, names)
 	if err != nil {
 		return gpu.Partition{}, false, err
 	}
@@ -142,14 +171,14 @@ func differs(field, have, want string) error {
 	return err
 }
 
-// create writes the UUID and turns the driver's answer into a kind of error.
+// create writes the UUID where a device is to be made, and turns the driver's answer into a kind of error.
 // EAGAIN and EINTR are tried again until the time is up.
-func (b *Backend) create(ctx context.Context, p parent, t mdevType, uuid string) error {
+func (b *Backend) create(ctx context.Context, p, at parent, t mdevType, uuid string) error {
 	ctx, cancel := context.WithTimeout(ctx, b.opts.WriteTimeout)
 	defer cancel()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
-	typeDir := path.Join(p.dir, typesDir, t.native)
+	typeDir := path.Join(at.dir, typesDir, t.native)
 	for {
 		err := b.write(ctx, p.id, path.Join(typeDir, "create"), uuid)
 		if err == nil {
@@ -172,9 +201,9 @@ func (b *Backend) create(ctx context.Context, p parent, t mdevType, uuid string)
 		case syscall.ENOSPC, syscall.EUSERS:
 			return b.full(p, t, nil)
 		case syscall.EIO:
-			return b.refused(p, t, err)
+			return b.refused(p, at, t, err)
 		case syscall.ENOENT:
-			return b.vanished(p, typeDir, err)
+			return b.vanished(at, typeDir, err)
 		default:
 			return driverError(errno, err)
 		}
@@ -202,35 +231,47 @@ func driverError(errno syscall.Errno, err error) error {
 // full says that a type does not fit, and why. Types is what was read just now, or
 // nil: then they are read.
 func (b *Backend) full(p parent, t mdevType, types []mdevType) error {
-	err := gpu.Errorf(gpu.CodeNoCapacity, "0 of %s available on %s", t.name, p.name())
 	devices, derr := b.devices(p)
 	if derr != nil {
-		return err // the first cause is worth more than this one
+		return noRoom(p.name(), t.name, 0, nil, nil) // the first cause is worth more than this one
 	}
 	if types == nil {
 		types, _ = b.types(p) // likewise
 	}
-	memory, others := map[string]uint64{}, map[string]bool{}
+	sizes := map[string]uint64{}
 	for _, other := range types {
-		memory[other.native] = other.memory
+		sizes[other.native] = other.memory
 	}
-	for _, d := range devices {
-		err.Blockers = append(err.Blockers, gpu.Blocker{Kind: "partition", ID: d.ID, Name: d.Profile})
-		if m := memory[d.Native]; m != 0 && t.memory != 0 && m != t.memory {
-			others[d.Profile] = true
+	size := t.memory
+	if !t.nvidia() {
+		size = 0
+	}
+	return noRoom(p.name(), t.name, size, devices, func(native string) uint64 { return sizes[native] })
+}
+
+// noRoom is the error of a type that does not fit, with what is there in its way. A
+// size other than 0 is of a type that goes with no other size; sizeOf tells those of
+// what is there, 0 where it is not known.
+func noRoom(on, profile string, size uint64, there []gpu.Partition, sizeOf func(native string) uint64) *gpu.Error {
+	err := gpu.Errorf(gpu.CodeNoCapacity, "0 of %s available on %s", profile, on)
+	others := map[string]bool{}
+	for _, p := range there {
+		err.Blockers = append(err.Blockers, gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile})
+		if n := sizeOf(p.Native); n != 0 && size != 0 && n != size {
+			others[p.Profile] = true
 		}
 	}
-	if t.nvidia() && len(others) > 0 {
-		err = gpu.Errorf(gpu.CodeNoCapacity, "%s: another vGPU size is active on this card (%s), and it takes one size at a time",
-			err.Detail, sortedKeys(others)).WithBlockers(err.Blockers...)
+	if len(others) == 0 {
+		return err
 	}
-	return err
+	return gpu.Errorf(gpu.CodeNoCapacity, "%s: another vGPU size is active on this card (%s), and it takes one size at a time",
+		err.Detail, sortedKeys(others)).WithBlockers(err.Blockers...)
 }
 
 // refused explains EIO, which is what NVIDIA's driver says to a size that does not
 // go with what is on the card. If it would fit by now, it was something else.
-func (b *Backend) refused(p parent, t mdevType, err error) error {
-	if n, rerr := b.available(p, t.native); t.nvidia() && rerr == nil && n == 0 {
+func (b *Backend) refused(p, at parent, t mdevType, err error) error {
+	if n, rerr := b.available(at, t.native); t.nvidia() && rerr == nil && n == 0 {
 		return b.full(p, t, nil)
 	}
 	return driverError(syscall.EIO, err)

@@ -75,11 +75,15 @@ func (b *Backend) unused(ctx context.Context, id gpu.ID, d device) error {
 	if err != nil {
 		return err
 	}
-	names, err := b.names(p)
+	at, here := p.place(d.parentDir())
+	if !here {
+		return gpu.Errorf(gpu.CodeConflict, "it is on %q", path.Base(d.parentDir()))
+	}
+	names, err := b.names(at)
 	if err != nil {
 		return err
 	}
-	device, err := b.partition(p, d, names)
+	device, err := b.partition(at, d, names)
 	if err != nil {
 		return err
 	}
@@ -93,10 +97,11 @@ func (b *Backend) meant(d device, want gpu.Partition) error {
 	if err != nil {
 		return err
 	}
-	if d.parentDir() != p.dir {
+	at, here := p.place(d.parentDir())
+	if !here {
 		return gpu.Errorf(gpu.CodeConflict, "it is on %q", path.Base(d.parentDir()))
 	}
-	names, err := b.names(p)
+	names, err := b.names(at)
 	if err != nil {
 		return err
 	}

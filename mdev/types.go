@@ -23,7 +23,8 @@ type mdevType struct {
 	description string
 	api         string
 	available   int
-	broken      error // why available could not be read
+	broken      error    // why available could not be read
+	on          []parent // where one more fits now, the first to be taken first
 }
 
 func (t mdevType) nvidia() bool { return isNVIDIA(t.native) }
@@ -89,14 +90,9 @@ func (b *Backend) names(p parent) (map[string]typeName, error) {
 }
 
 // naming gives each type directory its profile name; read holds namingFiles first.
-//
-// NVIDIA numbers its directories, and differently with each driver; the name is
-// what lasts: the last word of "NVIDIA A2-4Q" or "GRID M60-0B", letter by letter.
-// Other drivers name their directories themselves. Two types of one GPU with the
-// same short name both go by their directory, so that a name means one thing.
 func naming(read map[string][]sysfs.File) (map[string]typeName, error) {
 	out := map[string]typeName{}
-	users := map[string]int{}
+	labels := map[string]string{}
 	for native, files := range read {
 		label, err := files[0].Optional()
 		if err != nil {
@@ -106,24 +102,52 @@ func naming(read map[string][]sysfs.File) (map[string]typeName, error) {
 		if err != nil {
 			return nil, err
 		}
-		n := typeName{profile: native, label: label, api: api}
-		if words := strings.Fields(label); isNVIDIA(native) && len(words) > 0 {
-			n.profile = words[len(words)-1]
-		}
-		users[n.profile]++
-		out[native] = n
+		out[native], labels[native] = typeName{label: label, api: api}, label
 	}
-	for native, n := range out {
-		if users[n.profile] > 1 {
-			n.profile = native
-			out[native] = n
-		}
+	for native, profile := range profileNames(labels) {
+		n := out[native]
+		n.profile = profile
+		out[native] = n
 	}
 	return out, nil
 }
 
+// profileNames gives each type of a GPU its profile name, from how the driver calls
+// it; both by the directory that it has on the mdev bus.
+//
+// NVIDIA numbers its directories, and differently with each driver; the name is
+// what lasts: the last word of "NVIDIA A2-4Q" or "GRID M60-0B", letter by letter.
+// Other drivers name their directories themselves. Two types of one GPU with the
+// same short name both go by their directory, so that a name means one thing.
+func profileNames(labels map[string]string) map[string]string {
+	out := map[string]string{}
+	users := map[string]int{}
+	for native, label := range labels {
+		profile := native
+		if words := strings.Fields(label); isNVIDIA(native) && len(words) > 0 {
+			profile = words[len(words)-1]
+		}
+		users[profile]++
+		out[native] = profile
+	}
+	for native, profile := range out {
+		if users[profile] > 1 {
+			out[native] = native
+		}
+	}
+	return out
+}
+
 // types reads all types of a GPU, sorted by directory.
 func (b *Backend) types(p parent) ([]mdevType, error) {
+	if len(p.functions) > 0 {
+		return b.united(p)
+	}
+	return b.typesAt(p)
+}
+
+// typesAt reads the types that one device carries, sorted by directory.
+func (b *Backend) typesAt(p parent) ([]mdevType, error) {
 	read, err := b.read(p, typeFiles...)
 	if err != nil {
 		return nil, err
@@ -142,6 +166,9 @@ func (b *Backend) types(p parent) ([]mdevType, error) {
 			if ok, err := b.fs.Exists(path.Join(p.dir, typesDir, native)); err == nil && !ok {
 				continue // the type went away while we looked
 			}
+		}
+		if t.available > 0 {
+			t.on = []parent{p}
 		}
 		out = append(out, t)
 	}
@@ -224,15 +251,23 @@ func typeFor(types []mdevType, want gpu.Partition) (mdevType, error) {
 // modelOf returns what the names of NVIDIA's types have in common: "T4" of T4-1Q
 // and T4-16C. Empty for other drivers.
 func modelOf(types []mdevType) string {
-	var common string
+	names := make([]string, len(types))
 	for i, t := range types {
 		if !t.nvidia() || t.name == t.native {
 			return ""
 		}
+		names[i] = t.name
+	}
+	return commonModel(names)
+}
+
+func commonModel(names []string) string {
+	var common string
+	for i, name := range names {
 		if i == 0 {
-			common = t.name
+			common = name
 		}
-		for !strings.HasPrefix(t.name, common) {
+		for !strings.HasPrefix(name, common) {
 			common = common[:len(common)-1]
 		}
 	}
