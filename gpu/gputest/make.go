@@ -68,6 +68,9 @@ func (t *trial) removeTwice() {
 }
 
 func (t *trial) capacity() {
+	if t.o.Vague {
+		t.fillVaguely()
+	}
 	before := t.free()
 	_, made := t.mustMake()
 	during := t.free()
@@ -129,7 +132,11 @@ func (t *trial) full() {
 }
 
 func (t *trial) race() {
-	t.fill(1)
+	if t.o.Vague {
+		t.fillVaguely()
+	} else {
+		t.fill(1)
+	}
 	before := len(t.partitions())
 	var wg sync.WaitGroup
 	results := make(chan error, t.o.Racers)
