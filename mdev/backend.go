@@ -1,11 +1,16 @@
-// Package mdev makes partitions on the kernel's mediated-device bus: NVIDIA vGPUs, on
-// the physical function before Ampere and on the virtual functions since, Intel GVT-g,
-// and whatever else registers there. It owns the reading of that bus, the words in which
-// drivers describe their types, and the making and removing of devices on it. A virtual
-// function is never a GPU: it belongs to its physical one.
+// Package mdev makes typed virtual devices, through either interface that kernels have
+// for them: on the mediated-device bus (Backend), and on virtual functions whose driver
+// takes a type for each (Vendor). It owns the reading of both, the words in which drivers
+// describe their types, and the making and removing of devices.
 //
-// Everything is read afresh on each call. The only thing it remembers is which
-// writes into the kernel have not come back.
+// On the bus there are NVIDIA vGPUs, on the physical function before Ampere and on the
+// virtual functions since, Intel GVT-g, and whatever else registers there. Newer kernels
+// have the vGPUs of the same cards in the other place. A profile has the same name in
+// each, so that what was asked for outlives such a change. A virtual function is never a
+// GPU: it belongs to its physical one.
+//
+// Everything is read afresh on each call. The only things it remembers are which writes
+// into the kernel have not come back, and what Vendor says.
 package mdev
 
 import (
