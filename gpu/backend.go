@@ -35,6 +35,7 @@ type Placer interface {
 // A Stacker is a Placer some of whose partitions stand on one of another kind: a vGPU on
 // a MIG instance (Profile.On).
 type Stacker interface {
+	Placer
 	// PlaceAhead is Place for a time when there will be a partition for it to stand on.
 	PlaceAhead(ctx context.Context, id ID, profile string, taken []Handle) (Partition, error)
 }

@@ -16,4 +16,8 @@ type VGPUType struct {
 	// GPUInstanceProfile is the driver's id of the MIG profile that it lives on; nil for
 	// a type that shares the whole GPU by time.
 	GPUInstanceProfile *int
+	// MIGProfile is the name of that profile on this GPU, empty if it is not known, and
+	// PerInstance how many of the type share one such instance by time; 0: unknown.
+	MIGProfile  string
+	PerInstance int
 }

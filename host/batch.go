@@ -62,6 +62,8 @@ func left(g gpu.GPU, p, taken gpu.Profile) int {
 		return 0
 	case p.Name == taken.Name, p.On != "" && p.On == taken.On:
 		return p.Available - 1
+	case p.On != "":
+		return p.Available // where its instance goes is planned beside those before it
 	case p.MemoryBytes == 0, taken.MemoryBytes == 0, p.Kind != taken.Kind:
 		return p.Available
 	case g.Vendor == "NVIDIA" && isVGPU(p.Kind) && p.MemoryBytes != taken.MemoryBytes:

@@ -38,7 +38,7 @@ type lab struct {
 	vms    host.VMs // set before start: instead of the simulator's
 	stop   func()
 
-	vanishWait, writeTimeout time.Duration
+	vanishWait, writeTimeout, clearWait time.Duration
 }
 
 func newLab(t *testing.T, cards ...sim.Card) *lab {
@@ -49,7 +49,7 @@ func newLab(t *testing.T, cards ...sim.Card) *lab {
 // openLab starts a daemon over what a folder holds.
 func openLab(t *testing.T, dir string, cards ...sim.Card) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 300 * time.Millisecond}
+	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 300 * time.Millisecond, clearWait: -1}
 	machine, err := sim.Open(filepath.Join(l.dir, "sim"), cards...)
 	if err != nil {
 		t.Fatal(err)
@@ -75,12 +75,16 @@ func (l *lab) start() {
 	functions := sriov.Options{
 		WriteTimeout: l.writeTimeout, Unused: unused, Run: l.sim.RunTool, CloseNVML: gate.Shut, UnbindLock: sriov.UnbindLock(l.sim.Proc),
 	}
+	cutter := mig.NewBackend(gate, l.sim.Sysfs, mig.Options{Unused: unused})
 	l.inv = inventory.New(inventory.Config{
 		Backends: map[gpu.Kind]gpu.Backend{
 			gpu.KindMdev: mdev.New(l.sim.Sysfs, mdev.Options{
 				VanishWait: l.vanishWait, WriteTimeout: l.writeTimeout, Unused: unused,
 			}),
-			gpu.KindMIG:  mig.NewBackend(gate, l.sim.Sysfs, mig.Options{Unused: unused}),
+			gpu.KindMIG: cutter,
+			gpu.KindVGPU: mdev.NewVendor(l.sim.Sysfs, mdev.VendorOptions{
+				WriteTimeout: l.writeTimeout, ClearWait: l.clearWait, Unused: unused, Types: cutter.VGPUTypes,
+			}),
 			gpu.KindVF:   sriov.NewFunctions(l.sim.Sysfs, functions),
 			gpu.KindCard: sriov.NewCards(l.sim.Sysfs, functions),
 		},

@@ -62,10 +62,7 @@ type Vendor struct {
 	labels map[gpu.ID]map[uint32]string
 }
 
-var (
-	_ gpu.Backend = (*Vendor)(nil)
-	_ gpu.Placer  = (*Vendor)(nil)
-)
+var _ gpu.Stacker = (*Vendor)(nil)
 
 // NewVendor returns a backend over a sysfs.
 func NewVendor(fs Sysfs, opts VendorOptions) *Vendor {

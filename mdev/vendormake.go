@@ -17,14 +17,24 @@ import (
 
 // Place chooses the first virtual function on which the driver makes a profile now.
 func (v *Vendor) Place(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
-	p, err := v.place(ctx, id, profile, taken)
+	return v.placeOn(ctx, id, profile, taken, vf.takes)
+}
+
+// PlaceAhead chooses the first free virtual function for a profile that the driver will
+// list when there is a GPU instance for it.
+func (v *Vendor) PlaceAhead(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
+	return v.placeOn(ctx, id, profile, taken, func(f vf, _ uint32) bool { return f.free() })
+}
+
+func (v *Vendor) placeOn(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle, fits func(vf, uint32) bool) (gpu.Partition, error) {
+	p, err := v.place(ctx, id, profile, taken, fits)
 	if err != nil {
 		return gpu.Partition{}, wrap(err, "cannot place a %s on gpu %q", profile, id)
 	}
 	return p, nil
 }
 
-func (v *Vendor) place(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
+func (v *Vendor) place(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle, fits func(vf, uint32) bool) (gpu.Partition, error) {
 	c, err := v.card(id)
 	if err != nil {
 		return gpu.Partition{}, err
@@ -38,7 +48,7 @@ func (v *Vendor) place(ctx context.Context, id gpu.ID, profile string, taken []g
 	}
 	inDefinitions := 0
 	for _, f := range c.functions {
-		if !f.takes(typ) {
+		if !fits(f, typ) {
 			continue
 		}
 		if slices.ContainsFunc(taken, func(h gpu.Handle) bool { return sameAddress(h.PCIAddress, f.address()) }) {

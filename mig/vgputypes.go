@@ -29,13 +29,42 @@ func (b *Backend) VGPUTypes(_ context.Context, id gpu.ID) ([]gpu.VGPUType, error
 		if err != nil {
 			return nil, err
 		}
-		return d.VGPUTypes()
+		types, err := d.VGPUTypes()
+		if err != nil {
+			return nil, err
+		}
+		return types, onInstances(d, types)
 	}, nothing)
 	if err != nil {
 		return nil, failure(err, "cannot list the vGPU types of gpu %q", id)
 	}
 	slices.SortFunc(out, func(a, b gpu.VGPUType) int { return cmp.Compare(a.ID, b.ID) })
 	return out, nil
+}
+
+// onInstances says of types on GPU instances which profile these have here and how many
+// share one. The driver counts a type on the whole card: on all the instances that it can
+// have of the profile.
+func onInstances(d Device, types []gpu.VGPUType) error {
+	if !slices.ContainsFunc(types, func(t gpu.VGPUType) bool { return t.GPUInstanceProfile != nil }) {
+		return nil
+	}
+	profiles, err := d.Profiles()
+	if err != nil {
+		return err
+	}
+	for i, t := range types {
+		for _, p := range profiles {
+			if t.GPUInstanceProfile == nil || *t.GPUInstanceProfile != p.ID {
+				continue
+			}
+			types[i].MIGProfile = p.Name
+			if p.Max > 0 && t.MaxInstances > 0 {
+				types[i].PerInstance = max(1, t.MaxInstances/p.Max)
+			}
+		}
+	}
+	return nil
 }
 
 // vgpuFunctions are called for types of vGPU. A library without one is of use for all

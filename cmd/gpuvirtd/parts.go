@@ -48,12 +48,14 @@ func (p parts) inventory(log *slog.Logger) *inventory.Inventory {
 	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, inv, p) }
 	functions := p.sriov
 	functions.Log, functions.Unused, functions.CloseNVML = log, unused, p.nvml.Shut
+	cutter := mig.NewBackend(p.nvml, p.sysfs, mig.Options{Log: log, Unused: unused})
 	inv = inventory.New(inventory.Config{
 		Backends: map[gpu.Kind]gpu.Backend{
 			gpu.KindMdev: mdev.New(p.sysfs, mdev.Options{Log: log, Unused: unused}),
 			gpu.KindVF:   sriov.NewFunctions(p.sysfs, functions),
 			gpu.KindCard: sriov.NewCards(p.sysfs, functions),
-			gpu.KindMIG:  mig.NewBackend(p.nvml, p.sysfs, mig.Options{Log: log, Unused: unused}),
+			gpu.KindMIG:  cutter,
+			gpu.KindVGPU: mdev.NewVendor(p.sysfs, mdev.VendorOptions{Log: log, Unused: unused, Types: cutter.VGPUTypes}),
 		},
 		VMs: p.vms, Holders: p.holders, Devices: p.devices,
 	})
