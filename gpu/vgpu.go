@@ -10,14 +10,12 @@ type VGPUType struct {
 	FramebufferBytes uint64
 	MaxInstances     int    // per GPU that has no other size on it; 0: unknown
 	MaxPerVM         int    // 0: unknown
+	MaxPerInstance   int    // on one GPU instance; 0: unknown, or it lives on none
 	Heads            int    // displays
 	Resolution       string // of the first of them, "7680x4320"; empty: unknown
 	License          string // the editions that it takes, as the driver names them
-	// GPUInstanceProfile is the driver's id of the MIG profile that it lives on; nil for
-	// a type that shares the whole GPU by time.
+	// GPUInstanceProfile is the driver's id of the MIG profile that it lives on, and On that
+	// profile's name; nil and empty for a type that shares the whole GPU by time.
 	GPUInstanceProfile *int
-	// MIGProfile is the name of that profile on this GPU, empty if it is not known, and
-	// PerInstance how many of the type share one such instance by time; 0: unknown.
-	MIGProfile  string
-	PerInstance int
+	On                 string
 }

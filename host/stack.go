@@ -11,7 +11,7 @@ import (
 
 // maxPerInstance is the attribute of a profile that says how many of its vGPUs share one
 // MIG instance by time.
-const maxPerInstance = "max_instances_per_gpu_instance"
+const maxPerInstance = "max_per_instance"
 
 func perInstance(p gpu.Profile) int {
 	n, err := strconv.Atoi(p.Attributes[maxPerInstance])

@@ -11,7 +11,7 @@ import (
 )
 
 // maxPerVM is the attribute of a profile that says how many of its vGPUs one VM may have.
-const maxPerVM = "max_instances_per_vm"
+const maxPerVM = "max_per_vm"
 
 // offersFor is what is left of what GPUs offer beside a batch, for a VM if there is one.
 func (h *Host) offersFor(vm *gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {

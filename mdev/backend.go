@@ -63,7 +63,7 @@ type Options struct {
 
 // Backend makes mdevs. It is a gpu.Backend.
 type Backend struct {
-	*writer
+	kernel
 
 	opts Options
 }
@@ -75,7 +75,7 @@ func New(fs Sysfs, opts Options) *Backend {
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
 	opts.WriteTimeout = cmp.Or(opts.WriteTimeout, 30*time.Second)
 	opts.VanishWait = cmp.Or(opts.VanishWait, 10*time.Second)
-	return &Backend{writer: newWriter(fs, opts.Log), opts: opts}
+	return &Backend{kernel: newKernel(fs, opts.Log), opts: opts}
 }
 
 // IDs lists the parents on the bus, sorted.
@@ -89,7 +89,7 @@ func (b *Backend) IDs(context.Context) ([]gpu.ID, error) {
 
 // Look reads a GPU and its types, in one pass: profiles are sorted by name.
 func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
-	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindMdev}, NUMANode: -1, Conditions: b.stuckConditions(id)}
+	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindMdev}, NUMANode: -1, Conditions: b.writes.Conditions(id)}
 	p, err := b.parent(id)
 	var types []mdevType
 	if err == nil {

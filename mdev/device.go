@@ -142,7 +142,7 @@ func (b *Backend) missing(p parent, types []mdevType) (string, error) {
 	if len(p.functions) > 0 {
 		return "", nil // what is available is our own reckoning there
 	}
-	if len(b.stuckOn(p.id)) > 0 || b.taken(p.id) {
+	if len(b.writes.Stuck(p.id)) > 0 || b.writes.Taken(p.id) {
 		return "", nil // a write under way explains it
 	}
 	devices, err := b.devices(p)

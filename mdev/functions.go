@@ -23,12 +23,12 @@ func (f function) address() string { return path.Base(f.dir) }
 
 // functions lists the virtual functions of the device in a directory, by index; none
 // where they are not on. One that goes away meanwhile is left out.
-func (w *writer) functions(dir string) ([]function, error) {
+func (k kernel) functions(dir string) ([]function, error) {
 	// The first is asked for first: few devices of a host have any.
-	if some, err := w.fs.Exists(path.Join(dir, "virtfn0")); err != nil || !some {
+	if some, err := k.fs.Exists(path.Join(dir, "virtfn0")); err != nil || !some {
 		return nil, err
 	}
-	names, err := w.fs.List(dir)
+	names, err := k.fs.List(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (w *writer) functions(dir string) ([]function, error) {
 		if !ok || err != nil {
 			continue
 		}
-		real, err := w.real(path.Join(dir, name))
+		real, err := k.real(path.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -55,8 +55,8 @@ func (w *writer) functions(dir string) ([]function, error) {
 // real returns the directory that an entry of a bus or class, or a link between
 // devices, stands for. The kernel links those straight to it: there are no links
 // further down.
-func (w *writer) real(entry string) (string, error) {
-	target, err := w.fs.Readlink(entry)
+func (k kernel) real(entry string) (string, error) {
+	target, err := k.fs.Readlink(entry)
 	if err != nil {
 		return "", err
 	}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
-	"gpuvirt/internal/sysfs"
 )
 
 // Make makes a device with the UUID that is the partition's ID, and returns it as
@@ -36,10 +35,7 @@ func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 	if want.Kind != "" && want.Kind != gpu.KindMdev {
 		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is no kind of mdev", want.Kind)
 	}
-	if err := b.refuseStuck(want.GPU); err != nil {
-		return gpu.Partition{}, err
-	}
-	give, err := b.take(ctx, want.GPU)
+	give, err := b.writes.Take(ctx, want.GPU)
 	if err != nil {
 		return gpu.Partition{}, err
 	}
@@ -180,12 +176,12 @@ func (b *Backend) create(ctx context.Context, p, at parent, t mdevType, uuid str
 	defer tick.Stop()
 	typeDir := path.Join(at.dir, typesDir, t.native)
 	for {
-		err := b.write(ctx, p.id, path.Join(typeDir, "create"), uuid)
+		err := b.writes.Write(ctx, p.id, path.Join(typeDir, "create"), uuid)
 		if err == nil {
 			return nil
 		}
-		if hung, ok := errors.AsType[*sysfs.HungError](err); ok {
-			return stuckError(p.id, hung)
+		if gpu.CodeOf(err) == gpu.CodeStuck {
+			return err
 		}
 		errno, ok := errors.AsType[syscall.Errno](err)
 		if !ok {

@@ -116,7 +116,7 @@ func (b *Backend) physical(id gpu.ID) (parent, error) {
 	if err != nil {
 		return parent{}, err
 	}
-	all, err := b.writer.functions(dir)
+	all, err := b.kernel.functions(dir)
 	if err != nil {
 		return parent{}, err
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
-	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/writer"
 )
 
 // Remove removes a device and waits until it is gone; one that is not there is
@@ -33,11 +33,11 @@ func (b *Backend) remove(ctx context.Context, want gpu.Partition) error {
 	if err != nil {
 		return err
 	}
-	if err := b.refuseStuck(want.GPU); err != nil {
+	if err := b.writes.Refuse(want.GPU); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
-		return interrupted(ctx)
+		return writer.Interrupted(ctx)
 	}
 	d, ok, err := b.device(uuid)
 	if err != nil || !ok {
@@ -50,7 +50,7 @@ func (b *Backend) remove(ctx context.Context, want gpu.Partition) error {
 	if gone, err := b.vanishes(ctx, d); gone || err != nil {
 		return err
 	}
-	give, err := b.take(ctx, want.GPU)
+	give, err := b.writes.Take(ctx, want.GPU)
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (b *Backend) vanishes(ctx context.Context, d device) (bool, error) {
 		}
 		if pause(patience, tick) != nil {
 			if ctx.Err() != nil {
-				return false, interrupted(ctx)
+				return false, writer.Interrupted(ctx)
 			}
 			return false, nil
 		}
@@ -161,7 +161,7 @@ func (b *Backend) destroy(ctx context.Context, id gpu.ID, uuid string) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return interrupted(ctx)
+			return writer.Interrupted(ctx)
 		case told:
 			return gpu.Errorf(gpu.CodeUnavailable, "the driver accepted the removal, but the device is still there after %s", b.opts.WriteTimeout)
 		default:
@@ -173,12 +173,12 @@ func (b *Backend) destroy(ctx context.Context, id gpu.ID, uuid string) error {
 // tell writes to the device's remove file. It returns false if the driver wants
 // to be asked again: nothing has been removed then.
 func (b *Backend) tell(ctx context.Context, id gpu.ID, d device) (bool, error) {
-	err := b.write(ctx, id, path.Join(d.dir, "remove"), "1")
+	err := b.writes.Write(ctx, id, path.Join(d.dir, "remove"), "1")
 	if err == nil || isGone(err) {
 		return true, nil
 	}
-	if hung, ok := errors.AsType[*sysfs.HungError](err); ok {
-		return false, stuckError(id, hung)
+	if gpu.CodeOf(err) == gpu.CodeStuck {
+		return false, err
 	}
 	errno, ok := errors.AsType[syscall.Errno](err)
 	if !ok {

@@ -44,8 +44,9 @@ type VendorOptions struct {
 
 // Vendor makes vGPUs on the virtual functions of a GPU whose driver is itself their
 // VFIO driver: a function has one vGPU or none, and its file current_vgpu_type says
-// which and takes another. It is a gpu.Backend and a gpu.Placer. A vGPU takes no name
-// from us, so its place is its identity: its ID is "<gpu>/vgpu/<index of the function>".
+// which and takes another. It is a gpu.Backend, a gpu.Placer and a gpu.Stacker. A vGPU
+// takes no name from us, so its place is its identity: its ID is
+// "<gpu>/vgpu/<index of the function>".
 //
 // A GPU is a PCI device with virtual functions of which one at least has that file. One
 // whose functions are not on is not listed: what its driver will offer on them is not
@@ -54,7 +55,7 @@ type VendorOptions struct {
 // Of types it remembers how the driver calls those it has listed. On a full card it
 // lists none, and sysfs does not say otherwise what an existing vGPU is.
 type Vendor struct {
-	*writer
+	kernel
 
 	opts VendorOptions
 
@@ -62,14 +63,18 @@ type Vendor struct {
 	labels map[gpu.ID]map[uint32]string
 }
 
-var _ gpu.Stacker = (*Vendor)(nil)
+var (
+	_ gpu.Backend = (*Vendor)(nil)
+	_ gpu.Placer  = (*Vendor)(nil)
+	_ gpu.Stacker = (*Vendor)(nil)
+)
 
 // NewVendor returns a backend over a sysfs.
 func NewVendor(fs Sysfs, opts VendorOptions) *Vendor {
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
 	opts.WriteTimeout = cmp.Or(opts.WriteTimeout, 30*time.Second)
 	opts.ClearWait = cmp.Or(opts.ClearWait, 10*time.Second)
-	return &Vendor{writer: newWriter(fs, opts.Log), opts: opts, labels: map[gpu.ID]map[uint32]string{}}
+	return &Vendor{kernel: newKernel(fs, opts.Log), opts: opts, labels: map[gpu.ID]map[uint32]string{}}
 }
 
 // IDs lists the GPUs with such virtual functions, sorted. One that cannot be looked at
@@ -112,7 +117,7 @@ func (v *Vendor) isCard(name string) (bool, error) {
 
 // Look reads a GPU and the types that it is known to have.
 func (v *Vendor) Look(ctx context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
-	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindVGPU}, NUMANode: -1, Conditions: v.stuckConditions(id)}
+	g := gpu.GPU{ID: id, Kinds: []gpu.Kind{gpu.KindVGPU}, NUMANode: -1, Conditions: v.writes.Conditions(id)}
 	c, err := v.card(id)
 	if err == nil {
 		err = pci.Describe(v.fs, c.dir, &g)

@@ -15,7 +15,7 @@ import (
 
 // types are what the driver's library knows of the simulated cards' vGPUs.
 func types(h *sim.Host) func(context.Context, gpu.ID) ([]gpu.VGPUType, error) {
-	return func(_ context.Context, id gpu.ID) (out []gpu.VGPUType, err error) {
+	return func(_ context.Context, id gpu.ID) ([]gpu.VGPUType, error) {
 		a, err := gpu.ParseAddress(string(id))
 		if err != nil {
 			return nil, err
@@ -25,10 +25,22 @@ func types(h *sim.Host) func(context.Context, gpu.ID) ([]gpu.VGPUType, error) {
 			return nil, err
 		}
 		d, err := s.Device(a)
-		if err == nil {
-			out, err = d.VGPUTypes()
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
 		}
-		return out, errors.Join(err, s.Close())
+		out, err1 := d.VGPUTypes()
+		profiles, err2 := d.Profiles()
+		for _, p := range profiles {
+			for i, t := range out {
+				if t.GPUInstanceProfile != nil && *t.GPUInstanceProfile == p.ID {
+					out[i].On = p.Name
+				}
+			}
+		}
+		if len(profiles) == 0 {
+			err2 = nil // MIG cannot cut it
+		}
+		return out, errors.Join(err1, err2, s.Close())
 	}
 }
 

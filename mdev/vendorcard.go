@@ -265,8 +265,8 @@ func (c *card) profile(typ uint32, name, notCreatable string) gpu.Profile {
 	add("num_heads", strconv.Itoa(t.Heads))
 	add("max_resolution", t.Resolution)
 	add("license", t.License)
-	add("max_instances_per_vm", strconv.Itoa(t.MaxPerVM))
-	add("max_instances_per_gpu_instance", strconv.Itoa(t.PerInstance))
+	add("max_per_vm", strconv.Itoa(t.MaxPerVM))
+	add("max_per_instance", strconv.Itoa(t.MaxPerInstance))
 	if t.GPUInstanceProfile != nil {
 		attrs["gpu_instance_profile"] = strconv.Itoa(*t.GPUInstanceProfile)
 	}
@@ -274,7 +274,7 @@ func (c *card) profile(typ uint32, name, notCreatable string) gpu.Profile {
 		notCreatable = fmt.Sprintf("the driver does not say what fits: %s", err)
 	}
 	return gpu.Profile{
-		Name: name, Kind: gpu.KindVGPU, GPU: c.id, On: t.MIGProfile, MemoryBytes: t.FramebufferBytes, MaxInstances: t.MaxInstances,
+		Name: name, Kind: gpu.KindVGPU, GPU: c.id, On: t.On, MemoryBytes: t.FramebufferBytes, MaxInstances: t.MaxInstances,
 		Available: c.available(typ), NativeID: nativeID(typ), DeviceAPI: deviceAPI, Attributes: attrs, NotCreatable: notCreatable,
 	}
 }

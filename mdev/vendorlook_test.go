@@ -105,12 +105,12 @@ func TestVendorProfiles_T41(t *testing.T) {
 		Name: "L40S-8Q", Kind: gpu.KindVGPU, GPU: l40s, MemoryBytes: 8 << 30, MaxInstances: 6, Available: 6, NativeID: "1152", DeviceAPI: "vfio-pci",
 		Attributes: map[string]string{
 			"name": "NVIDIA L40S-8Q", "class": "Quadro", "num_heads": "4", "max_resolution": "7680x4320",
-			"license": "Quadro-Virtual-DWS,5.0;GRID-Virtual-WS,2.0", "max_instances_per_vm": "16",
+			"license": "Quadro-Virtual-DWS,5.0;GRID-Virtual-WS,2.0", "max_per_vm": "16",
 		},
 	}, profile(t, b, l40s, "L40S-8Q")); diff != "" {
 		t.Error(diff)
 	}
-	if got := profile(t, b, l40s, "L40S-1B").Attributes["max_instances_per_vm"]; got != "1" {
+	if got := profile(t, b, l40s, "L40S-1B").Attributes["max_per_vm"]; got != "1" {
 		t.Errorf("a VM may have %q L40S-1B", got)
 	}
 	// As many as there are functions, though the memory would do for more.
@@ -282,6 +282,13 @@ func TestVendorOnInstances_T35(t *testing.T) {
 	if e, _ := errors.AsType[*gpu.Error](err); gpu.CodeOf(err) != gpu.CodeNoCapacity || !strings.Contains(e.Hint, "GPU instance") {
 		t.Error(err)
 	}
+	if _, err := b.Place(t.Context(), l40s, "H100XM-2-20C", nil); gpu.CodeOf(err) != gpu.CodeNoCapacity {
+		t.Error(err)
+	}
+	ahead, err := b.PlaceAhead(t.Context(), l40s, "H100XM-2-20C", []gpu.Handle{{PCIAddress: "0000:41:00.4"}})
+	if ahead.Slot != "1" || ahead.Profile != "H100XM-2-20C" || ahead.Parent != "0000:41:00.5" || err != nil {
+		t.Error(ahead, err)
+	}
 	all, err := d.Profiles()
 	if err != nil {
 		t.Fatal(err)
@@ -309,7 +316,7 @@ func TestVendorOnInstances_T35(t *testing.T) {
 	if got := available(t, b, l40s); len(got) != 0 {
 		t.Errorf("%v fit", got)
 	}
-	if got := profile(t, b, l40s, "H100XM-2-20C"); got.Attributes["gpu_instance_profile"] != "14" {
+	if got := profile(t, b, l40s, "H100XM-2-20C"); got.On != "2g.20gb" || got.Attributes["gpu_instance_profile"] != "14" || got.Attributes["max_per_instance"] != "1" {
 		t.Errorf("%+v", got)
 	}
 }

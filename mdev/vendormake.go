@@ -12,29 +12,28 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
-	"gpuvirt/internal/sysfs"
 )
 
 // Place chooses the first virtual function on which the driver makes a profile now.
 func (v *Vendor) Place(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
-	return v.placeOn(ctx, id, profile, taken, vf.takes)
+	return v.placed(ctx, id, profile, taken, vf.takes)
 }
 
-// PlaceAhead chooses the first free virtual function for a profile that the driver will
-// list when there is a GPU instance for it.
+// PlaceAhead chooses the first virtual function that is free. The driver lists a type on
+// GPU instances only while there is room on one.
 func (v *Vendor) PlaceAhead(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
-	return v.placeOn(ctx, id, profile, taken, func(f vf, _ uint32) bool { return f.free() })
+	return v.placed(ctx, id, profile, taken, func(f vf, _ uint32) bool { return f.free() })
 }
 
-func (v *Vendor) placeOn(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle, fits func(vf, uint32) bool) (gpu.Partition, error) {
-	p, err := v.place(ctx, id, profile, taken, fits)
+func (v *Vendor) placed(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle, on func(vf, uint32) bool) (gpu.Partition, error) {
+	p, err := v.place(ctx, id, profile, taken, on)
 	if err != nil {
 		return gpu.Partition{}, wrap(err, "cannot place a %s on gpu %q", profile, id)
 	}
 	return p, nil
 }
 
-func (v *Vendor) place(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle, fits func(vf, uint32) bool) (gpu.Partition, error) {
+func (v *Vendor) place(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle, on func(vf, uint32) bool) (gpu.Partition, error) {
 	c, err := v.card(id)
 	if err != nil {
 		return gpu.Partition{}, err
@@ -48,7 +47,7 @@ func (v *Vendor) place(ctx context.Context, id gpu.ID, profile string, taken []g
 	}
 	inDefinitions := 0
 	for _, f := range c.functions {
-		if !fits(f, typ) {
+		if !on(f, typ) {
 			continue
 		}
 		if slices.ContainsFunc(taken, func(h gpu.Handle) bool { return sameAddress(h.PCIAddress, f.address()) }) {
@@ -165,7 +164,7 @@ func (v *Vendor) make(ctx context.Context, want gpu.Partition) (gpu.Partition, e
 	if want.Kind != "" && want.Kind != gpu.KindVGPU {
 		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is no vGPU on a virtual function", want.Kind)
 	}
-	give, err := v.take(ctx, want.GPU)
+	give, err := v.writes.Take(ctx, want.GPU)
 	if err != nil {
 		return gpu.Partition{}, err
 	}
@@ -256,12 +255,12 @@ func (v *Vendor) set(ctx context.Context, c *card, f vf, typ uint32, want gpu.Pa
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		err := v.write(ctx, c.id, path.Join(f.dir, currentFile), nativeID(typ))
+		err := v.writes.Write(ctx, c.id, path.Join(f.dir, currentFile), nativeID(typ))
 		if err == nil {
 			return nil
 		}
-		if hung, ok := errors.AsType[*sysfs.HungError](err); ok {
-			return stuckError(c.id, hung)
+		if gpu.CodeOf(err) == gpu.CodeStuck {
+			return err
 		}
 		errno, ok := errors.AsType[syscall.Errno](err)
 		if !ok {

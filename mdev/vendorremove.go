@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
-	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/writer"
 )
 
 // clearEvery is how often a driver is told again to remove a vGPU. Its own process for
@@ -48,7 +48,7 @@ func (v *Vendor) remove(ctx context.Context, want gpu.Partition) error {
 			continue
 		}
 		if ctx.Err() != nil {
-			return interrupted(ctx)
+			return writer.Interrupted(ctx)
 		}
 		return stays(refusal, max(v.opts.ClearWait, 0))
 	}
@@ -72,7 +72,7 @@ func stays(refusal error, wait time.Duration) error {
 // clear tells the driver once to remove the vGPU of a function. It is true if the vGPU
 // is gone; else refusal is what the driver answered, nil if it accepted.
 func (v *Vendor) clear(ctx context.Context, index int, want gpu.Partition) (gone bool, refusal, err error) {
-	give, err := v.take(ctx, want.GPU)
+	give, err := v.writes.Take(ctx, want.GPU)
 	if err != nil {
 		return false, nil, err
 	}
@@ -82,8 +82,8 @@ func (v *Vendor) clear(ctx context.Context, index int, want gpu.Partition) (gone
 		return gone, nil, err
 	}
 	if refusal = v.write0(ctx, want.GPU, f); refusal != nil {
-		if hung, ok := errors.AsType[*sysfs.HungError](refusal); ok {
-			return false, nil, stuckError(want.GPU, hung)
+		if gpu.CodeOf(refusal) == gpu.CodeStuck {
+			return false, nil, refusal
 		}
 		if _, ok := errors.AsType[syscall.Errno](refusal); !ok {
 			return false, nil, unwritten(ctx, refusal)
@@ -135,5 +135,5 @@ func (v *Vendor) meant(ctx context.Context, index int, want gpu.Partition) (f vf
 func (v *Vendor) write0(ctx context.Context, id gpu.ID, f vf) error {
 	ctx, cancel := context.WithTimeout(ctx, v.opts.WriteTimeout)
 	defer cancel()
-	return v.write(ctx, id, path.Join(f.dir, currentFile), "0")
+	return v.writes.Write(ctx, id, path.Join(f.dir, currentFile), "0")
 }

@@ -59,5 +59,12 @@ func TestHardware(t *testing.T) {
 		for _, p := range partitions {
 			t.Logf("%+v", p)
 		}
+		types, err := b.VGPUTypes(t.Context(), id) // none, but from a driver for hosts of VMs
+		if err != nil && !errors.Is(err, mig.ErrFunctionNotFound) {
+			t.Error(err)
+		}
+		for _, p := range types {
+			t.Logf("%+v", p)
+		}
 	}
 }

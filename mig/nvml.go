@@ -139,9 +139,10 @@ func (s session) Device(a gpu.Address) (Device, error) {
 	if err := check(ret); err != nil {
 		return nil, err
 	}
-	return device{d, s.has}, nil
+	return device{d, s}, nil
 }
 
+// has reports whether the library has a function.
 func (s session) has(function string) bool {
 	s.of.mu.Lock()
 	defer s.of.mu.Unlock()
@@ -167,7 +168,7 @@ func unavailable(ret nvml.Return) bool {
 type device struct {
 	nvml.Device
 
-	has func(function string) bool // whether the library has it
+	in session
 }
 
 func (d device) Facts() (f Facts, err error) {

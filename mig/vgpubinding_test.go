@@ -2,6 +2,7 @@ package mig
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -30,12 +31,29 @@ func typeID(id uint32, name string, of gpu.VGPUType, profile uint32, refuses nvm
 func TestVGPUTypesOfTheBinding(t *testing.T) {
 	q := gpu.VGPUType{FramebufferBytes: 8 << 30, Class: "Quadro", MaxInstances: 6, MaxPerVM: 16, Heads: 4, License: "Quadro-Virtual-DWS,5.0"}
 	zero := 0
-	var lacks string
+	var lacks []string
 	var supported nvml.Return
 	var types []nvml.VgpuTypeId
+	library := mock.Interface{
+		ExtensionsFunc: func() nvml.ExtendedInterface {
+			return &mock.ExtendedInterface{LookupSymbolFunc: func(name string) error {
+				if slices.Contains(lacks, name) {
+					return errors.New("undefined symbol")
+				}
+				return nil
+			}}
+		},
+		VgpuTypeGetMaxInstancesPerGpuInstanceFunc: func(q *nvml.VgpuTypeMaxInstance) nvml.Return {
+			if q.Version != 1<<24|12 || q.VgpuTypeId != 7 {
+				return nvml.ERROR_ARGUMENT_VERSION_MISMATCH
+			}
+			q.MaxInstancePerGI = 8
+			return nvml.SUCCESS
+		},
+	}
 	d := device{&mock.Device{
 		GetSupportedVgpusFunc: func() ([]nvml.VgpuTypeId, nvml.Return) { return types, supported },
-	}, func(name string) bool { return name != lacks }}
+	}, session{&library, &NVML{}}}
 
 	types = []nvml.VgpuTypeId{
 		typeID(1152, "NVIDIA L40S-8Q", q, ^uint32(0), nvml.SUCCESS),
@@ -45,11 +63,16 @@ func TestVGPUTypesOfTheBinding(t *testing.T) {
 	got, err := d.VGPUTypes()
 	want := []gpu.VGPUType{
 		{ID: 1152, Name: "NVIDIA L40S-8Q", Class: "Quadro", FramebufferBytes: 8 << 30, MaxInstances: 6, MaxPerVM: 16, Heads: 4, Resolution: "7680x4320", License: "Quadro-Virtual-DWS,5.0"},
-		{ID: 7, Name: "NVIDIA H100XM-7-80C", FramebufferBytes: 80 << 30, MaxInstances: 1, GPUInstanceProfile: &zero},
+		{ID: 7, Name: "NVIDIA H100XM-7-80C", FramebufferBytes: 80 << 30, MaxInstances: 1, GPUInstanceProfile: &zero, MaxPerInstance: 8},
 		{ID: 9, Name: "GRID V100-8Q", FramebufferBytes: 8 << 30},
 	}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Error(err, diff)
+	}
+	lacks = []string{"nvmlVgpuTypeGetMaxInstancesPerGpuInstance"}
+	want[1].MaxPerInstance = 0
+	if got, err := d.VGPUTypes(); !cmp.Equal(want, got) || err != nil {
+		t.Error(got, err)
 	}
 	types = append(types, typeID(10, "GRID V100-4Q", q, 3, nvml.ERROR_GPU_IS_LOST))
 	if _, err := d.VGPUTypes(); !errors.Is(err, ErrGPULost) {
@@ -63,7 +86,7 @@ func TestVGPUTypesOfTheBinding(t *testing.T) {
 	if _, err := d.VGPUTypes(); !errors.Is(err, ErrGPULost) {
 		t.Error(err)
 	}
-	lacks = "nvmlVgpuTypeGetLicense"
+	lacks = []string{"nvmlVgpuTypeGetLicense"}
 	if _, err := d.VGPUTypes(); !errors.Is(err, ErrFunctionNotFound) {
 		t.Error(err)
 	}

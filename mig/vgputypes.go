@@ -33,7 +33,7 @@ func (b *Backend) VGPUTypes(_ context.Context, id gpu.ID) ([]gpu.VGPUType, error
 		if err != nil {
 			return nil, err
 		}
-		return types, onInstances(d, types)
+		return types, nameProfiles(d, types)
 	}, nothing)
 	if err != nil {
 		return nil, failure(err, "cannot list the vGPU types of gpu %q", id)
@@ -42,10 +42,8 @@ func (b *Backend) VGPUTypes(_ context.Context, id gpu.ID) ([]gpu.VGPUType, error
 	return out, nil
 }
 
-// onInstances says of types on GPU instances which profile these have here and how many
-// share one. The driver counts a type on the whole card: on all the instances that it can
-// have of the profile.
-func onInstances(d Device, types []gpu.VGPUType) error {
+// nameProfiles tells of types on GPU instances the name of the profile that they take.
+func nameProfiles(d Device, types []gpu.VGPUType) error {
 	if !slices.ContainsFunc(types, func(t gpu.VGPUType) bool { return t.GPUInstanceProfile != nil }) {
 		return nil
 	}
@@ -55,12 +53,8 @@ func onInstances(d Device, types []gpu.VGPUType) error {
 	}
 	for i, t := range types {
 		for _, p := range profiles {
-			if t.GPUInstanceProfile == nil || *t.GPUInstanceProfile != p.ID {
-				continue
-			}
-			types[i].MIGProfile = p.Name
-			if p.Max > 0 && t.MaxInstances > 0 {
-				types[i].PerInstance = max(1, t.MaxInstances/p.Max)
+			if t.GPUInstanceProfile != nil && *t.GPUInstanceProfile == p.ID {
+				types[i].On = p.Name
 			}
 		}
 	}
@@ -77,7 +71,7 @@ var vgpuFunctions = []string{
 
 func (d device) VGPUTypes() ([]gpu.VGPUType, error) {
 	for _, name := range vgpuFunctions {
-		if !d.has(name) {
+		if !d.in.has(name) {
 			return nil, fmt.Errorf("the library lacks %s: %w", name, ErrFunctionNotFound)
 		}
 	}
@@ -140,6 +134,21 @@ func (d device) vgpuType(id nvml.VgpuTypeId) (t gpu.VGPUType, err error) {
 	if n, ret := id.GetGpuInstanceProfileId(); told(ret) && n != ^uint32(0) {
 		profile := int(n)
 		t.GPUInstanceProfile = &profile
+		t.MaxPerInstance = d.perInstance(t.ID)
 	}
 	return t, err
+}
+
+// perInstance asks how many vGPUs of a type one GPU instance takes, 0 where that is not
+// known: only newer libraries tell.
+func (d device) perInstance(id uint32) int {
+	if !d.in.has("nvmlVgpuTypeGetMaxInstancesPerGpuInstance") {
+		return 0
+	}
+	q := nvml.VgpuTypeMaxInstance{VgpuTypeId: id}
+	q.Version = nvml.STRUCT_VERSION(q, 1) // the binding leaves that to us
+	if ret := d.in.lib.VgpuTypeGetMaxInstancesPerGpuInstance(&q); ret != nvml.SUCCESS {
+		return 0
+	}
+	return int(q.MaxInstancePerGI)
 }

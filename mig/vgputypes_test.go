@@ -32,7 +32,7 @@ func TestVGPUTypes(t *testing.T) {
 	id := 19
 	want := gpu.VGPUType{
 		ID: 1071, Name: "NVIDIA H100XM-1-10C", Class: "Compute", FramebufferBytes: 10 << 30, MaxInstances: 7, MaxPerVM: 1, Heads: 1,
-		Resolution: "4096x2160", License: "NVIDIA-vComputeServer,9.0", GPUInstanceProfile: &id,
+		Resolution: "4096x2160", License: "NVIDIA-vComputeServer,9.0", GPUInstanceProfile: &id, MaxPerInstance: 1, On: "1g.10gb",
 	}
 	all := list("0000:41:00.0")
 	if diff := cmp.Diff(want, all[want.Name]); diff != "" || len(all) != 14 || all["NVIDIA H100XM-4C"].GPUInstanceProfile != nil {

@@ -280,7 +280,7 @@ func (d *migDevice) VGPUTypes() (out []gpu.VGPUType, err error) {
 			}
 			if t.Profile != "" {
 				id := c.MIG.model().Profile(t.Profile).ID
-				x.GPUInstanceProfile = &id
+				x.GPUInstanceProfile, x.MaxPerInstance = &id, t.PerInstance
 			}
 			out = append(out, x)
 		}

@@ -47,7 +47,7 @@ func (w *Writer) Take(ctx context.Context, id gpu.ID) (give func(), err error) {
 		w.turn[id] = turn
 	}
 	w.mu.Unlock()
-	if err := w.refuse(id); err != nil {
+	if err := w.Refuse(id); err != nil {
 		return nil, err
 	}
 	if ctx.Err() != nil {
@@ -59,7 +59,7 @@ func (w *Writer) Take(ctx context.Context, id gpu.ID) (give func(), err error) {
 		return nil, Interrupted(ctx)
 	}
 	give = func() { <-turn }
-	if err := w.refuse(id); err != nil {
+	if err := w.Refuse(id); err != nil {
 		give()
 		return nil, err
 	}
@@ -105,9 +105,16 @@ func (w *Writer) Conditions(id gpu.ID) []gpu.Condition {
 	return nil
 }
 
-// refuse answers CodeStuck while a write to the GPU has not come back: a second one
-// would only take a second thread.
-func (w *Writer) refuse(id gpu.ID) error {
+// Taken reports whether somebody has the turn at a GPU now.
+func (w *Writer) Taken(id gpu.ID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.turn[id]) > 0
+}
+
+// Refuse answers CodeStuck while a write to the GPU has not come back: a second one
+// would only take a second thread. Take does so itself.
+func (w *Writer) Refuse(id gpu.ID) error {
 	for _, h := range w.Stuck(id) {
 		return stuckError(id, h)
 	}
