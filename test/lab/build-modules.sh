@@ -1,10 +1,11 @@
 #!/bin/bash
-# Build the kernel's sample mdev drivers out of tree, from Debian's
-# linux-source package against Debian's headers, in a root of their own.
+# Build the kernel's sample mdev drivers, from Debian's linux-source package,
+# and our own module, against Debian's headers, in a root of their own.
 # Usage: build-modules.sh SUITE MIRROR SERIES FOLDER
 # Result: FOLDER/*.ko and FOLDER/release, the kernel release they are for.
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 suite=$1 mirror=$2 series=$3 out=$4
 root=$out.root
 trap 'rm -rf "$root"' EXIT
@@ -21,9 +22,10 @@ release=$(basename "$root"/lib/modules/*)
 mkdir -p "$root/build"
 tar -C "$root/build" --strip-components=3 -xJf "$root/usr/src/linux-source-$series.tar.xz" \
 	"linux-source-$series/samples/vfio-mdev"
-echo 'obj-m := mtty.o mdpy.o mbochs.o' >"$root/build/Makefile"
+cp "$here/module/gpuvirt_vgpu.c" "$root/build/"
+echo 'obj-m := mtty.o mdpy.o mbochs.o gpuvirt_vgpu.o' >"$root/build/Makefile"
 chroot "$root" make -C "/lib/modules/$release/build" M=/build modules
 
 mkdir -p "$out"
-cp "$root"/build/{mtty,mdpy,mbochs}.ko "$out/"
+cp "$root"/build/{mtty,mdpy,mbochs,gpuvirt_vgpu}.ko "$out/"
 echo "$release" >"$out/release"

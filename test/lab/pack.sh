@@ -114,7 +114,7 @@ install -m 600 "$work/id_ed25519.pub" "$root/root/.ssh/authorized_keys"
 chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' >"$work/packages"
 
 # Unpacking modules takes longer under emulation than reading them.
-modules_for mtty mdpy mbochs kvm_amd vfio_iommu_type1 vfio_pci nvme button evdev fuse nfnetlink |
+modules_for mtty mdpy mbochs gpuvirt_vgpu kvm_amd vfio_iommu_type1 vfio_pci nvme bochs xhci_pci button evdev fuse nfnetlink |
 	while read -r file; do
 		case $file in
 		*.xz) xz -d "$root$file" ;;

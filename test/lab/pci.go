@@ -14,7 +14,8 @@ const (
 	// SRIOVCard is an NVMe controller with four virtual functions, which play those
 	// of a GPU that needs no driver of its own on the host.
 	SRIOVCard = "0000:01:00.0"
-	// VGPUCard is another one, for functions that a driver on the host has to prepare.
+	// VGPUCard is another one. Once LoadVGPU was called, each of its virtual
+	// functions is bound to our module and can be given a vGPU.
 	VGPUCard = "0000:02:00.0"
 	// WholeCard is a display controller with a driver, and WholeCardUSB its second
 	// function in the same IOMMU group, with another driver.
@@ -63,7 +64,8 @@ func VF(card string, n int) string {
 const pciDevices = "/sys/bus/pci/devices/"
 
 // EnableVFs makes a card have n virtual functions; those that it had are gone first.
-// nvme has tried each of them when it returns, and has not taken any.
+// Those of VGPUCard are bound to our module when it returns, if that is loaded. The
+// others have no driver: nvme has tried and has not taken them.
 func (vm *VM) EnableVFs(ctx context.Context, card string, n int) error {
 	numvfs := pciDevices + card + "/sriov_numvfs"
 	if _, err := vm.Run(ctx, fmt.Sprintf("echo 0 >%[1]s && echo %[2]d >%[1]s", numvfs, n)); err != nil {
@@ -111,6 +113,31 @@ func HostdevPCI(device, alias string) string {
 		device[:4], device[5:7], device[8:10], device[11:], alias)
 }
 
+// vgpuModule plays the driver on the host of a card with vGPUs; see module/ and README.md.
+const vgpuModule = "gpuvirt_vgpu"
+
+// LoadVGPU loads our module anew, now and at every boot until Reset, as an installed
+// driver would be. params are written mixed=1. No function may be in use.
+func (vm *VM) LoadVGPU(ctx context.Context, params ...string) error {
+	_, err := vm.Run(ctx, fmt.Sprintf(`
+set -e
+echo options %[1]s %[2]s >/etc/modprobe.d/%[1]s.conf
+echo %[1]s >/etc/modules-load.d/%[1]s.conf
+sync -f /etc/modprobe.d /etc/modules-load.d
+modprobe -r %[1]s
+modprobe %[1]s`, vgpuModule, strings.Join(params, " ")))
+	if err != nil {
+		return fmt.Errorf("cannot load the module with the vGPUs: %w", err)
+	}
+	return nil
+}
+
+// SetVGPU changes a parameter of the loaded module.
+func (vm *VM) SetVGPU(ctx context.Context, param, value string) error {
+	_, err := vm.Run(ctx, "echo "+quote(value)+" >/sys/module/"+vgpuModule+"/parameters/"+param)
+	return err
+}
+
 // resetCards is the part of Reset that is about the cards; guests are gone by then.
 const resetCards = `
 for card in ` + SRIOVCard + ` ` + VGPUCard + `; do
@@ -118,6 +145,8 @@ for card in ` + SRIOVCard + ` ` + VGPUCard + `; do
 	read -r vfs <sriov_numvfs
 	[ "$vfs" = 0 ] || echo 0 >sriov_numvfs || exit 1
 done
+rm -f /etc/modprobe.d/` + vgpuModule + `.conf /etc/modules-load.d/` + vgpuModule + `.conf
+[ ! -e /sys/module/` + vgpuModule + ` ] || modprobe -r ` + vgpuModule + ` || exit 1
 for device in ` + SRIOVCard + ` ` + VGPUCard + ` ` + WholeCard + ` ` + WholeCardUSB + `; do
 	cd ` + pciDevices + `$device
 	read -r driver <driver_override

@@ -71,6 +71,139 @@ func TestPCI(t *testing.T) {
 			t.Errorf("%s came back to %q, want %s", device, is, driver)
 		}
 	}
+
+	t.Log("a function with a vGPU")
+	must(t, vm.LoadVGPU(ctx))
+	must(t, vm.EnableVFs(ctx, VGPUCard, VFs))
+	vf = VF(VGPUCard, 0)
+	const vgpu = "1147"
+	refused, says := attachPCI(ctx, t, vf), "No such device"
+	if vm.Suite() == "bookworm" { // its libvirt takes no driver but vfio-pci
+		says = "must be manually detached"
+	}
+	if !strings.Contains(refused, says) {
+		t.Errorf("without a type: %s", refused)
+	}
+	setVGPU(ctx, t, 0, vgpu, "")
+	if vm.Suite() == "bookworm" {
+		return
+	}
+	if out := attachPCI(ctx, t, vf); out != "" {
+		t.Fatal(out)
+	}
+	must(t, vm.WaitGuestPCI(ctx, "pci", VGPUKind, 1))
+	setVGPU(ctx, t, 0, vgpu, "Operation not permitted")
+	setVGPU(ctx, t, 0, "0", "Device or resource busy")
+	writeVGPU(ctx, t, 0, "vgpu_params", "a=1\n", "Operation not permitted")
+	must(t, vm.SetVGPU(ctx, "sticky_ms", "3000"))
+	current := pciDevices + vf + "/nvidia/current_vgpu_type"
+	if out := run(ctx, t, "virsh -q detach-device pci /run/"+vf+".xml --live && echo 0 2>&1 >"+current+" || cat "+current); !strings.HasSuffix(out, vgpu) {
+		t.Errorf("a clear right after the detach: %s", out)
+	}
+	must(t, vm.WaitGuestPCI(ctx, "pci", VGPUKind, 0))
+	eventually(ctx, t, "echo 0 >"+current+"; cat "+current, "0")
+}
+
+// Our module answers as the driver does that it stands for, in either dialect.
+func TestVGPUModule(t *testing.T) {
+	vm := hypervisor
+	ctx := Scenario(t, vm, 3*time.Minute)
+	must(t, vm.Reset(ctx))
+	must(t, vm.LoadVGPU(ctx))
+	must(t, vm.EnableVFs(ctx, VGPUCard, VFs))
+	for n := range VFs {
+		driver, err := vm.PCIDriver(ctx, VF(VGPUCard, n))
+		must(t, err)
+		if driver != vgpuModule {
+			t.Fatalf("%s has driver %q", VF(VGPUCard, n), driver)
+		}
+	}
+	const (
+		denied, bad, failed, none = "Operation not permitted", "Invalid argument", "Input/output error", "No such device or address"
+
+		header  = "ID    : vGPU Name"
+		eights  = header + "\n1147  : NVIDIA LAB-8Q\n1149  : NVIDIA LAB-8C"
+		fours   = header + "\n114   : NVIDIA LAB-4C\n1146  : NVIDIA LAB-4Q"
+		smaller = header + "\n114   : NVIDIA LAB-4C\n1144  : NVIDIA LAB-1Q\n1145  : NVIDIA LAB-2Q\n1146  : NVIDIA LAB-4Q"
+	)
+	readVGPU(ctx, t, 0, "current_vgpu_type", "0")
+	for _, file := range []string{"vgpu_params", "gpu_instance_id", "placement_id"} {
+		readVGPU(ctx, t, 0, file, none)
+	}
+	writeVGPU(ctx, t, 0, "vgpu_params", "a=1\n", none)
+	setVGPU(ctx, t, 0, "0", denied)
+	setVGPU(ctx, t, 0, "0x47b", bad)
+	setVGPU(ctx, t, 0, "11", failed)
+
+	// One size at a time, letters may differ, until the card is full.
+	setVGPU(ctx, t, 0, "1147", "")
+	setVGPU(ctx, t, 0, "1147", denied)
+	readVGPU(ctx, t, 0, "creatable_vgpu_types", header)
+	readVGPU(ctx, t, 1, "creatable_vgpu_types", eights)
+	setVGPU(ctx, t, 1, "1144", failed)
+	setVGPU(ctx, t, 1, "1149", "")
+	readVGPU(ctx, t, 1, "placement_id", "8")
+	readVGPU(ctx, t, 2, "creatable_vgpu_types", header)
+	setVGPU(ctx, t, 2, "1147", failed)
+	setVGPU(ctx, t, 0, "0", "")
+	setVGPU(ctx, t, 1, "0", "")
+	setVGPU(ctx, t, 0, "114", "")
+	readVGPU(ctx, t, 0, "current_vgpu_type", "114")
+	readVGPU(ctx, t, 1, "creatable_vgpu_types", fours)
+
+	// A write replaces all parameters, and loses its last byte.
+	writeVGPU(ctx, t, 0, "vgpu_params", "a=1,b=2\n", "")
+	writeVGPU(ctx, t, 0, "vgpu_params", "a=12", "")
+	readVGPU(ctx, t, 0, "vgpu_params", "a=1")
+	writeVGPU(ctx, t, 0, "vgpu_params", strings.Repeat("a", 1025), "Argument list too long")
+
+	// Sizes that mix: what is free may be in pieces.
+	must(t, vm.SetVGPU(ctx, "mixed", "1"))
+	setVGPU(ctx, t, 1, "1147", "")
+	setVGPU(ctx, t, 0, "0", "")
+	setVGPU(ctx, t, 0, "1144", "")
+	readVGPU(ctx, t, 1, "placement_id", "8")
+	readVGPU(ctx, t, 2, "creatable_vgpu_types", smaller)
+
+	// The other dialect.
+	must(t, vm.SetVGPU(ctx, "rfc_errors", "1"))
+	readVGPU(ctx, t, 0, "creatable_vgpu_types", "")
+	setVGPU(ctx, t, 0, "1144", "")
+	setVGPU(ctx, t, 0, "1145", bad)
+	setVGPU(ctx, t, 2, "11", "No such device")
+	setVGPU(ctx, t, 2, "1148", "No space left on device")
+	setVGPU(ctx, t, 2, "0", "")
+
+	// What a function was given goes with it.
+	must(t, vm.EnableVFs(ctx, VGPUCard, VFs))
+	readVGPU(ctx, t, 0, "current_vgpu_type", "0")
+}
+
+func setVGPU(ctx context.Context, t *testing.T, n int, id, want string) {
+	t.Helper()
+	writeVGPU(ctx, t, n, "current_vgpu_type", id+"\n", want)
+}
+
+// writeVGPU writes to a file of a function of VGPUCard and judges what the kernel says
+// to it, empty for nothing.
+func writeVGPU(ctx context.Context, t *testing.T, n int, file, text, want string) {
+	t.Helper()
+	out := run(ctx, t, "printf %s "+quote(text)+" 2>&1 >"+pciDevices+VF(VGPUCard, n)+"/nvidia/"+file+" || true")
+	if got := out[strings.LastIndex(out, ": ")+1:]; strings.TrimSpace(got) != want {
+		t.Errorf("writing %.20q to %s of function %d: %q, want %q", text, file, n, out, want)
+	}
+}
+
+// readVGPU judges what a file of a function of VGPUCard has, or what the kernel says.
+func readVGPU(ctx context.Context, t *testing.T, n int, file, want string) {
+	t.Helper()
+	out := run(ctx, t, "cat "+pciDevices+VF(VGPUCard, n)+"/nvidia/"+file+" 2>&1 || true")
+	if got, failed := strings.CutPrefix(out, "cat: "); failed {
+		out = got[strings.LastIndex(got, ": ")+2:]
+	}
+	if out != want {
+		t.Errorf("%s of function %d: %q, want %q", file, n, out, want)
+	}
 }
 
 func group(ctx context.Context, t *testing.T, device string) string {
