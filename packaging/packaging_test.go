@@ -72,6 +72,17 @@ func TestUnitRules(t *testing.T) {
 	}
 }
 
+// What the daemon needs and may not load itself is loaded at boot.
+func TestModules(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("modules-load.d", "gpuvirt.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^vfio-pci$`).Match(text) {
+		t.Error("vfio-pci is not loaded")
+	}
+}
+
 func read(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("systemd", name))

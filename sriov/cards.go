@@ -236,6 +236,9 @@ func (b *Cards) place(id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partit
 	if err != nil {
 		return gpu.Partition{}, err
 	}
+	if err := b.loaded(); err != nil {
+		return gpu.Partition{}, err
+	}
 	out := cardPartition(f)
 	if f.vfio {
 		return gpu.Partition{}, gpu.Errorf(gpu.CodeNoCapacity, "driver %q has it already", f.driver).

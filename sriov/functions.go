@@ -244,6 +244,9 @@ func (b *Functions) place(id gpu.ID, profile string, taken []gpu.Handle) (gpu.Pa
 	if profile != c.profile() {
 		return gpu.Partition{}, unknownProfile(profile, c.profile())
 	}
+	if err := b.loaded(); err != nil {
+		return gpu.Partition{}, err
+	}
 	p, err := b.profile(c)
 	if err != nil {
 		return gpu.Partition{}, err

@@ -208,9 +208,12 @@ func TestVFThatSharesItsGroup(t *testing.T) {
 func TestVFWithoutTheModule(t *testing.T) {
 	h := host(t)
 	b := functions(t, h, flex, 2)
+	planned := next(t, b, flex, vfProfile)
 	must(t, h.SetLoaded("vfio-pci", false))
 	before := len(writes(t, h))
-	_, err := b.Make(t.Context(), next(t, b, flex, vfProfile))
+	_, err := b.Place(t.Context(), flex, vfProfile, nil)
+	wantCode(t, err, gpu.CodeDriverMissing)
+	_, err = b.Make(t.Context(), planned)
 	wantCode(t, err, gpu.CodeDriverMissing)
 	if after := writes(t, h); len(after) != before {
 		t.Errorf("%q", after[before:])

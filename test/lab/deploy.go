@@ -22,6 +22,9 @@ func (vm *VM) Deploy(ctx context.Context) error {
 			return fmt.Errorf("cannot deploy: %w", err)
 		}
 	}
+	if err := vm.Put(ctx, filepath.Join(vm.repo, "packaging", "modules-load.d", "gpuvirt.conf"), "/usr/lib/modules-load.d/gpuvirt.conf", 0o644); err != nil {
+		return fmt.Errorf("cannot deploy: %w", err)
+	}
 	units, err := filepath.Glob(filepath.Join(vm.repo, "packaging", "systemd", "*.*"))
 	if err != nil {
 		return err
@@ -39,7 +42,7 @@ func (vm *VM) Deploy(ctx context.Context) error {
 	if len(names) == 0 {
 		return fmt.Errorf("cannot deploy: no units in packaging/systemd")
 	}
-	if _, err := vm.Run(ctx, "systemctl daemon-reload && systemctl -q enable "+strings.Join(names, " ")); err != nil {
+	if _, err := vm.Run(ctx, "systemctl restart systemd-modules-load && systemctl daemon-reload && systemctl -q enable "+strings.Join(names, " ")); err != nil {
 		return fmt.Errorf("cannot deploy: %w", err)
 	}
 	err = vm.StartDaemon(ctx)
