@@ -99,6 +99,9 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 			p = r.Partition()
 		}
 		p.Origin, p.State, p.Assignment, p.Created = gpu.OriginManaged, r.State, r.Assignment, r.Created
+		if there && sameProfile(r, p) {
+			p.Profile = r.Profile
+		}
 		on, looked := seen[r.GPU]
 		if !looked {
 			on.err = blind
@@ -126,10 +129,10 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 				Type: gpu.Drifted, Status: true, Reason: "Missing",
 				Message: fmt.Sprintf("gpuvirt made it on %s, but the kernel does not have it", r.Parent),
 			})
-		case there && (p.Parent != r.Parent || p.Native != r.Native):
+		case there && (p.Parent != r.Parent || !sameProfile(r, p)):
 			p.Conditions = append(p.Conditions, gpu.Condition{
 				Type: gpu.Drifted, Status: true, Reason: "Different",
-				Message: fmt.Sprintf("it should be %s on %s, but is %s on %s", r.Native, r.Parent, p.Native, p.Parent),
+				Message: fmt.Sprintf("it should be %s on %s, but is %s on %s", r.Profile, r.Parent, p.Profile, p.Parent),
 			})
 		}
 		present[r.ID] = p
@@ -143,7 +146,14 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 // replaced reports whether what is in a partition's place is another one, of somebody
 // else: where the place is the identity, only the profile and the card tell them apart.
 func replaced(r gpu.PartitionRecord, p gpu.Partition, on gpu.Identity) bool {
-	return r.Slot != "" && (r.Profile != p.Profile || !sameCard(r.Identity, on))
+	return r.Slot != "" && (!sameProfile(r, p) || !sameCard(r.Identity, on))
+}
+
+// sameProfile reports whether a partition is of the profile that a record says. The name
+// tells: a driver of another version numbers its types anew (T12). Where the driver does
+// not say any more what it calls a type, the number has to do.
+func sameProfile(r gpu.PartitionRecord, p gpu.Partition) bool {
+	return r.Profile == p.Profile || p.Native != "" && p.Native == r.Native && (p.Profile == p.Native || p.Profile == "nvidia-"+p.Native)
 }
 
 // withHolders adds who uses a partition, or that this is not known.

@@ -211,7 +211,7 @@ func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 	ps, err := b.Partitions(ctx, r.GPU)
 	there := err == nil && slices.ContainsFunc(ps, func(p gpu.Partition) bool {
 		// One whose compute instances are missing was being made when something died.
-		return p.ID == r.ID && p.Parent == r.Parent && p.Native == r.Native && slices.Equal(withoutUUIDs(p.Compute), r.Compute)
+		return p.ID == r.ID && p.Parent == r.Parent && sameProfile(r, p) && slices.Equal(withoutUUIDs(p.Compute), r.Compute)
 	})
 	if !there || r.Slot == "" {
 		return there // an identity that we chose is on no other card

@@ -395,8 +395,15 @@ func TestDeclaredDevice(t *testing.T) {
 	}
 	o := options(h)
 	o.Devices = []string{"8086:56c0"}
-	if ids, err := sriov.NewFunctions(h.Sysfs, o).IDs(t.Context()); len(ids) != 1 || err != nil {
+	b := sriov.NewFunctions(h.Sysfs, o)
+	if ids, err := b.IDs(t.Context()); len(ids) != 1 || err != nil {
 		t.Error(ids, err)
+	}
+	// What its functions are for only its own driver may know.
+	must(t, b.SetVFs(t.Context(), flex, 1))
+	all, err := b.Functions(t.Context(), flex)
+	if err != nil || len(all) != 1 || all[0].Driver != "xe" {
+		t.Error(all, err)
 	}
 }
 

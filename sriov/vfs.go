@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"strconv"
 	"syscall"
@@ -66,7 +67,11 @@ func (b *Functions) noneTaken(pf function) error {
 	}
 	var in []gpu.Blocker
 	for _, vf := range all {
-		if vf.vfio {
+		taken, err := b.taken(vf)
+		if err != nil {
+			return err
+		}
+		if taken {
 			in = append(in, gpu.Blocker{Kind: "partition", ID: partitionID(gpu.ID(pf.address), gpu.KindVF, strconv.Itoa(vf.index)), Name: vf.address})
 		}
 	}
@@ -76,14 +81,28 @@ func (b *Functions) noneTaken(pf function) error {
 	return nil
 }
 
-// setPlain tells the driver through sysfs. New functions get no driver: whether the host
-// uses them or a VM, nobody has said yet, and a driver on them could only be in the way.
+// taken reports whether VFIO has a virtual function for a VM. The driver of one that
+// carries vGPUs is itself its VFIO driver, and a type says that it is for somebody.
+func (b *Functions) taken(vf function) (bool, error) {
+	typ, err := b.fs.Read(path.Join(vf.dir, "nvidia/current_vgpu_type"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return vf.vfio, nil
+	case err != nil:
+		return false, err
+	}
+	return typ != "0", nil
+}
+
+// setPlain tells the driver through sysfs. New functions of a GPU get no driver: whether
+// the host uses them or a VM, nobody has said yet, and a graphics driver on them could
+// only be in the way. What is a GPU only because it was declared may need its own.
 func (b *Functions) setPlain(ctx context.Context, pf function, num, n int) (err error) {
 	probe, err := b.fs.Read(path.Join(pf.dir, "sriov_drivers_autoprobe"))
 	if probe, err = (sysfs.File{Text: probe, Err: err}).Optional(); err != nil {
 		return err
 	}
-	if n > 0 && probe == "1" {
+	if n > 0 && probe == "1" && gpuClass(pf.class) {
 		if err := b.setProbe(ctx, pf, "0"); err != nil {
 			return err
 		}

@@ -89,6 +89,29 @@ func TestSetVFsOfAGivenCard_R72(t *testing.T) {
 }
 
 // It has as many as it had, or none, and autoprobe is as it was.
+// The driver of functions with vGPUs is itself their VFIO driver. They go unless one has a
+// vGPU, whoever's the card is.
+func TestSetVFsOfVGPUs(t *testing.T) {
+	card := sim.L40S(flex, 0).WithVGPU(false)
+	card.PCI.Vendor, card.Driver, card.SRIOV.VFDriver, card.SRIOV.ToolOnly = "0x1b36", "other", "other", false
+	card.PCI.Class = "0x010802"
+	h := host(t, card)
+	o := options(h)
+	o.Devices = []string{"1b36:26b9"}
+	b := sriov.NewFunctions(h.Sysfs, o)
+	must(t, b.SetVFs(t.Context(), flex, 4))
+	all, err := b.Functions(t.Context(), flex)
+	must(t, err)
+	typ := "bus/pci/devices/" + all[1].PCIAddress + "/nvidia/current_vgpu_type"
+	write(t, h, typ, "1152")
+	wantCode(t, b.SetVFs(t.Context(), flex, 0), gpu.CodeGPUBusy)
+	write(t, h, typ, "0")
+	must(t, b.SetVFs(t.Context(), flex, 0))
+	if got := num(t, h, flex); got != "0" {
+		t.Error(got)
+	}
+}
+
 func TestEachWriteOfSetVFsFails(t *testing.T) {
 	for at := 1; at <= 5; at++ {
 		for _, after := range []bool{false, true} {

@@ -360,5 +360,5 @@ func (s *state) vfio(f function) bool {
 		return false
 	}
 	driver := s.bound(f)
-	return isVFIO(driver) || f.vf >= 0 && f.card.SRIOV.ToolOnly && !f.card.mdevVFs() && driver != "" && driver == f.driver
+	return isVFIO(driver) || f.vf >= 0 && (f.card.SRIOV.ToolOnly || f.card.VGPU != nil) && !f.card.mdevVFs() && driver != "" && driver == f.driver
 }
