@@ -62,9 +62,9 @@ const (
 	PartitionMissing  PartitionState = "missing"  // stored, but the kernel does not have it
 )
 
-// A Holder is a process or VM that uses a partition.
+// A Holder is who uses a partition: a process, a VM, or a vGPU that stands on it.
 type Holder struct {
-	Kind string // "process" or "vm"
-	ID   string // pid, or the VM's UUID
-	Name string // command name, or the VM's name
+	Kind string // "process", "vm" or "partition"
+	ID   string // pid, the VM's UUID, or the partition's id
+	Name string // command name, the VM's name, or the partition's profile
 }

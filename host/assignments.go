@@ -199,6 +199,9 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 	case gpu.CodeOf(err) != gpu.CodeVMNotFound: // a VM that is gone has nothing to detach from
 		return operation.Plan{}, err
 	}
+	if err := h.onlyUsedBy(ctx, rec, part); err != nil {
+		return operation.Plan{}, err
+	}
 	op := operation.Plan{
 		Kind: kindDetach, Summary: fmt.Sprintf("detach %s from vm %s", name, vmName),
 		Keys: []string{"assignment/" + name, "gpu/" + string(rec.GPU), "vm/" + rec.Wish.VM},
@@ -210,9 +213,31 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 	base, err := h.baseOf(ctx, part)
 	if base != nil {
 		op.Keys = append(op.Keys, "partition/"+base.ID)
-		op.Steps = append(op.Steps, removeStep(*base, nil))
+		step := removeStep(*base, nil)
+		step.Args = makeArgs{Partition: *base, Optional: true} // a monitor on it is no reason to keep the vGPU
+		op.Steps = append(op.Steps, step)
 	}
 	return op, err
+}
+
+// onlyUsedBy refuses to take a device from a VM that another VM's definition names as well:
+// it could not be removed then, and would be put back into the first.
+func (h *Host) onlyUsedBy(ctx context.Context, a gpu.AssignmentRecord, part gpu.PartitionRecord) error {
+	vms, err := h.cfg.Inventory.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	var others []gpu.Blocker
+	for _, vm := range vms {
+		if vm.UUID != a.Wish.VM && slices.ContainsFunc(vm.Hostdevs, func(d gpu.Hostdev) bool { return inventory.Same(d.Handle, part.Handle) }) {
+			others = append(others, gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name, Note: "its definition names the same device"})
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot detach %q: another vm names its device as well", a.Name).WithBlockers(others...).
+		WithHint("take the device out of the other vm's definition first")
 }
 
 // DeleteAssignment starts taking the device from the VM and removing the partition.

@@ -30,19 +30,7 @@ func (h *Host) offered(ctx context.Context, l inventory.Look) inventory.Look {
 func (h *Host) exclusive(ctx context.Context, g gpu.GPU, p gpu.Profile) error {
 	var in []gpu.Blocker
 	if p.Kind != gpu.KindCard {
-		records, err := h.cfg.Store.PartitionRecords()
-		if err != nil {
-			return err
-		}
-		for _, r := range records {
-			if r.GPU == g.ID && r.Kind == gpu.KindCard {
-				in = append(in, gpu.Blocker{Kind: "partition", ID: r.ID, Name: r.Profile})
-			}
-		}
-		if len(in) == 0 {
-			return nil
-		}
-		return gpu.Errorf(gpu.CodeConflict, "cannot place %q on gpu %q: the whole card is given away", p.Name, g.ID).WithBlockers(in...)
+		return h.notGiven(g.ID, fmt.Sprintf("place %q on", p.Name))
 	}
 	on, err := h.partitionsOf(ctx, inventory.Look{GPU: g})
 	if err != nil {
@@ -55,6 +43,22 @@ func (h *Host) exclusive(ctx context.Context, g gpu.GPU, p gpu.Profile) error {
 		return gpu.Errorf(gpu.CodeGPUBusy, "cannot give gpu %q away whole: %d partitions are on it", g.ID, len(in)).WithBlockers(in...)
 	}
 	return Idle(ctx, h.cfg.Inventory, g.ID)
+}
+
+// notGiven refuses to cut a card that is given away whole. Just after a boot its driver has
+// it again until it is restored.
+func (h *Host) notGiven(id gpu.ID, what string) error {
+	records, err := h.cfg.Store.PartitionRecords()
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.GPU == id && r.Kind == gpu.KindCard {
+			return gpu.Errorf(gpu.CodeConflict, "cannot %s gpu %q: the whole card is given away", what, id).
+				WithBlockers(gpu.Blocker{Kind: "partition", ID: r.ID, Name: r.Profile, Note: r.Assignment})
+		}
+	}
+	return nil
 }
 
 // Idle refuses to take a card from its driver while a program has it open: the driver
@@ -87,6 +91,18 @@ func takeable(ctx context.Context, inv *inventory.Inventory, b gpu.Backend, r gp
 	}
 	if slices.ContainsFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID }) {
 		return nil
+	}
+	l, err := inv.Look(ctx, r.GPU)
+	if err != nil {
+		return err
+	}
+	parts, err := inv.Partitions(ctx, l.GPU)
+	if err != nil {
+		return err
+	}
+	if len(parts) > 0 {
+		return gpu.Errorf(gpu.CodeConflict, "cannot take gpu %q from its driver: %d partitions are on it", r.GPU, len(parts)).
+			WithBlockers(gpu.Blocker{Kind: "partition", ID: parts[0].ID, Name: parts[0].Profile})
 	}
 	return Idle(ctx, inv, r.GPU)
 }

@@ -10,7 +10,10 @@ import (
 	"gpuvirt/operation"
 )
 
-const kindConvert = "assignment.convert"
+const (
+	kindConvert = "assignment.convert"
+	kindPutBack = "assignment.putback"
+)
 
 // successor returns the profile that a GPU offers now in place of a partition's: the
 // same name under another kind. A driver for a newer kernel offers as virtual functions
@@ -59,6 +62,37 @@ func (h *Host) explained(ctx context.Context, a gpu.Assignment) gpu.Assignment {
 			"its gpu offers %s as a %s now and no more as a %s: put the assignment again, as it is, to have the vm's definition changed", p.Name, p.Kind, r.Kind)
 	}
 	return a
+}
+
+// planPutBack plans how the missing partition of an assignment is made again under its
+// identity, or returns nil where it is there, or that cannot be told. Whoever puts a wish
+// again that has come undone wants it carried out.
+func (h *Host) planPutBack(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord) (*attachPlan, error) {
+	r, err := h.cfg.Store.PartitionRecord(old.Partition)
+	if gpu.CodeOf(err) == gpu.CodeNotFound {
+		return nil, nil //nolint:nilnil // nothing to make
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, err := h.look(ctx, r.GPU)
+	if err != nil || l.Err != nil || unreadable(l.GPU) != "" || !sameCard(r.Identity, l.GPU.Identity) || !l.GPU.Managed || r.State != gpu.PartitionMade {
+		return nil, nil //nolint:nilerr,nilnil // it says so itself
+	}
+	there, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	if err != nil || slices.ContainsFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID }) {
+		return nil, nil //nolint:nilerr,nilnil // it is there, or that is not known
+	}
+	if !slices.ContainsFunc(l.Profiles, func(p gpu.Profile) bool {
+		return p.Name == r.Profile && p.Kind == r.Kind && p.NotCreatable == "" && p.Available > 0
+	}) {
+		return nil, nil //nolint:nilnil // there is no place for it
+	}
+	return &attachPlan{op: operation.Plan{
+		Kind: kindPutBack, Summary: fmt.Sprintf("put the partition of assignment %s back", old.Name),
+		Keys:  []string{"assignment/" + old.Name, "gpu/" + string(r.GPU), "vm/" + vm.UUID, "partition/" + r.ID},
+		Steps: []operation.PlanStep{makeStep(r)},
+	}, next: claim{assignment: old, placed: placed{part: r}}}, nil
 }
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one

@@ -122,6 +122,9 @@ func (h *Host) reportVFs(ctx context.Context, now map[string]string) {
 	}
 }
 
+// repairActor is who asks for a repair: nobody but us.
+const repairActor = "gpuvirt"
+
 // A repair is an operation that puts a layout back, because of what message says.
 type repair struct {
 	message, operation string
@@ -138,7 +141,7 @@ func (h *Host) repair(ctx context.Context, id gpu.ID, wanted gpu.Layout, message
 			return back(was.operation)
 		}
 	}
-	_, op, err := h.PutLayout(ctx, "gpuvirt", id, wanted)
+	_, op, err := h.PutLayout(ctx, repairActor, id, wanted)
 	switch {
 	case err != nil:
 		return message + "; it cannot be put back: " + err.Error()

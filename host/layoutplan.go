@@ -23,7 +23,7 @@ type layoutPlan struct {
 	adopts []gpu.Partition // those of somebody else that become ours, as the layout names them
 }
 
-func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layoutPlan, error) {
+func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout, repair bool) (layoutPlan, error) {
 	c, l, err := h.cutter(ctx, id)
 	if err != nil {
 		return layoutPlan{}, err
@@ -40,6 +40,9 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layo
 	if l.Err != nil {
 		return layoutPlan{}, l.Err
 	}
+	if err := h.notGiven(id, "lay out"); err != nil {
+		return layoutPlan{}, err
+	}
 	there, err := h.instances(ctx, l)
 	if err != nil {
 		return layoutPlan{}, err
@@ -53,7 +56,7 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (layo
 			return layoutPlan{}, err
 		}
 	}
-	lp, err := h.layoutOperation(g, want, p)
+	lp, err := h.layoutOperation(g, want, p, repair)
 	lp.resets = p.Resets
 	for _, q := range p.Keep {
 		if i := slices.IndexFunc(there, func(o gpu.Partition) bool { return o.ID == q.ID }); i >= 0 && there[i].Origin == gpu.OriginForeign {
@@ -111,8 +114,9 @@ func pinned(all []gpu.Partition) map[string]string {
 }
 
 // layoutOperation turns a plan into an operation. What is kept and foreign becomes
-// ours: whoever asks for a layout has named it.
-func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan) (layoutPlan, error) {
+// ours: whoever asks for a layout has named it, so it goes no more with the vGPU that it
+// was made for. Only a repair asks for nothing new.
+func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan, repair bool) (layoutPlan, error) {
 	old, err := h.gpuRecord(g)
 	if err != nil {
 		return layoutPlan{}, err
@@ -152,8 +156,8 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan) (la
 		removed[q.ID] = true
 		op.Steps = append(op.Steps, removeStep(r, nil))
 	}
-	h.createInstances(&op, g, p.Create, of, removed)
-	h.keepInstances(&op, g, p.Keep, of)
+	h.createInstances(&op, g, p.Create, of, removed, repair)
+	h.keepInstances(&op, g, p.Keep, of, repair)
 	// What is wanted no more and is not there either needs no step.
 	for _, r := range slices.SortedFunc(maps.Values(of), func(a, b gpu.PartitionRecord) int { return cmp.Compare(a.ID, b.ID) }) {
 		if !removed[r.ID] {
@@ -177,9 +181,12 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan) (la
 
 // createInstances plans those that are to be made, and takes them from the records
 // that are left to be looked at.
-func (h *Host) createInstances(op *operation.Plan, g gpu.GPU, create []gpu.Partition, of map[string]gpu.PartitionRecord, removed map[string]bool) {
+func (h *Host) createInstances(op *operation.Plan, g gpu.GPU, create []gpu.Partition, of map[string]gpu.PartitionRecord, removed map[string]bool, repair bool) {
 	for _, q := range create {
 		r := h.recordAt(g, q)
+		if was := of[q.ID]; repair && was.Profile == q.Profile {
+			r.Assignment = was.Assignment
+		}
 		op.Steps = append(op.Steps, makeStep(r))
 		if removed[q.ID] {
 			continue // its record goes with the one step and comes with the other
@@ -201,9 +208,14 @@ func putRecord(op *operation.Plan, r gpu.PartitionRecord, of map[string]gpu.Part
 }
 
 // keepInstances makes ours what is kept and was not.
-func (h *Host) keepInstances(op *operation.Plan, g gpu.GPU, keep []gpu.Partition, of map[string]gpu.PartitionRecord) {
+func (h *Host) keepInstances(op *operation.Plan, g gpu.GPU, keep []gpu.Partition, of map[string]gpu.PartitionRecord, repair bool) {
 	for _, q := range keep {
 		if was, ok := of[q.ID]; ok && was.Profile == q.Profile && sameCard(was.Identity, g.Identity) && slices.Equal(was.Compute, withoutUUIDs(q.Compute)) {
+			if was.Assignment != "" && !repair {
+				r := was
+				r.Assignment = ""
+				putRecord(op, r, of)
+			}
 			delete(of, q.ID)
 			continue
 		}
@@ -236,7 +248,7 @@ func withoutUUIDs(in []gpu.Compute) (out []gpu.Compute) {
 func (h *Host) PutLayout(ctx context.Context, actor string, id gpu.ID, want gpu.Layout) (gpu.LayoutState, *operation.Operation, error) {
 	h.planning.Lock()
 	defer h.planning.Unlock()
-	p, err := h.planLayout(ctx, id, want)
+	p, err := h.planLayout(ctx, id, want, actor == repairActor)
 	if err != nil {
 		return gpu.LayoutState{}, nil, err
 	}
@@ -267,7 +279,7 @@ func (h *Host) PlanPutLayout(ctx context.Context, id gpu.ID, want gpu.Layout) (g
 	if _, _, err := h.cutter(ctx, id); err != nil {
 		return gpu.Plan{}, err
 	}
-	p, err := h.planLayout(ctx, id, want)
+	p, err := h.planLayout(ctx, id, want, false)
 	plan, err := h.plan(p.op, err)
 	if err != nil || plan.Refusal != nil {
 		return plan, err

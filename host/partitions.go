@@ -74,8 +74,26 @@ func (h *Host) compare(ctx context.Context, looks []inventory.Look, blind error,
 	if err != nil {
 		return nil, err
 	}
+	for id, p := range present {
+		p.Holders = append(p.Holders, standing(p, slices.Collect(maps.Values(present)))...)
+		present[id] = p
+	}
 	reconcile(present, slices.DeleteFunc(before, others), slices.DeleteFunc(after, others), seen, blind)
 	return slices.Collect(maps.Values(present)), nil
+}
+
+// standing lists the vGPUs that stand on a MIG instance: while there is one it is in use.
+func standing(p gpu.Partition, all []gpu.Partition) (out []gpu.Holder) {
+	if p.Kind != gpu.KindMIG || p.Instance == "" {
+		return nil
+	}
+	for _, q := range all {
+		if q.Kind != gpu.KindMIG && q.GPU == p.GPU && q.Instance == p.Instance {
+			out = append(out, gpu.Holder{Kind: "partition", ID: q.ID, Name: q.Profile})
+		}
+	}
+	slices.SortFunc(out, func(a, b gpu.Holder) int { return cmp.Compare(a.ID, b.ID) })
+	return out
 }
 
 // sighting is what came of looking at a GPU.
@@ -149,6 +167,12 @@ func replaced(r gpu.PartitionRecord, p gpu.Partition, on gpu.Identity) bool {
 	return r.Slot != "" && (!sameProfile(r, p) || !sameCard(r.Identity, on))
 }
 
+// unnamed reports whether the driver does not say what it calls a partition's type: it
+// goes by its number then.
+func unnamed(p gpu.Partition) bool {
+	return p.Native != "" && (p.Profile == p.Native || p.Profile == "nvidia-"+p.Native) && p.Slot != ""
+}
+
 // sameProfile reports whether a partition is of the profile that a record says. The name
 // tells: a driver of another version numbers its types anew (T12). Where the driver does
 // not say any more what it calls a type, the number has to do.
@@ -180,6 +204,17 @@ func Unused(ctx context.Context, inv *inventory.Inventory, p gpu.Partition) erro
 	vms, err := inv.VMs(ctx)
 	if err != nil {
 		return err
+	}
+	if p.Kind == gpu.KindMIG {
+		l, err := inv.Look(ctx, p.GPU)
+		if err != nil {
+			return err
+		}
+		all, err := inv.Partitions(ctx, l.GPU)
+		if err != nil {
+			return err
+		}
+		p.Holders = append(slices.Clone(p.Holders), standing(p, all)...)
 	}
 	return inUse(withHolders(ctx, inv, p, vms, nil))
 }
@@ -340,11 +375,7 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, nil, nil)
-	if err != nil {
-		return operation.Plan{}, err
-	}
-	n, err := h.newRecord(ctx, g, p, "", nil)
+	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: w.Placement}, "", nil, nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}

@@ -24,7 +24,7 @@ func find(profiles []gpu.Profile, name string) (gpu.Profile, bool) {
 // only to explain a refusal. One that an operation was changing while it was read
 // is refused as busy: what was read may hold no more when the operation is over. vm is
 // who is to have it, nil if nobody; batch is what is taken already.
-func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead, batch batch) (gpu.GPU, gpu.Profile, error) {
+func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead, batch batch, skip map[gpu.ID]bool) (gpu.GPU, gpu.Profile, error) {
 	ids := []gpu.ID{on}
 	if on == "" {
 		records, err := h.cfg.Store.GPURecords()
@@ -41,6 +41,9 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 	var offers []inventory.Look
 	busy := map[gpu.ID]error{}
 	for _, id := range ids {
+		if skip[id] {
+			continue
+		}
 		busy[id] = h.held([]string{"gpu/" + string(id)})
 		l, err := h.look(ctx, id)
 		switch {
@@ -50,7 +53,7 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 			return gpu.GPU{}, gpu.Profile{}, err
 		}
 	}
-	offers, err := h.offersFor(vm, offers, batch)
+	offers, err := h.offersFor(ctx, vm, offers, batch)
 	if err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err
 	}
@@ -63,12 +66,37 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 	}
 	all, err := h.looks(ctx)
 	if err == nil {
-		all, err = h.offersFor(vm, all, batch)
+		all, err = h.offersFor(ctx, vm, all, batch)
 	}
 	if err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err
 	}
 	return pick(profile, on, placement, all, vm != nil)
+}
+
+// settle finds the GPU for a wish and the place on it. Where one that has room refuses
+// for a reason that is not seen before, the next is tried; what the first said stands
+// where none is left.
+func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *gpu.VMHead, batch batch) (gpu.GPU, gpu.Profile, placed, error) {
+	var first error
+	skip := map[gpu.ID]bool{}
+	for {
+		g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, vm, batch, skip)
+		if err != nil {
+			return g, p, placed{}, cmp.Or(first, err)
+		}
+		n, err := h.newRecord(ctx, g, p, assignment, batch)
+		if err == nil {
+			return g, p, n, nil
+		}
+		if w.GPU != "" || skip[g.ID] || ctx.Err() != nil {
+			return g, p, placed{}, cmp.Or(first, err)
+		}
+		skip[g.ID] = true
+		if first == nil {
+			first = err
+		}
+	}
 }
 
 // inTheWay has the backend say why there is no room on the GPU that was named, where

@@ -41,7 +41,7 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 		if g.Managed && wantsMIG(g, records) {
 			modes[g.ID] = errNotTried
 		}
-		if g.Managed && g.VFs != nil && *g.VFs > 0 {
+		if g.Managed && g.VFs != nil && *g.VFs > 0 && !givenAway(g.ID, records) {
 			vfs[g.ID] = errNotTried
 		}
 	}
@@ -80,6 +80,11 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 		}
 	}
 	return done, errors.Join(errs...)
+}
+
+// givenAway reports whether a card goes to a VM whole: it has no functions of its own then.
+func givenAway(id gpu.ID, records []gpu.PartitionRecord) bool {
+	return slices.ContainsFunc(records, func(r gpu.PartitionRecord) bool { return r.GPU == id && r.Kind == gpu.KindCard })
 }
 
 // restoreEvery is how often what is not there is tried again without being told of a
@@ -166,6 +171,7 @@ func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]erro
 		}
 		if mode := modes[d.Record.GPU]; mode != nil && d.Record.Kind == gpu.KindMIG {
 			d.Err = fmt.Errorf("the MIG mode of its gpu is not restored: %w", mode)
+			d.settled = !comesLater(gpu.CodeOf(mode))
 			continue
 		}
 		if r, ok := instanceAwaited(done, d.Record); ok { // it may be what this one stands on
@@ -175,6 +181,7 @@ func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]erro
 		}
 		if err := vfs[d.Record.GPU]; err != nil { // what is made before they are on may go with it
 			d.Err = fmt.Errorf("the virtual functions of its gpu are not restored: %w", err)
+			d.settled = !comesLater(gpu.CodeOf(err))
 			continue
 		}
 		d.Err = restoreOne(ctx, d.Record, inv)

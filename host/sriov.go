@@ -135,7 +135,11 @@ func (h *Host) taken(ctx context.Context, kind gpu.Kind) ([]gpu.Handle, error) {
 // vfsUnused refuses to change the number of virtual functions of a GPU while anything
 // is on it: those that are there go first, and a driver may be bound anew for it, which
 // takes MIG instances and mediated devices with it.
-func (h *Host) vfsUnused(ctx context.Context, l inventory.Look, s gpu.VFState) error {
+func (h *Host) vfsUnused(ctx context.Context, l inventory.Look, s gpu.VFState, n int) error {
+	if s.Wanted == nil && len(s.Functions) > 0 {
+		return gpu.Errorf(gpu.CodeForeignDevice, "cannot change the virtual functions of gpu %q: somebody else has turned on the %d that are there", l.GPU.ID, len(s.Functions)).
+			WithHint("if nobody needs them, ask for these first, and then for others: gpuvirt sriov set %s %d", l.GPU.ID, len(s.Functions))
+	}
 	on, err := h.partitionsOf(ctx, l)
 	if err != nil {
 		return err
@@ -144,6 +148,9 @@ func (h *Host) vfsUnused(ctx context.Context, l inventory.Look, s gpu.VFState) e
 	for _, p := range on {
 		note := ""
 		if p.State == gpu.PartitionMissing {
+			if len(s.Functions) == 0 && s.Wanted != nil && *s.Wanted == n {
+				continue // it waits for just these
+			}
 			note = "gpuvirt made it, and it is not there"
 		}
 		blockers = append(blockers, gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile, Note: note})
@@ -207,7 +214,7 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 	if len(s.Functions) == n {
 		return p, nil
 	}
-	if err := h.vfsUnused(ctx, l, s); err != nil {
+	if err := h.vfsUnused(ctx, l, s, n); err != nil {
 		return vfsPlan{}, err
 	}
 	p.op.Rows = p.rows
@@ -313,7 +320,7 @@ func (h *Host) setVFs(ctx context.Context, a vfsArgs, n int) error {
 	if err != nil || len(s.Functions) == n {
 		return err
 	}
-	if err := h.vfsUnused(ctx, l, s); err != nil {
+	if err := h.vfsUnused(ctx, l, s, n); err != nil {
 		return err
 	}
 	return v.SetVFs(context.WithoutCancel(ctx), a.GPU, n)

@@ -105,6 +105,13 @@ func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment
 	if err != nil {
 		return nil, err
 	}
+	b, err := h.cfg.Inventory.Backend(gpu.KindMIG)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.whole(ctx, b, g, gpu.Profile{Name: p.On, Kind: gpu.KindMIG}); err != nil {
+		return nil, err
+	}
 	there, err := h.instances(ctx, l)
 	if err != nil {
 		return nil, err
@@ -150,25 +157,28 @@ func (h *Host) baseOf(ctx context.Context, part gpu.PartitionRecord) (*gpu.Parti
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all, func(p gpu.Partition) bool { return p.ID == part.ID })
-	if i < 0 || all[i].Instance == "" {
-		return nil, nil //nolint:nilnil // it is not there, or stands on nothing
-	}
-	for _, p := range all {
-		if p.ID != part.ID && p.Kind != gpu.KindMIG && p.Instance == all[i].Instance {
-			return nil, nil //nolint:nilnil // another stands on it
-		}
-	}
 	records, err := h.instanceRecords(part.GPU)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range all {
-		for _, r := range records {
-			if p.Kind == gpu.KindMIG && p.Instance == all[i].Instance && r.ID == p.ID && r.Assignment != "" {
-				return &r, nil
-			}
+	instance := ""
+	if i := slices.IndexFunc(all, func(p gpu.Partition) bool { return p.ID == part.ID }); i >= 0 {
+		instance = all[i].Instance
+	}
+	for _, r := range records {
+		i := slices.IndexFunc(all, func(p gpu.Partition) bool { return p.ID == r.ID })
+		if i < 0 || r.Assignment == "" || all[i].Instance == "" {
+			continue
+		}
+		// Where the vGPU is not there any more, the instance that was made for it is known by
+		// the assignment alone.
+		if instance != "" && instance != all[i].Instance || instance == "" && r.Assignment != part.Assignment {
+			continue
+		}
+		others := slices.DeleteFunc(standing(all[i], all), func(hd gpu.Holder) bool { return hd.ID == part.ID })
+		if len(others) == 0 {
+			return &r, nil
 		}
 	}
-	return nil, nil //nolint:nilnil // somebody made it for its own sake
+	return nil, nil //nolint:nilnil // somebody made it for its own sake, or another stands on it
 }

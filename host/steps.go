@@ -42,6 +42,8 @@ type makeArgs struct {
 	// Assignment is the one that goes with the partition when it is removed, and
 	// comes back with it if the removal is undone.
 	Assignment *gpu.AssignmentRecord `json:"assignment,omitempty"`
+	// Optional says that a removal may be left undone where somebody uses the partition.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // register gives the engine the hands for each step. Every one of them may be
@@ -113,9 +115,9 @@ func (h *Host) doMake(ctx context.Context, t *operation.Task) ([]operation.Row, 
 
 // vacant refuses where a partition's place was taken by somebody else since it was
 // planned: what is there would be taken for ours. After a crash it may be ours, and
-// nothing tells.
+// nothing tells, unless somebody uses it: nobody can have been given ours yet.
 func (h *Host) vacant(ctx context.Context, t *operation.Task, r gpu.PartitionRecord) error {
-	if r.Slot == "" || t.Resumed() {
+	if r.Slot == "" {
 		return nil
 	}
 	b, err := h.cfg.Inventory.Backend(r.Kind)
@@ -127,12 +129,18 @@ func (h *Host) vacant(ctx context.Context, t *operation.Task, r gpu.PartitionRec
 		return err
 	}
 	for _, p := range ps {
-		if p.ID == r.ID {
+		if p.ID == r.ID && (!t.Resumed() || h.usedBefore(ctx, p)) {
 			return gpu.Errorf(gpu.CodeConflict, "cannot make %s: somebody else made a %s there meanwhile", whereOf(r, "on"), p.Profile).
 				WithBlockers(gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile, Note: "gpuvirt did not make it"})
 		}
 	}
 	return nil
+}
+
+// usedBefore reports whether somebody uses what we may be about to make, or that this
+// cannot be told.
+func (h *Host) usedBefore(ctx context.Context, p gpu.Partition) bool {
+	return Unused(ctx, h.cfg.Inventory, p) != nil
 }
 
 // makePartition makes what a record describes, or finds it made, and returns the
@@ -217,8 +225,14 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 		}
 	}
 	p, err := h.seek(ctx, g, r)
-	if err != nil || p == nil {
+	if err != nil {
 		return err
+	}
+	if p == nil {
+		return h.finishRemoval(ctx, g, r)
+	}
+	if unnamed(*p) && !sameProfile(r, *p) {
+		return gpu.Errorf(gpu.CodeUnavailable, "cannot remove partition %q: the driver does not say whether the %s that is there is a %s", r.ID, p.Profile, r.Profile)
 	}
 	if replaced(r, *p, g.Identity) {
 		h.cfg.Log.WarnContext(ctx, "what is in the place of a partition is not ours, and stays", "gpu", r.GPU, "partition", r.ID, "profile", p.Profile)
@@ -239,6 +253,20 @@ func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error
 	return err
 }
 
+// finishRemoval gives the functions of a card or VF, which VFIO does not have any more, the
+// drivers that they had: whoever took them from VFIO may have died before that. The
+// backend touches only what still bears our marks.
+func (h *Host) finishRemoval(ctx context.Context, g gpu.GPU, r gpu.PartitionRecord) error {
+	if len(r.FormerDrivers) == 0 || g.ID == "" || !sameCard(r.Identity, g.Identity) {
+		return nil
+	}
+	b, err := h.cfg.Inventory.Backend(r.Kind)
+	if err != nil {
+		return err
+	}
+	return b.Remove(context.WithoutCancel(ctx), r.Partition())
+}
+
 // seek returns the partition of a record as the kernel has it, or nil where it is
 // nowhere: on its GPU first, as it should be there, then on all others. A GPU that
 // cannot be looked at is an error; one that is not there at all has no partitions,
@@ -256,14 +284,21 @@ func (h *Host) seek(ctx context.Context, g gpu.GPU, r gpu.PartitionRecord) (*gpu
 	if p, err := on(g); p != nil || err != nil {
 		return p, err
 	}
-	gpus, err := h.cfg.Inventory.GPUs(ctx)
+	b, err := h.cfg.Inventory.Backend(r.Kind)
+	if err != nil || r.Slot != "" { // whose place is its identity is nowhere else
+		return nil, err
+	}
+	ids, err := b.IDs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, g := range gpus {
+	for _, id := range ids {
 		// One that is sick hides nothing that was made on r.GPU.
-		if p, _ := on(g); p != nil {
-			return p, nil
+		ps, _ := b.Partitions(ctx, id)
+		for _, p := range ps {
+			if p.ID == r.ID {
+				return &p, nil
+			}
 		}
 	}
 	return nil, nil //nolint:nilnil // nowhere is an answer, not a failure
@@ -278,6 +313,10 @@ func (h *Host) doRemove(ctx context.Context, t *operation.Task) ([]operation.Row
 	}
 	if err := h.removePartition(ctx, a.Partition); err != nil {
 		err = h.patient(t, err)
+		if _, again := errors.AsType[*operation.RetryError](err); !again && a.Optional {
+			h.cfg.Log.WarnContext(ctx, "a partition stays, as it is not known to be free", "gpu", a.Partition.GPU, "partition", a.Partition.ID, "err", err)
+			return nil, nil
+		}
 		switch gpu.CodeOf(err) { //nolint:exhaustive // with any other nothing was begun
 		case gpu.CodeStuck, gpu.CodeUnavailable:
 			if _, again := errors.AsType[*operation.RetryError](err); !again {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,18 +15,18 @@ import (
 const maxPerVM = "max_per_vm"
 
 // offersFor is what is left of what GPUs offer beside a batch, for a VM if there is one.
-func (h *Host) offersFor(vm *gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
+func (h *Host) offersFor(ctx context.Context, vm *gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
 	offers = batch.reduce(offers)
 	if vm == nil {
 		return offers, nil
 	}
-	return h.together(*vm, offers, batch)
+	return h.together(ctx, *vm, offers, batch)
 }
 
 // together rules out of what GPUs offer what a VM cannot have beside what it has: of
 // NVIDIA's vGPUs a VM takes one of each card, and of most types only one (T41). libvirt
 // knows nothing of that; the VM would fail to start.
-func (h *Host) together(vm gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
+func (h *Host) together(ctx context.Context, vm gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
 	assignments, err := h.cfg.Store.AssignmentRecords()
 	if err != nil {
 		return nil, err
@@ -46,13 +47,25 @@ func (h *Host) together(vm gpu.VMHead, offers []inventory.Look, batch batch) ([]
 			has[c.assignment.Name] = c.part
 		}
 	}
-	if len(has) == 0 {
+	var devices []gpu.Hostdev // those that others gave it count as well
+	if slices.ContainsFunc(offers, func(o inventory.Look) bool { return o.GPU.Vendor == "NVIDIA" }) {
+		whole, err := h.cfg.Inventory.VM(ctx, vm.UUID)
+		if err != nil {
+			return nil, err
+		}
+		devices = whole.Hostdevs
+	}
+	if len(has) == 0 && len(devices) == 0 {
 		return offers, nil
 	}
 	offers = slices.Clone(offers)
 	for i, o := range offers {
 		if o.GPU.Vendor != "NVIDIA" {
 			continue
+		}
+		has, err := h.withForeign(ctx, o.GPU, has, devices)
+		if err != nil {
+			return nil, err
 		}
 		offers[i].Profiles = slices.Clone(o.Profiles)
 		for j, p := range o.Profiles {
@@ -62,6 +75,24 @@ func (h *Host) together(vm gpu.VMHead, offers []inventory.Look, batch batch) ([]
 		}
 	}
 	return offers, nil
+}
+
+// withForeign adds to the vGPUs of a VM those of a GPU that somebody else gave it.
+func (h *Host) withForeign(ctx context.Context, g gpu.GPU, has map[string]gpu.PartitionRecord, devices []gpu.Hostdev) (map[string]gpu.PartitionRecord, error) {
+	if len(devices) == 0 || slices.ContainsFunc(slices.Collect(maps.Values(has)), func(r gpu.PartitionRecord) bool { return r.GPU == g.ID }) {
+		return has, nil
+	}
+	on, err := h.cfg.Inventory.Partitions(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range on {
+		if isVGPU(p.Kind) && slices.ContainsFunc(devices, func(d gpu.Hostdev) bool { return inventory.Same(d.Handle, p.Handle) }) {
+			has = maps.Clone(has)
+			has["none of gpuvirt's"] = gpu.PartitionRecord{ID: p.ID, GPU: g.ID, Kind: p.Kind, Profile: p.Profile}
+		}
+	}
+	return has, nil
 }
 
 func isVGPU(k gpu.Kind) bool { return k == gpu.KindMdev || k == gpu.KindVGPU }

@@ -43,10 +43,14 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch ba
 			if convert != nil || err != nil {
 				return *cmp.Or(convert, &attachPlan{}), err
 			}
+			back, err := h.planPutBack(ctx, vm, old)
+			if back != nil || err != nil {
+				return *cmp.Or(back, &attachPlan{}), err
+			}
 			return attachPlan{stored: &old}, nil
 		}
 		if held {
-			if op.Kind != kindAttach && op.Kind != kindConvert && op.Kind != kindApply || op.Final() || op.Status == operation.Undoing || op.Abort {
+			if op.Kind != kindAttach && op.Kind != kindConvert && op.Kind != kindPutBack && op.Kind != kindApply || op.Final() || op.Status == operation.Undoing || op.Abort {
 				return attachPlan{}, &operation.ConflictError{Key: key, Holder: op.ID, Summary: op.Summary}
 			}
 			return attachPlan{stored: &old, running: &op}, nil
@@ -59,11 +63,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch ba
 	if err := attachable(vm, w); err != nil {
 		return attachPlan{}, err
 	}
-	g, p, err := h.place(ctx, w.Profile, w.GPU, w.Placement, &vm, batch)
-	if err != nil {
-		return attachPlan{}, err
-	}
-	n, err := h.newRecord(ctx, g, p, name, batch)
+	g, p, n, err := h.settle(ctx, w, name, &vm, batch)
 	if err != nil {
 		return attachPlan{}, err
 	}
