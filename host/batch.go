@@ -23,25 +23,51 @@ type claim struct {
 }
 
 // A batch is what the wishes take that are planned already, of those that are carried out
-// together. The kernel knows nothing of it yet, so whoever plans the next has to.
-type batch []claim
+// together. The kernel knows nothing of it yet, so whoever plans the next has to. A nil
+// batch is that of a wish that stands alone.
+type batch struct {
+	claims []claim
+	seen   map[gpu.ID]inventory.Look // each GPU is looked at once for all of them
+}
 
-func (b batch) handles() (out []gpu.Handle) {
-	for _, c := range b {
+func (b *batch) list() []claim {
+	if b == nil {
+		return nil
+	}
+	return b.claims
+}
+
+// lookFor is look, once for each GPU of a batch.
+func (h *Host) lookFor(ctx context.Context, id gpu.ID, b *batch) (inventory.Look, error) {
+	if b == nil {
+		return h.look(ctx, id)
+	}
+	if l, ok := b.seen[id]; ok {
+		return l, nil
+	}
+	l, err := h.look(ctx, id)
+	if err == nil {
+		b.seen[id] = l
+	}
+	return l, err
+}
+
+func (b *batch) handles() (out []gpu.Handle) {
+	for _, c := range b.list() {
 		out = append(out, c.part.Handle)
 	}
 	return out
 }
 
 // reduce takes from what GPUs offer what the batch will have taken.
-func (b batch) reduce(offers []inventory.Look) []inventory.Look {
-	if len(b) == 0 {
+func (b *batch) reduce(offers []inventory.Look) []inventory.Look {
+	if len(b.list()) == 0 {
 		return offers
 	}
 	offers = slices.Clone(offers)
 	for i := range offers {
 		offers[i].Profiles = slices.Clone(offers[i].Profiles)
-		for _, c := range b {
+		for _, c := range b.list() {
 			if c.part.GPU != offers[i].GPU.ID {
 				continue
 			}
@@ -86,7 +112,7 @@ type applyPlan struct {
 // is impossible makes all of them so.
 func (h *Host) planApply(ctx context.Context, wishes []gpu.NamedWish) (applyPlan, error) {
 	var out applyPlan
-	var planned batch
+	planned := &batch{seen: map[gpu.ID]inventory.Look{}}
 	var plans []operation.Plan
 	for _, w := range wishes {
 		p, err := h.planAttach(ctx, w.Name, w.Wish, planned)
@@ -100,7 +126,7 @@ func (h *Host) planApply(ctx context.Context, wishes []gpu.NamedWish) (applyPlan
 			out.running = p.running
 		case p.stored == nil:
 			plans = append(plans, p.op)
-			planned = append(planned, p.next)
+			planned.claims = append(planned.claims, p.next)
 		}
 	}
 	if out.running != nil && len(plans) > 0 {

@@ -97,7 +97,7 @@ func (h *Host) planPutBack(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one
 // that it had, or returns nil where there is nothing to convert.
-func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord, batch batch) (*attachPlan, error) {
+func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord, batch *batch) (*attachPlan, error) {
 	part, err := h.cfg.Store.PartitionRecord(old.Partition)
 	if gpu.CodeOf(err) == gpu.CodeNotFound {
 		return nil, nil //nolint:nilnil // nothing to convert from
@@ -118,9 +118,7 @@ func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	if p.NotCreatable != "" {
 		return nil, refuse(gpu.CodeProfileNotCreatable, p.NotCreatable)
 	}
-	if offers := batch.reduce([]inventory.Look{l}); true {
-		p, _ = find(offers[0].Profiles, p.Name)
-	}
+	p, _ = find(batch.reduce([]inventory.Look{l})[0].Profiles, p.Name)
 	if p.Available < 1 {
 		return nil, refuse(gpu.CodeNoCapacity, noRoom(p))
 	}

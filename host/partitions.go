@@ -287,7 +287,7 @@ func (p placed) reserve(op *operation.Plan) {
 
 // newRecord chooses the identity of a partition that is to be made, before any
 // hardware is touched: a name of ours, or for kinds that take none, a place.
-func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch batch) (placed, error) {
+func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch *batch) (placed, error) {
 	b, err := h.cfg.Inventory.Backend(p.Kind)
 	if err != nil {
 		return placed{}, err

@@ -24,7 +24,7 @@ func find(profiles []gpu.Profile, name string) (gpu.Profile, bool) {
 // only to explain a refusal. One that an operation was changing while it was read
 // is refused as busy: what was read may hold no more when the operation is over. vm is
 // who is to have it, nil if nobody; batch is what is taken already.
-func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead, batch batch, skip map[gpu.ID]bool) (gpu.GPU, gpu.Profile, error) {
+func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead, batch *batch, skip map[gpu.ID]bool) (gpu.GPU, gpu.Profile, error) {
 	ids := []gpu.ID{on}
 	if on == "" {
 		records, err := h.cfg.Store.GPURecords()
@@ -45,7 +45,7 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 			continue
 		}
 		busy[id] = h.held([]string{"gpu/" + string(id)})
-		l, err := h.look(ctx, id)
+		l, err := h.lookFor(ctx, id, batch)
 		switch {
 		case err == nil:
 			offers = append(offers, l)
@@ -77,7 +77,7 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 // settle finds the GPU for a wish and the place on it. Where one that has room refuses
 // for a reason that is not seen before, the next is tried; what the first said stands
 // where none is left.
-func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *gpu.VMHead, batch batch) (gpu.GPU, gpu.Profile, placed, error) {
+func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *gpu.VMHead, batch *batch) (gpu.GPU, gpu.Profile, placed, error) {
 	var first error
 	skip := map[gpu.ID]bool{}
 	for {

@@ -67,8 +67,8 @@ func (h *Host) freeFunctions(ctx context.Context, g gpu.GPU) (int, error) {
 }
 
 // bases counts the vGPUs of a batch that stand on each instance which the batch makes.
-func (b batch) bases(id gpu.ID) (of []gpu.PartitionRecord) {
-	for _, c := range b {
+func (b *batch) bases(id gpu.ID) (of []gpu.PartitionRecord) {
+	for _, c := range b.list() {
 		if c.base != nil && c.part.GPU == id {
 			of = append(of, *c.base)
 		}
@@ -78,9 +78,9 @@ func (b batch) bases(id gpu.ID) (of []gpu.PartitionRecord) {
 
 // ahead reports whether one more vGPU of a profile finds room on an instance that the
 // batch makes: of its profile, with vGPUs of one size, and not full.
-func (b batch) ahead(id gpu.ID, p gpu.Profile) bool {
+func (b *batch) ahead(id gpu.ID, p gpu.Profile) bool {
 	instances, vgpus := 0, 0
-	for _, c := range b {
+	for _, c := range b.list() {
 		if c.part.GPU != id || c.profile.On != p.On || c.profile.MemoryBytes != p.MemoryBytes {
 			continue
 		}
@@ -97,7 +97,7 @@ func (b batch) ahead(id gpu.ID, p gpu.Profile) bool {
 // baseFor plans the MIG instance that a vGPU is to stand on, or returns nil where it needs
 // none or finds room on one that is there, or that the batch makes. The instance goes
 // where most room is left for large ones, as any other.
-func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch batch) (*gpu.PartitionRecord, error) {
+func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch *batch) (*gpu.PartitionRecord, error) {
 	if p.On == "" || p.Available > p.Ahead || batch.ahead(g.ID, p) {
 		return nil, nil //nolint:nilnil // none is needed
 	}

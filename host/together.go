@@ -15,7 +15,7 @@ import (
 const maxPerVM = "max_per_vm"
 
 // offersFor is what is left of what GPUs offer beside a batch, for a VM if there is one.
-func (h *Host) offersFor(ctx context.Context, vm *gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
+func (h *Host) offersFor(ctx context.Context, vm *gpu.VMHead, offers []inventory.Look, batch *batch) ([]inventory.Look, error) {
 	offers = batch.reduce(offers)
 	if vm == nil {
 		return offers, nil
@@ -26,7 +26,7 @@ func (h *Host) offersFor(ctx context.Context, vm *gpu.VMHead, offers []inventory
 // together rules out of what GPUs offer what a VM cannot have beside what it has: of
 // NVIDIA's vGPUs a VM takes one of each card, and of most types only one (T41). libvirt
 // knows nothing of that; the VM would fail to start.
-func (h *Host) together(ctx context.Context, vm gpu.VMHead, offers []inventory.Look, batch batch) ([]inventory.Look, error) {
+func (h *Host) together(ctx context.Context, vm gpu.VMHead, offers []inventory.Look, batch *batch) ([]inventory.Look, error) {
 	assignments, err := h.cfg.Store.AssignmentRecords()
 	if err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func (h *Host) together(ctx context.Context, vm gpu.VMHead, offers []inventory.L
 			has[a.Name] = partitions[i]
 		}
 	}
-	for _, c := range batch {
+	for _, c := range batch.list() {
 		if c.assignment.Wish.VM == vm.UUID && isVGPU(c.part.Kind) {
 			has[c.assignment.Name] = c.part
 		}

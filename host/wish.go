@@ -20,7 +20,7 @@ type attachPlan struct {
 
 // planAttach plans one wish. batch is what the wishes before it take that are carried out
 // together with it, nil where it stands alone.
-func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch batch) (attachPlan, error) {
+func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *batch) (attachPlan, error) {
 	w.Placement, w.Hotplug = cmp.Or(w.Placement, gpu.Pack), cmp.Or(w.Hotplug, gpu.HotplugAuto)
 	vm, err := h.cfg.Inventory.VMHead(ctx, w.VM)
 	if err != nil {

@@ -321,6 +321,7 @@ func TestFaults(t *testing.T) {
 			t.Error(err)
 		}
 		must(t, h.Close())
+		synctest.Wait()
 		if h.Sysfs.Hung() != 0 {
 			t.Error("it still hangs")
 		}
