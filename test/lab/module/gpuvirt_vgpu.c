@@ -351,8 +351,9 @@ static void vgpu_remove(struct pci_dev *pdev)
 {
 	struct vgpu_vf *vf = to_vf(&pdev->dev);
 
+	/* Waits for a VM to close it; until then it tells its type. */
+	vfio_pci_core_unregister_device(&vf->core);
 	sysfs_remove_group(&pdev->dev.kobj, &vgpu_group);
-	vfio_pci_core_unregister_device(&vf->core); /* waits for a VM to close it */
 	scoped_guard(mutex, &vgpu_lock)
 		list_del(&vf->node);
 	vfio_put_device(&vf->core.vdev);
