@@ -1,6 +1,7 @@
 package sriov_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -242,6 +243,48 @@ func TestForcedDriver(t *testing.T) {
 	}
 	must(t, b.Remove(t.Context(), want))
 	state{"xe", "xe"}.want(t, h, rx)
+}
+
+// Another VM has the sound alone, running or by its definition: nothing goes back.
+func TestCompanionInUse(t *testing.T) {
+	for _, scope := range []gpu.Scope{{Live: true}, {Config: true}} {
+		card := sim.RX(rx)
+		card.Companions[0].Group = 71
+		h := host(t, card)
+		o := options(h)
+		var asked []string
+		o.Unused = func(ctx context.Context, p gpu.Partition) error {
+			asked = append(asked, p.ID+" "+p.Handle.PCIAddress+" "+p.IOMMUGroup)
+			vms, err := h.Libvirt.VMs(ctx)
+			for _, vm := range vms {
+				for _, d := range vm.Hostdevs {
+					if d.Handle == p.Handle {
+						err = gpu.Errorf(gpu.CodeGPUBusy, "a VM has it")
+					}
+				}
+			}
+			return err
+		}
+		b := sriov.NewCards(h.Sysfs, o)
+		want := next(t, b, rx, rxProfile)
+		_, err := b.Make(t.Context(), want)
+		must(t, err)
+		dev := gpu.Hostdev{Alias: "ua-theirs", Handle: gpu.Handle{PCIAddress: sound}}
+		must(t, h.Libvirt.Attach(t.Context(), sim.Web1, dev, scope))
+		before := len(writes(t, h))
+		err = b.Remove(t.Context(), want)
+		wantCode(t, err, gpu.CodeGPUBusy)
+		if err == nil || !strings.Contains(err.Error(), "function "+sound) || len(writes(t, h)) != before {
+			t.Errorf("%v, %q", err, writes(t, h)[before:])
+		}
+		state{"vfio-pci", "vfio-pci"}.want(t, h, rx, sound)
+		if want := []string{want.ID + " " + rx + " 70", want.ID + " " + sound + " 71"}; !slices.Equal(asked, want) {
+			t.Errorf("%q", asked)
+		}
+		must(t, h.Libvirt.Detach(t.Context(), sim.Web1, dev.Alias, scope))
+		must(t, b.Remove(t.Context(), want))
+		state{"amdgpu", "(null)"}.want(t, h, rx)
+	}
 }
 
 func TestEachWriteOfACardFails_T07_R71(t *testing.T) {

@@ -58,8 +58,9 @@ type Options struct {
 	// WriteTimeout is how long a driver may take over one write before the GPU counts
 	// as stuck. Default 30 s.
 	WriteTimeout time.Duration
-	// Unused is asked immediately before a function is taken from VFIO; its error keeps
-	// the function there, and is the answer. Default: whoever calls Remove has made sure.
+	// Unused is asked immediately before functions are taken from VFIO, of each with its
+	// own Handle and IOMMUGroup; its error keeps all of them there, and is the answer.
+	// Default: whoever calls Remove has made sure.
 	Unused func(ctx context.Context, p gpu.Partition) error
 
 	// Tool is NVIDIA's sriov-manage. Default DefaultTool.
