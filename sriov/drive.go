@@ -21,7 +21,7 @@ const (
 // A goal is the driver that a PCI function is to have.
 type goal struct {
 	driver string // empty: none
-	any    bool   // or whichever the kernel finds
+	any    bool   // whichever the kernel finds, best this one
 	// override is what driver_override is to say: the kernel binds that driver and no
 	// other. Empty: nothing.
 	override string
@@ -29,14 +29,23 @@ type goal struct {
 
 var toVFIO = goal{driver: vfioPCI, override: vfioPCI}
 
-// former is the driver that a function is to get back. One that nobody remembers is
-// what the kernel finds by itself, as at boot.
-func former(drivers map[string]string, address string) goal {
-	driver, known := drivers[address]
-	if !known || isVFIO(driver) {
-		return goal{any: true}
+// former is the driver that a function is to get back, as a record of ours says. A record
+// may be older than the last boot, so what it names is a preference: another driver that
+// the kernel finds is better than none, and is what the rest of the host expects. But a
+// virtual function that had none gets none, as the host has no use of it.
+func (b *bus) former(drivers map[string]string, f function) (goal, error) {
+	driver, known := drivers[f.address]
+	switch {
+	case !known || isVFIO(driver):
+		return goal{any: true}, nil
+	case driver == "":
+		return goal{any: !f.virtual}, nil
 	}
-	return goal{driver: driver}
+	ok, err := b.fs.Exists(path.Join(driversDir, driver))
+	if !ok { // nor would the kernel bind anything where an override named it
+		driver = ""
+	}
+	return goal{driver: driver, any: true}, err
 }
 
 // write writes for a GPU with a deadline of its own. What has been begun is brought to
@@ -120,7 +129,8 @@ func (b *bus) driveTo(ctx context.Context, id gpu.ID, address string, to goal) e
 	if err := b.setOverride(ctx, id, f, to.override); err != nil {
 		return err
 	}
-	if f.driver != "" && (f.driver != to.driver && !to.any || f.vfio && to.any) {
+	// A driver that does its work stays where any will do.
+	if f.driver != "" && f.driver != to.driver && (!to.any || f.vfio) {
 		if err := b.unbind(ctx, id, f); err != nil {
 			if gpu.CodeOf(err) != gpu.CodeStuck { // else the next write would hang, too
 				err = errors.Join(err, b.setOverride(ctx, id, f, before))
@@ -129,14 +139,10 @@ func (b *bus) driveTo(ctx context.Context, id gpu.ID, address string, to goal) e
 		}
 		f.driver = ""
 	}
-	switch {
-	case f.driver != "" || to.driver == "" && !to.any:
+	if f.driver != "" || to.driver == "" && !to.any {
 		return nil
-	case to.any:
-		return b.write(ctx, id, probeFile, address)
-	default:
-		return b.bind(ctx, id, f, to)
 	}
+	return b.bind(ctx, id, f, to)
 }
 
 // unbind takes a function from its driver. NVIDIA's waits for every program that has the
@@ -194,21 +200,30 @@ func (b *bus) lock(ctx context.Context, f function) (release func(), err error) 
 	return release, wrapEach(err, "cannot take it from its driver")
 }
 
-// bind gives a function without a driver to one, in whichever way does it: the kernel
-// finds it, or it is named, or it is forced on a function that it does not know, as
-// somebody may have done before us.
+// bind gives a function without a driver to one: by its name, or by force where it does
+// not know the function, as somebody may have done before us; else to the one that the
+// kernel finds. Whichever has it then stays, and is an error only where no other will do.
 func (b *bus) bind(ctx context.Context, id gpu.ID, f function, to goal) error {
+	probe := func(override string) error {
+		if err := b.setOverride(ctx, id, f, override); err != nil {
+			return err
+		}
+		return b.write(ctx, id, probeFile, f.address)
+	}
 	var first error
-	for _, try := range []func() error{
-		func() error { return b.write(ctx, id, probeFile, f.address) },
-		func() error { return b.write(ctx, id, path.Join(driversDir, to.driver, "bind"), f.address) },
-		func() error {
-			if err := b.setOverride(ctx, id, f, to.driver); err != nil {
-				return err
+	ways := []func() error{func() error { return probe(to.override) }}
+	if to.driver != "" {
+		ways = slices.Insert(ways, 0, func() error {
+			return b.write(ctx, id, path.Join(driversDir, to.driver, "bind"), f.address)
+		}, func() error {
+			if !errors.Is(first, syscall.ENODEV) {
+				return nil // it knows the function, and has failed
 			}
-			return b.write(ctx, id, probeFile, f.address)
-		},
-	} {
+			return probe(to.driver)
+		})
+	}
+	now := ""
+	for _, try := range ways {
 		err := try()
 		if gpu.CodeOf(err) == gpu.CodeStuck {
 			return err
@@ -216,21 +231,22 @@ func (b *bus) bind(ctx context.Context, id gpu.ID, f function, to goal) error {
 		if first == nil {
 			first = err
 		}
-		now, err := sysfs.Base(b.fs, path.Join(f.dir, "driver"))
-		if err != nil {
+		if now, err = sysfs.Base(b.fs, path.Join(f.dir, "driver")); err != nil {
 			return err
 		}
-		if now == to.driver {
-			return nil
-		}
-		if now != "" { // one that the kernel likes better
-			f.driver = now
-			if err := b.unbind(ctx, id, f); err != nil {
-				return err
-			}
+		if now != "" {
+			break
 		}
 	}
-	if first == nil {
+	switch {
+	case to.any && to.driver == "" && now == "":
+		return first // where the kernel finds none there is none
+	case to.any && to.driver != now && now != "":
+		b.opts.Log.InfoContext(ctx, "a function gets another driver than it had", "gpu", id, "function", f.address, "driver", now, "had", to.driver, "err", first)
+		return nil
+	case to.driver == now:
+		return nil
+	case first == nil:
 		first = errors.New("the kernel accepted it, and it has none")
 	}
 	return gpu.Errorf(gpu.CodeUnavailable, "driver %q does not take it: %w", to.driver, first).WithHint("the kernel log may say more")
@@ -250,7 +266,10 @@ func (b *bus) loaded() error {
 func (b *bus) give(ctx context.Context, id gpu.ID, all []function, drivers map[string]string) error {
 	var errs []error
 	for _, f := range all {
-		err := b.drive(ctx, id, f.address, former(drivers, f.address))
+		to, err := b.former(drivers, f)
+		if err == nil {
+			err = b.drive(ctx, id, f.address, to)
+		}
 		if there, eerr := b.fs.Exists(path.Join(pci.Devices, f.address)); eerr == nil && !there {
 			continue // it went away meanwhile
 		}
@@ -285,7 +304,14 @@ func (b *bus) take(ctx context.Context, id gpu.ID, all []function, drivers map[s
 	for _, f := range all {
 		had[f.address] = goal{driver: f.driver}
 		if d, known := drivers[f.address]; known && f.driver != d && (f.vfio || f.driver == "") {
-			had[f.address] = goal{driver: d} // it was left in the middle of being taken
+			back, err := goal{driver: d}, error(nil) // it was left in the middle of being taken
+			if !isVFIO(d) {
+				back, err = b.former(drivers, f)
+			}
+			if err != nil {
+				return err
+			}
+			had[f.address] = back
 		}
 		override, err := b.overrideOf(f)
 		if err != nil {

@@ -143,7 +143,7 @@ func (b *bus) finish(ctx context.Context, id gpu.ID, f function, drivers map[str
 		return nil // what it is now is nothing that we remember
 	}
 	override, err := b.overrideOf(f)
-	if err != nil || override != vfioPCI && (f.driver != "" || was == "") {
+	if err != nil || override != vfioPCI && (f.driver != "" || was == "" && f.virtual) {
 		return err
 	}
 	return b.give(ctx, id, []function{f}, drivers)
