@@ -90,9 +90,7 @@ func TestVFThatHadNoDriver(t *testing.T) {
 	const vf = "0000:4d:00.1"
 	h := host(t)
 	b := functions(t, h, flex, 1)
-	if d := driver(t, h, vf); d != "" {
-		write(t, h, "bus/pci/drivers/"+d+"/unbind", vf)
-	}
+	write(t, h, "bus/pci/drivers/xe/unbind", vf)
 	want := next(t, b, flex, vfProfile)
 	_, err := b.Make(t.Context(), want)
 	must(t, err)

@@ -39,9 +39,9 @@ func TestFunctionsContract_T04_T06_T37_T43(t *testing.T) {
 		t.Run(string(id), func(t *testing.T) {
 			h := host(t, sim.Flex(string(id), 1), sim.A2(a2, 0))
 			b := functions(t, h, id, 4)
-			// One is somebody else's, and one has a driver of the host's.
+			// One is somebody else's, and one has no driver.
 			toVFIO(t, h, strings.Replace(string(id), "00.0", "00.1", 1))
-			write(t, h, "bus/pci/drivers/xe/bind", strings.Replace(string(id), "00.0", "00.3", 1))
+			write(t, h, "bus/pci/drivers/xe/unbind", strings.Replace(string(id), "00.0", "00.3", 1))
 			gputest.Backend(t, b, gputest.Options{
 				GPU: id, Profile: vfProfile, Places: true, Racers: 10,
 				Want: func(profile string) gpu.Partition {
@@ -85,7 +85,7 @@ func TestFunctionsLook(t *testing.T) {
 	wantPartition := gpu.Partition{
 		ID: flex + "/vf/0", GPU: flex, Parent: "0000:4d:00.1", Kind: gpu.KindVF, Profile: vfProfile, Native: "8086:56c0",
 		Slot: "0", Handle: gpu.Handle{PCIAddress: "0000:4d:00.1"}, DeviceAPI: "vfio-pci", IOMMUGroup: "1000",
-		FormerDrivers: map[string]string{"0000:4d:00.1": ""},
+		FormerDrivers: map[string]string{"0000:4d:00.1": "xe"},
 	}
 	if diff := cmp.Diff(wantPartition, p); diff != "" {
 		t.Error(diff)
@@ -230,8 +230,8 @@ func TestEachWriteOfAVFFails(t *testing.T) {
 				t.Run(fmt.Sprintf("from %q, write %d, after %t", had, at, after), func(t *testing.T) {
 					h := host(t)
 					functions(t, h, flex, 3)
-					if had != "" {
-						write(t, h, "bus/pci/drivers/xe/bind", vf)
+					if had == "" {
+						write(t, h, "bus/pci/drivers/xe/unbind", vf)
 					}
 					before, made := state{had, "(null)"}, state{"vfio-pci", "vfio-pci"}
 					want := vfWish(flex, vfProfile, "1")
@@ -266,7 +266,6 @@ func TestKilledAtEachWriteOfAVF(t *testing.T) {
 				t.Run(fmt.Sprintf("write %d, after %t, undone %t", at, after, undo), func(t *testing.T) {
 					h := host(t)
 					good := functions(t, h, flex, 3)
-					write(t, h, "bus/pci/drivers/xe/bind", vf)
 					want := vfWish(flex, vfProfile, "1")
 					want.FormerDrivers = map[string]string{vf: "xe"}
 					killed := func() *sriov.Functions {
@@ -336,7 +335,7 @@ func TestRemoveHangs_T44_R70(t *testing.T) {
 		must(t, h.Libvirt.Shutdown(sim.Web1))
 		synctest.Wait()
 		must(t, b.Remove(t.Context(), want))
-		state{"", "(null)"}.want(t, h, made.Parent)
+		state{"xe", "(null)"}.want(t, h, made.Parent)
 		if g, _, err := b.Look(t.Context(), flex); err != nil || len(g.Conditions) > 0 {
 			t.Error(g.Conditions, err)
 		}

@@ -10,7 +10,6 @@ import (
 	"syscall"
 
 	"gpuvirt/gpu"
-	"gpuvirt/internal/sysfs"
 )
 
 // SetVFs gives a GPU n virtual functions and returns when they are there. A GPU that has
@@ -94,28 +93,11 @@ func (b *Functions) taken(vf function) (bool, error) {
 	return typ != "0", nil
 }
 
-// setPlain tells the driver through sysfs. New functions of a GPU get no driver: whether
-// the host uses them or a VM, nobody has said yet, and a graphics driver on them could
-// only be in the way. What is a GPU only because it was declared may need its own.
-func (b *Functions) setPlain(ctx context.Context, pf function, num, n int) (err error) {
-	probe, err := b.fs.Read(path.Join(pf.dir, "sriov_drivers_autoprobe"))
-	if probe, err = (sysfs.File{Text: probe, Err: err}).Optional(); err != nil {
-		return err
-	}
-	if n > 0 && probe == "1" && gpuClass(pf.class) {
-		if err := b.setProbe(ctx, pf, "0"); err != nil {
-			return err
-		}
-		defer func() {
-			if gpu.CodeOf(err) == gpu.CodeStuck {
-				return // the driver holds the device: another write would hang as well
-			}
-			// The functions are what was asked for; this is for those that others turn on.
-			if perr := b.setProbe(ctx, pf, probe); perr != nil {
-				b.opts.Log.WarnContext(ctx, "sriov_drivers_autoprobe is not put back", "gpu", pf.address, "err", perr)
-			}
-		}()
-	}
+// setPlain tells the driver through sysfs. Whether drivers are found for the new functions
+// is as the host has it (sriov_drivers_autoprobe): turned off for a moment by us, it would
+// stay off for good when we die in that moment, and nobody could tell it from an
+// administrator's wish.
+func (b *Functions) setPlain(ctx context.Context, pf function, num, n int) error {
 	if num > 0 { // the kernel changes the number from none and to none only
 		if err := b.number(ctx, pf, 0); err != nil {
 			return err
@@ -124,7 +106,7 @@ func (b *Functions) setPlain(ctx context.Context, pf function, num, n int) (err 
 	if n == 0 {
 		return nil
 	}
-	err = b.number(ctx, pf, n)
+	err := b.number(ctx, pf, n)
 	if err == nil || gpu.CodeOf(err) == gpu.CodeStuck {
 		return err
 	}
@@ -133,19 +115,6 @@ func (b *Functions) setPlain(ctx context.Context, pf function, num, n int) (err 
 		if zerr := b.number(ctx, pf, 0); zerr != nil {
 			err = fmt.Errorf("%w; and those that came cannot be turned off: %w", err, zerr)
 		}
-	}
-	return err
-}
-
-// setProbe says whether drivers are found for new functions.
-func (b *Functions) setProbe(ctx context.Context, pf function, to string) error {
-	file := path.Join(pf.dir, "sriov_drivers_autoprobe")
-	err := b.write(ctx, gpu.ID(pf.address), file, to)
-	if err == nil || gpu.CodeOf(err) == gpu.CodeStuck {
-		return err
-	}
-	if now, rerr := b.fs.Read(file); rerr == nil && now == to {
-		return nil
 	}
 	return err
 }

@@ -48,14 +48,14 @@ func TestSetVFs(t *testing.T) {
 		got = append(got, w.Path[strings.LastIndexByte(w.Path, '_')+1:]+"="+w.Value)
 	}
 	want := []string{
-		"autoprobe=0", "numvfs=4", "autoprobe=1",
-		"autoprobe=0", "numvfs=0", "numvfs=2", "autoprobe=1",
+		"numvfs=4",
+		"numvfs=0", "numvfs=2",
 		"numvfs=0",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	// Whoever has turned it off has a reason.
+	// Whether drivers are found for them is the host's choice.
 	write(t, h, devices+flex+"/sriov_drivers_autoprobe", "0")
 	must(t, b.SetVFs(t.Context(), flex, 1))
 	if got, err := h.Sysfs.Read(devices + flex + "/sriov_drivers_autoprobe"); got != "0" || err != nil {
@@ -88,7 +88,6 @@ func TestSetVFsOfAGivenCard_R72(t *testing.T) {
 	}
 }
 
-// It has as many as it had, or none, and autoprobe is as it was.
 // The driver of functions with vGPUs is itself their VFIO driver. They go unless one has a
 // vGPU, whoever's the card is.
 func TestSetVFsOfVGPUs(t *testing.T) {
@@ -112,8 +111,9 @@ func TestSetVFsOfVGPUs(t *testing.T) {
 	}
 }
 
+// It has as many as it had, or none.
 func TestEachWriteOfSetVFsFails(t *testing.T) {
-	for at := 1; at <= 5; at++ {
+	for at := 1; at <= 3; at++ {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("write %d, after %t", at, after), func(t *testing.T) {
 				h := host(t)
@@ -123,10 +123,6 @@ func TestEachWriteOfSetVFsFails(t *testing.T) {
 				got := num(t, h, flex)
 				if ok := err == nil && got == "5" || err != nil && (got == "3" || got == "0"); !ok {
 					t.Errorf("%s are on, %v", got, err)
-				}
-				probe, rerr := h.Sysfs.Read(devices + flex + "/sriov_drivers_autoprobe")
-				if want := at != 4 || after; (probe == "1") != want || rerr != nil {
-					t.Errorf("autoprobe is %s, %v", probe, err)
 				}
 				if driver(t, h, flex) != "xe" {
 					t.Error("the driver has gone")
