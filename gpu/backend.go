@@ -45,6 +45,8 @@ type Stacker interface {
 type Virtualizer interface {
 	// Functions lists the virtual functions that a GPU has now, by index.
 	Functions(ctx context.Context, id ID) ([]Function, error)
+	// CheckVFs refuses what SetVFs would refuse before it touches anything.
+	CheckVFs(ctx context.Context, id ID, n int) error
 	// SetVFs gives a GPU n virtual functions, none with 0; it has them when SetVFs
 	// returns. Where it has another number than 0, those go first. The caller has made
 	// sure that nobody uses them. Where it fails, the GPU has its driver, and as many

@@ -17,10 +17,7 @@ import (
 // the driver off the card for that, and what it says of how that went is not what counts:
 // it has been seen to succeed and do nothing (T06), to fail and have done it, and to
 // leave the card without a driver (T07).
-func (b *Functions) manage(ctx context.Context, pf function, n, total int) error {
-	if n != 0 && n != total {
-		return gpu.Errorf(gpu.CodeInvalid, "NVIDIA's tool turns all %d of them on, or none", total)
-	}
+func (b *Functions) manage(ctx context.Context, pf function, n int) error {
 	open, err := b.closeNVML(ctx)
 	if err != nil {
 		return err

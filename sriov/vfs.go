@@ -23,39 +23,68 @@ func (b *Functions) SetVFs(ctx context.Context, id gpu.ID, n int) error {
 	return nil
 }
 
+// CheckVFs refuses what SetVFs would refuse before it touches anything.
+func (b *Functions) CheckVFs(_ context.Context, id gpu.ID, n int) error {
+	err := b.w.Refuse(id)
+	if err == nil {
+		_, err = b.vfsChange(id, n)
+	}
+	if err != nil {
+		return wrap(b.gone(id, err), "cannot give gpu %q %d virtual functions", id, n)
+	}
+	return nil
+}
+
 func (b *Functions) setVFs(ctx context.Context, id gpu.ID, n int) error {
 	give, err := b.w.Take(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer give()
-	pf, err := b.find(id)
-	if err != nil {
-		return err
-	}
-	total, num, err := b.counts(pf)
+	c, err := b.vfsChange(id, n)
 	switch {
 	case err != nil:
 		return err
+	case n == c.now:
+		return b.awaitVFs(ctx, c.pf, n)
+	case c.pf.nvidia():
+		return b.manage(ctx, c.pf, n)
+	}
+	return b.setPlain(ctx, c.pf, c.now, n)
+}
+
+// A vfsChange is what there is before the number of virtual functions changes.
+type vfsChange struct {
+	pf  function
+	now int
+}
+
+// vfsChange reads that, and refuses what cannot be done.
+func (b *Functions) vfsChange(id gpu.ID, n int) (vfsChange, error) {
+	pf, err := b.find(id)
+	if err != nil {
+		return vfsChange{}, err
+	}
+	total, now, err := b.counts(pf)
+	c := vfsChange{pf, now}
+	switch {
+	case err != nil:
+		return c, err
 	case total == 0:
-		return gpu.Errorf(gpu.CodeInvalid, "it has no SR-IOV")
+		return c, gpu.Errorf(gpu.CodeInvalid, "it has no SR-IOV")
 	case n < 0 || n > total:
-		return gpu.Errorf(gpu.CodeInvalid, "it can have 0 to %d", total)
-	case n == num:
-		return b.awaitVFs(ctx, pf, n)
+		return c, gpu.Errorf(gpu.CodeInvalid, "it can have 0 to %d", total)
+	case n == now:
+		return c, nil
 	case pf.vfio:
-		return gpu.Errorf(gpu.CodeGPUBusy, "the gpu itself is taken for VMs, whole, by driver %q", pf.driver)
+		return c, gpu.Errorf(gpu.CodeGPUBusy, "the gpu itself is taken for VMs, whole, by driver %q", pf.driver)
 	case pf.driver == "":
-		return gpu.Errorf(gpu.CodeUnavailable, "no driver is bound to it").
+		return c, gpu.Errorf(gpu.CodeUnavailable, "no driver is bound to it").
 			WithHint("its driver turns virtual functions on: load it, or see in the kernel log why it has not taken the gpu")
+	case pf.nvidia() && n != 0 && n != total:
+		return c, gpu.Errorf(gpu.CodeInvalid, "NVIDIA's tool turns all %d of them on, or none", total)
 	}
-	if err := b.noneTaken(pf); err != nil {
-		return err
-	}
-	if pf.nvidia() {
-		return b.manage(ctx, pf, n, total)
-	}
-	return b.setPlain(ctx, pf, num, n)
+	return c, b.noneTaken(pf)
 }
 
 // noneTaken refuses to take virtual functions away that VFIO has.

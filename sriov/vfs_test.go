@@ -75,6 +75,55 @@ func TestSetVFs(t *testing.T) {
 	state{"vfio-pci", "vfio-pci"}.want(t, h, "0000:4d:00.1")
 }
 
+// What is refused is refused in advance, and asking changes nothing.
+func TestCheckVFs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		card   gpu.ID
+		n      int
+		before func(*testing.T, *sim.Host)
+		code   gpu.Code // empty: it can be
+	}{
+		"some":             {card: flex, n: 4},
+		"all of NVIDIA's":  {card: a2, n: 16},
+		"some of NVIDIA's": {card: a2, n: 3, code: gpu.CodeInvalid},
+		"too many":         {card: flex, n: 32, code: gpu.CodeInvalid},
+		"below none":       {card: flex, n: -1, code: gpu.CodeInvalid},
+		"no SR-IOV":        {card: rx, n: 1, code: gpu.CodeInvalid},
+		"no such":          {card: "0000:ff:00.0", n: 1, code: gpu.CodeNotFound},
+		"none, as it has":  {card: flex, n: 0},
+		"no driver": {card: flex, n: 4, code: gpu.CodeUnavailable, before: func(t *testing.T, h *sim.Host) {
+			must(t, h.SetLoaded("xe", false))
+		}},
+		"given away": {card: flex, n: 4, code: gpu.CodeGPUBusy, before: func(t *testing.T, h *sim.Host) { toVFIO(t, h, flex) }},
+		"one taken": {card: flex, n: 0, code: gpu.CodeGPUBusy, before: func(t *testing.T, h *sim.Host) {
+			on(flex, "2")(t, h)
+			toVFIO(t, h, "0000:4d:00.2")
+		}},
+		"none taken": {card: flex, n: 0, before: on(flex, "2")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := host(t)
+			if tc.before != nil {
+				tc.before(t, h)
+			}
+			b := sriov.NewFunctions(h.Sysfs, options(h))
+			before := len(writes(t, h))
+			err := b.CheckVFs(t.Context(), tc.card, tc.n)
+			if after := writes(t, h); len(after) != before {
+				t.Errorf("%q", after[before:])
+			}
+			if tc.code != "" {
+				wantCode(t, err, tc.code)
+			} else if err != nil {
+				t.Error(err)
+			}
+			if serr := b.SetVFs(t.Context(), tc.card, tc.n); fmt.Sprint(serr) != fmt.Sprint(err) {
+				t.Errorf("planned %v, and it is %v", err, serr)
+			}
+		})
+	}
+}
+
 func TestSetVFsOfAGivenCard_R72(t *testing.T) {
 	h := host(t)
 	for _, card := range []string{flex, a2} {
@@ -290,6 +339,7 @@ func TestSetVFsHangs_T44(t *testing.T) {
 		b := functions(t, h, flex, 2)
 		must(t, h.Hold("0000:4d:00.1", 99, "qemu"))
 		wantCode(t, b.SetVFs(t.Context(), flex, 0), gpu.CodeStuck)
+		wantCode(t, b.CheckVFs(t.Context(), flex, 0), gpu.CodeStuck)
 		g, _, err := b.Look(t.Context(), flex)
 		if err != nil || len(g.Conditions) != 1 || g.Conditions[0].Type != gpu.Stuck {
 			t.Error(g, err)
