@@ -217,6 +217,9 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 	if err := h.vfsUnused(ctx, l, s, n); err != nil {
 		return vfsPlan{}, err
 	}
+	if err := v.CheckVFs(ctx, id, n); err != nil {
+		return vfsPlan{}, err
+	}
 	p.op.Rows = p.rows
 	if len(p.rows) > 0 {
 		p.op.Release = []operation.Row{operation.Put(gpu.RecordGPU, string(id), old)}

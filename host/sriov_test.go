@@ -295,3 +295,31 @@ func TestCardInUse_R68(t *testing.T) {
 		t.Errorf("%v, %+v", err, e)
 	}
 }
+
+// What the backend would refuse is refused when it is planned: NVIDIA's tool knows only
+// none and all, and a card without its driver has nobody to turn functions on.
+func TestPlanOfVFsThatCannotBe(t *testing.T) {
+	l := newLab(t, sim.L40S(string(l40s), 0), sim.Flex(string(flex), 0))
+	l.manage(l40s, flex)
+	if err := l.sim.Sysfs.Write(t.Context(), "bus/pci/drivers/xe/unbind", string(flex)); err != nil {
+		t.Fatal(err)
+	}
+	n := l.wrote()
+	for _, tc := range []struct {
+		id   gpu.ID
+		n    int
+		code gpu.Code
+		text string
+	}{{l40s, 5, gpu.CodeInvalid, "all 32 of them on, or none"}, {flex, 4, gpu.CodeUnavailable, "no driver is bound to it"}} {
+		if plan, err := l.PlanPutVFs(t.Context(), tc.id, tc.n); err != nil || plan.Refusal == nil || plan.Changes {
+			t.Errorf("%s: the dry run: %+v, %v", tc.id, plan, err)
+		}
+		_, op, err := l.PutVFs(t.Context(), "test", tc.id, tc.n)
+		if gpu.CodeOf(err) != tc.code || !strings.Contains(err.Error(), tc.text) || op != nil {
+			t.Errorf("%s: %+v, %v", tc.id, op, err)
+		}
+	}
+	if l.wrote() != n {
+		t.Error("a refusal wrote something")
+	}
+}
