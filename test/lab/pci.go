@@ -117,15 +117,17 @@ func HostdevPCI(device, alias string) string {
 const vgpuModule = "gpuvirt_vgpu"
 
 // LoadVGPU loads our module anew, now and at every boot until Reset, as an installed
-// driver would be. params are written mixed=1. No function may be in use.
+// driver would be. params are written mixed=1. There may be no virtual functions yet:
+// nvme is loaded anew, too, to be asked after it. Of Linux 6.1 nvme takes a function and
+// lets it go later, and then no other driver is asked.
 func (vm *VM) LoadVGPU(ctx context.Context, params ...string) error {
 	_, err := vm.Run(ctx, fmt.Sprintf(`
 set -e
 echo options %[1]s %[2]s >/etc/modprobe.d/%[1]s.conf
 echo %[1]s >/etc/modules-load.d/%[1]s.conf
 sync -f /etc/modprobe.d /etc/modules-load.d
-modprobe -r %[1]s
-modprobe %[1]s`, vgpuModule, strings.Join(params, " ")))
+modprobe -r %[1]s nvme
+modprobe -a %[1]s nvme`, vgpuModule, strings.Join(params, " ")))
 	if err != nil {
 		return fmt.Errorf("cannot load the module with the vGPUs: %w", err)
 	}
