@@ -127,6 +127,9 @@ func (h *Host) driven(g gpu.GPU, r gpu.GPURecord) (bool, error) {
 	if !r.Managed || g.PCIAddress == "" || g.Driver.Name != "" {
 		return true, nil
 	}
+	if slices.ContainsFunc(g.Kinds, func(k gpu.Kind) bool { return k != gpu.KindCard && k != gpu.KindVF }) {
+		return true, nil // a driver tells of it
+	}
 	if r.MIG != nil || r.VFs != nil && *r.VFs > 0 {
 		return false, nil
 	}

@@ -84,7 +84,7 @@ func TestGPUsAreUnmanagedAtFirst(t *testing.T) {
 			t.Errorf("gpu %s is managed, nobody asked for it", g.ID)
 		}
 	}
-	if want := []string{"mbochs", "mdpy", "mtty"}; !slices.Equal(ids, want) {
+	if want := []string{WholeCard, "mbochs", "mdpy", "mtty"}; !slices.Equal(ids, want) {
 		t.Fatalf("gpus %q, want %q", ids, want)
 	}
 	for gpu, profile := range map[string]string{"mbochs": "mbochs-large", "mdpy": "mdpy-xga", "mtty": "mtty-2"} {
