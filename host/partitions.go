@@ -346,7 +346,15 @@ func (h *Host) whole(ctx context.Context, b gpu.Backend, g gpu.GPU, p gpu.Profil
 		return nil
 	}
 	return gpu.Errorf(gpu.CodeDrift, "cannot place %q on gpu %q: %d partitions that were made there are missing", p.Name, g.ID, len(lost)).
-		WithBlockers(lost...).WithHint("put them back or give them up first: gpuvirt mig set %s", g.ID)
+		WithBlockers(lost...).WithHint("%s", putBackHint(p.Kind, g.ID))
+}
+
+// putBackHint says how missing partitions of a kind come back or are given up.
+func putBackHint(k gpu.Kind, id gpu.ID) string {
+	if k == gpu.KindMIG {
+		return fmt.Sprintf("put them back or give them up first: gpuvirt mig set %s", id)
+	}
+	return "put their assignments again, or delete them first: gpuvirt apply, gpuvirt detach"
 }
 
 // whereOf says what a partition is and on what, for people.

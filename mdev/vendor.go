@@ -37,9 +37,6 @@ type VendorOptions struct {
 	// Types lists all types that a GPU can have, which sysfs does not: it lists what
 	// fits now, without sizes. Default: that is all that is known.
 	Types func(ctx context.Context, id gpu.ID) ([]gpu.VGPUType, error)
-	// Unattachable says why this host cannot give such a virtual function to a VM at
-	// all, empty if it can. No vGPU is made then.
-	Unattachable string
 }
 
 // Vendor makes vGPUs on the virtual functions of a GPU whose driver is itself their
@@ -154,9 +151,6 @@ func (v *Vendor) Look(ctx context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, e
 
 // notCreatable says why no vGPU can be made on a GPU or attached, empty if one can.
 func (v *Vendor) notCreatable(c *card) string {
-	if v.opts.Unattachable != "" {
-		return v.opts.Unattachable
-	}
 	if !slices.ContainsFunc(c.functions, func(f vf) bool { return f.vfio }) {
 		return "the driver of its virtual functions does not offer them to VFIO: they have no " + vfioDir
 	}
