@@ -19,7 +19,6 @@ type claim struct {
 	assignment gpu.AssignmentRecord
 	placed
 	profile gpu.Profile
-	onAhead bool // it stands on an instance that the batch makes for another
 }
 
 // A batch is what the wishes take that are planned already, of those that are carried out
@@ -37,15 +36,15 @@ func (b *batch) list() []claim {
 	return b.claims
 }
 
-// lookFor is look, once for each GPU of a batch.
-func (h *Host) lookFor(ctx context.Context, id gpu.ID, b *batch) (inventory.Look, error) {
+// offerFor is offer, once for each GPU of a batch.
+func (h *Host) offerFor(ctx context.Context, id gpu.ID, b *batch) (inventory.Look, error) {
 	if b == nil {
-		return h.look(ctx, id)
+		return h.offer(ctx, id)
 	}
 	if l, ok := b.seen[id]; ok {
 		return l, nil
 	}
-	l, err := h.look(ctx, id)
+	l, err := h.offer(ctx, id)
 	if err == nil {
 		b.seen[id] = l
 	}

@@ -25,10 +25,24 @@ func (h *Host) offered(ctx context.Context, l inventory.Look) inventory.Look {
 	return l
 }
 
+// offer is look, with what the GPU offers as a whole.
+func (h *Host) offer(ctx context.Context, id gpu.ID) (inventory.Look, error) {
+	l, err := h.look(ctx, id)
+	return h.offered(ctx, l), err
+}
+
+// offers is looks, with what each GPU offers as a whole.
+func (h *Host) offers(ctx context.Context) ([]inventory.Look, error) {
+	all, err := h.looks(ctx)
+	for i, l := range all {
+		all[i] = h.offered(ctx, l)
+	}
+	return all, err
+}
+
 // exclusive refuses to give a card away whole while a part of it or the card itself is
 // in use, and to cut one that is given away.
 func (h *Host) exclusive(ctx context.Context, g gpu.GPU, p gpu.Profile) error {
-	var in []gpu.Blocker
 	if p.Kind != gpu.KindCard {
 		return h.notGiven(g.ID, fmt.Sprintf("place %q on", p.Name))
 	}
@@ -36,6 +50,7 @@ func (h *Host) exclusive(ctx context.Context, g gpu.GPU, p gpu.Profile) error {
 	if err != nil {
 		return err
 	}
+	var in []gpu.Blocker
 	for _, q := range on {
 		in = append(in, gpu.Blocker{Kind: "partition", ID: q.ID, Name: q.Profile})
 	}
@@ -71,12 +86,8 @@ func Idle(ctx context.Context, inv *inventory.Inventory, id gpu.ID) error {
 	if len(holders) == 0 {
 		return nil
 	}
-	var in []gpu.Blocker
-	for _, hd := range holders {
-		in = append(in, gpu.Blocker{Kind: hd.Kind, ID: hd.ID, Name: hd.Name})
-	}
-	return gpu.Errorf(gpu.CodeGPUBusy, "cannot take gpu %q from its driver: %d programs have it open", id, len(in)).
-		WithBlockers(in...).WithHint("stop them, or wait for them, and ask again")
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot take gpu %q from its driver: %d programs have it open", id, len(holders)).
+		WithBlockers(blockersOf(holders, "")...).WithHint("stop them, or wait for them, and ask again")
 }
 
 // takeable is Idle for the card that a record is about to be made of, and nothing for
@@ -89,7 +100,7 @@ func takeable(ctx context.Context, inv *inventory.Inventory, b gpu.Backend, r gp
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID }) {
+	if hasPartition(there, r.ID) {
 		return nil
 	}
 	l, err := inv.Look(ctx, r.GPU)

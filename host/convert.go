@@ -15,34 +15,48 @@ const (
 	kindPutBack = "assignment.putback"
 )
 
-// successor returns the profile that a GPU offers now in place of a partition's: the
-// same name under another kind. A driver for a newer kernel offers as virtual functions
-// what it offered as mediated devices before (T14). There is none while the partition is
-// there, or its own kind is on offer, or that cannot be told.
-func (h *Host) successor(ctx context.Context, r gpu.PartitionRecord) (inventory.Look, gpu.Profile, bool) {
-	none := func() (inventory.Look, gpu.Profile, bool) { return inventory.Look{}, gpu.Profile{}, false }
-	if r.State != gpu.PartitionMade || r.Kind != gpu.KindMdev && r.Kind != gpu.KindVGPU {
-		return none()
+// missing looks at the GPU of a partition that was made, where it is certain that it is
+// not there: the GPU can be read, is the same card, and does not have it.
+func (h *Host) missing(ctx context.Context, r gpu.PartitionRecord) (inventory.Look, bool) {
+	if r.State != gpu.PartitionMade {
+		return inventory.Look{}, false
 	}
-	l, err := h.look(ctx, r.GPU)
+	// The usual case, for a fraction of the cost: it is where it was made.
+	if b, err := h.cfg.Inventory.Backend(r.Kind); err == nil {
+		if there, err := b.Partitions(ctx, r.GPU); err == nil && hasPartition(there, r.ID) {
+			return inventory.Look{}, false
+		}
+	}
+	l, err := h.offer(ctx, r.GPU)
 	if err != nil || l.Err != nil || !sameCard(r.Identity, l.GPU.Identity) || unreadable(l.GPU) != "" {
-		return none()
+		return inventory.Look{}, false
 	}
 	there, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
-	if err != nil || slices.ContainsFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID }) {
-		return none()
+	return l, err == nil && !hasPartition(there, r.ID)
+}
+
+func hasPartition(all []gpu.Partition, id string) bool {
+	return slices.ContainsFunc(all, func(p gpu.Partition) bool { return p.ID == id })
+}
+
+// successor returns the profile that a GPU offers now in place of a missing partition's:
+// the same name under another kind. A driver for a newer kernel offers as virtual
+// functions what it offered as mediated devices before (T14). There is none while its own
+// kind is on offer.
+func successor(l inventory.Look, r gpu.PartitionRecord) (out gpu.Profile, ok bool) {
+	if !isVGPU(r.Kind) {
+		return gpu.Profile{}, false
 	}
-	var out gpu.Profile
 	for _, p := range l.Profiles {
 		switch {
 		case p.Name != r.Profile:
 		case p.Kind == r.Kind:
-			return none() // it has only gone missing
-		case p.Kind == gpu.KindMdev || p.Kind == gpu.KindVGPU:
-			out = p
+			return gpu.Profile{}, false // it has only gone missing
+		case isVGPU(p.Kind):
+			out, ok = p, true
 		}
 	}
-	return l, out, out.Name != ""
+	return out, ok
 }
 
 // explained says of an assignment whose partition is missing that it can be converted.
@@ -55,7 +69,8 @@ func (h *Host) explained(ctx context.Context, a gpu.Assignment) gpu.Assignment {
 	if err != nil {
 		return a
 	}
-	if _, p, ok := h.successor(ctx, r); ok {
+	l, gone := h.missing(ctx, r)
+	if p, ok := successor(l, r); gone && ok {
 		a.Conditions = slices.Clone(a.Conditions)
 		a.Conditions[i].Reason = "OtherKind"
 		a.Conditions[i].Message = fmt.Sprintf(
@@ -64,10 +79,10 @@ func (h *Host) explained(ctx context.Context, a gpu.Assignment) gpu.Assignment {
 	return a
 }
 
-// planPutBack plans how the missing partition of an assignment is made again under its
-// identity, or returns nil where it is there, or that cannot be told. Whoever puts a wish
-// again that has come undone wants it carried out.
-func (h *Host) planPutBack(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord) (*attachPlan, error) {
+// planAgain plans what a wish that is stored, and whose partition is missing, takes to be
+// carried out again: the device that its GPU offers now in place of that, or the same one.
+// It returns nil where nothing is missing, or that cannot be told.
+func (h *Host) planAgain(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord, batch *batch) (*attachPlan, error) {
 	r, err := h.cfg.Store.PartitionRecord(old.Partition)
 	if gpu.CodeOf(err) == gpu.CodeNotFound {
 		return nil, nil //nolint:nilnil // nothing to make
@@ -75,40 +90,37 @@ func (h *Host) planPutBack(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	if err != nil {
 		return nil, err
 	}
-	l, err := h.look(ctx, r.GPU)
-	if err != nil || l.Err != nil || unreadable(l.GPU) != "" || !sameCard(r.Identity, l.GPU.Identity) || !l.GPU.Managed || r.State != gpu.PartitionMade {
-		return nil, nil //nolint:nilerr,nilnil // it says so itself
+	l, gone := h.missing(ctx, r)
+	if !gone {
+		return nil, nil //nolint:nilnil // it is there, or that is not known
 	}
-	there, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
-	if err != nil || slices.ContainsFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID }) {
-		return nil, nil //nolint:nilerr,nilnil // it is there, or that is not known
+	if p, ok := successor(l, r); ok {
+		return h.planConvert(ctx, vm, old, r, l, p, batch)
 	}
-	if !slices.ContainsFunc(l.Profiles, func(p gpu.Profile) bool {
+	return h.planPutBack(vm, old, r, l), nil
+}
+
+// planPutBack plans how a missing partition is made again under its identity, or returns
+// nil where there is no place for it.
+func (h *Host) planPutBack(vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.PartitionRecord, l inventory.Look) *attachPlan {
+	fits := func(p gpu.Profile) bool {
 		return p.Name == r.Profile && p.Kind == r.Kind && p.NotCreatable == "" && p.Available > 0
-	}) {
-		return nil, nil //nolint:nilnil // there is no place for it
+	}
+	if !l.GPU.Managed || !slices.ContainsFunc(l.Profiles, fits) {
+		return nil
 	}
 	return &attachPlan{op: operation.Plan{
 		Kind: kindPutBack, Summary: fmt.Sprintf("put the partition of assignment %s back", old.Name),
 		Keys:  []string{"assignment/" + old.Name, "gpu/" + string(r.GPU), "vm/" + vm.UUID, "partition/" + r.ID},
 		Steps: []operation.PlanStep{makeStep(r)},
-	}, next: claim{assignment: old, placed: placed{part: r}}}, nil
+	}, next: claim{assignment: old, placed: placed{part: r}}}
 }
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one
-// that it had, or returns nil where there is nothing to convert.
-func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord, batch *batch) (*attachPlan, error) {
-	part, err := h.cfg.Store.PartitionRecord(old.Partition)
-	if gpu.CodeOf(err) == gpu.CodeNotFound {
-		return nil, nil //nolint:nilnil // nothing to convert from
-	}
-	if err != nil {
-		return nil, err
-	}
-	l, p, ok := h.successor(ctx, part)
-	if !ok {
-		return nil, nil //nolint:nilnil // nothing to convert
-	}
+// that it had.
+func (h *Host) planConvert(
+	ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord, part gpu.PartitionRecord, l inventory.Look, p gpu.Profile, batch *batch,
+) (*attachPlan, error) {
 	refuse := func(code gpu.Code, why string) error {
 		return gpu.Errorf(code, "cannot convert assignment %q: %s", old.Name, why)
 	}
@@ -162,5 +174,5 @@ func (h *Host) planConvert(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 		},
 		// Last: what is not there cannot be made again.
 		removeStep(part, nil))
-	return &attachPlan{op: op, next: claim{rec, n, p, p.On != "" && n.base == nil && batch.ahead(l.GPU.ID, p)}}, nil
+	return &attachPlan{op: op, next: claim{rec, n, p}}, nil
 }

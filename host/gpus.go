@@ -49,7 +49,6 @@ func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
 		return nil, err
 	}
 	for i, l := range looks {
-		looks[i] = h.offered(ctx, l)
 		if r, ok := recordOf(l.GPU.ID, records); ok {
 			if looks[i].GPU, err = h.decided(l.GPU, r); err != nil {
 				return nil, err
@@ -73,7 +72,6 @@ func (h *Host) look(ctx context.Context, id gpu.ID) (inventory.Look, error) {
 		return l, rerr
 	}
 	r, known := recordOf(id, records)
-	l = h.offered(ctx, l)
 	switch {
 	case err == nil && known:
 		l.GPU, err = h.decided(l.GPU, r)

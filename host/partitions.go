@@ -16,7 +16,7 @@ import (
 
 // Capacity answers how many more of each profile fit; with a profile, of that one.
 func (h *Host) Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapacity, error) {
-	offers, err := h.looks(ctx)
+	offers, err := h.offers(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -262,8 +262,9 @@ func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) 
 // placed is a partition that is to be made, with what is to be made first for it to stand
 // on, nil if nothing.
 type placed struct {
-	base *gpu.PartitionRecord
-	part gpu.PartitionRecord
+	base  *gpu.PartitionRecord
+	part  gpu.PartitionRecord
+	ahead bool // it stands on an instance that is still to be made, for it or for another of its batch
 }
 
 // steps make it.
@@ -307,14 +308,15 @@ func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignme
 		if err != nil {
 			return placed{}, err
 		}
+		ahead := base != nil || p.On != "" && batch.ahead(g.ID, p)
 		place := placer.Place
-		if s, ok := b.(gpu.Stacker); ok && p.On != "" && (base != nil || batch.ahead(g.ID, p)) {
+		if s, ok := b.(gpu.Stacker); ok && ahead {
 			place = s.PlaceAhead
 		}
 		at, err := place(ctx, g.ID, p.Name, append(taken, batch.handles()...))
 		r := h.recordAt(g, at)
 		r.Assignment = assignment
-		return placed{base, r}, err
+		return placed{base, r, ahead}, err
 	}
 	id := h.cfg.NewUUID()
 	return placed{part: gpu.PartitionRecord{
@@ -529,11 +531,16 @@ func inUse(p gpu.Partition) error {
 	if len(p.Holders) == 0 {
 		return nil
 	}
-	err := gpu.Errorf(gpu.CodeGPUBusy, "cannot remove partition %q: it is in use", p.ID)
-	for _, hd := range p.Holders {
-		err.Blockers = append(err.Blockers, gpu.Blocker{Kind: hd.Kind, ID: hd.ID, Name: hd.Name})
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot remove partition %q: it is in use", p.ID).WithBlockers(blockersOf(p.Holders, "")...).
+		WithHint("free it first: detach it from the vm, or end the process")
+}
+
+// blockersOf says of holders that they stand in the way, and why.
+func blockersOf(holders []gpu.Holder, note string) (out []gpu.Blocker) {
+	for _, hd := range holders {
+		out = append(out, gpu.Blocker{Kind: hd.Kind, ID: hd.ID, Name: hd.Name, Note: note})
 	}
-	return err.WithHint("free it first: detach it from the vm, or end the process")
+	return out
 }
 
 // DeletePartition starts removing a partition of ours that nobody uses.

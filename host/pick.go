@@ -45,7 +45,7 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 			continue
 		}
 		busy[id] = h.held([]string{"gpu/" + string(id)})
-		l, err := h.lookFor(ctx, id, batch)
+		l, err := h.offerFor(ctx, id, batch)
 		switch {
 		case err == nil:
 			offers = append(offers, l)
@@ -64,7 +64,7 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 	if on != "" {
 		return g, p, h.inTheWay(ctx, err, profile, on, offers)
 	}
-	all, err := h.looks(ctx)
+	all, err := h.offers(ctx)
 	if err == nil {
 		all, err = h.offersFor(ctx, vm, all, batch)
 	}

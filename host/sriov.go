@@ -60,40 +60,42 @@ func (h *Host) VFs(ctx context.Context, id gpu.ID) (gpu.VFState, error) {
 	if err != nil {
 		return gpu.VFState{}, err
 	}
-	return h.vfState(ctx, v, l)
+	s, _, err := h.vfState(ctx, v, l)
+	return s, err
 }
 
-func (h *Host) vfState(ctx context.Context, v gpu.Virtualizer, l inventory.Look) (gpu.VFState, error) {
+// vfState returns the partitions of the GPU, too.
+func (h *Host) vfState(ctx context.Context, v gpu.Virtualizer, l inventory.Look) (s gpu.VFState, on []gpu.Partition, err error) {
 	id := l.GPU.ID
-	s := gpu.VFState{GPU: id, TotalVFs: l.GPU.SRIOV.TotalVFs}
+	s = gpu.VFState{GPU: id, TotalVFs: l.GPU.SRIOV.TotalVFs}
 	functions, err := v.Functions(ctx, id)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	rec, err := h.gpuRecord(l.GPU)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
-	on, err := h.partitionsOf(ctx, l)
+	on, err = h.partitionsOf(ctx, l)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	vms, err := h.cfg.Inventory.VMs(ctx)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	for _, f := range functions {
 		s.Functions = append(s.Functions, h.functionState(ctx, f, on, vms))
 	}
 	s.Wanted = rec.VFs
 	s.Equal = rec.VFs == nil || *rec.VFs == len(functions)
-	return s, nil
+	return s, on, nil
 }
 
 func (h *Host) functionState(ctx context.Context, f gpu.Function, on []gpu.Partition, vms []gpu.VM) gpu.FunctionState {
 	// Only a function that a VFIO driver has can be open, and that is a partition.
 	for _, p := range on {
-		if (p.Parent == f.PCIAddress || p.Handle.PCIAddress == f.PCIAddress) && p.State != gpu.PartitionMissing {
+		if onFunction(p, f) && p.State != gpu.PartitionMissing {
 			return gpu.FunctionState{Function: f, Partition: p.ID, Holders: withHolders(ctx, h.cfg.Inventory, p, vms, nil).Holders}
 		}
 	}
@@ -104,6 +106,11 @@ func (h *Host) functionState(ctx context.Context, f gpu.Function, on []gpu.Parti
 		}
 	}
 	return out
+}
+
+// onFunction reports whether a partition is on a virtual function, or is that function.
+func onFunction(p gpu.Partition, f gpu.Function) bool {
+	return p.Parent == f.PCIAddress || p.Handle.PCIAddress == f.PCIAddress
 }
 
 // hasDevice reports whether a definition of a VM names a PCI device of the host.
@@ -135,14 +142,10 @@ func (h *Host) taken(ctx context.Context, kind gpu.Kind) ([]gpu.Handle, error) {
 // vfsUnused refuses to change the number of virtual functions of a GPU while anything
 // is on it: those that are there go first, and a driver may be bound anew for it, which
 // takes MIG instances and mediated devices with it.
-func (h *Host) vfsUnused(ctx context.Context, l inventory.Look, s gpu.VFState, n int) error {
+func vfsUnused(s gpu.VFState, on []gpu.Partition, n int) error {
 	if s.Wanted == nil && len(s.Functions) > 0 {
-		return gpu.Errorf(gpu.CodeForeignDevice, "cannot change the virtual functions of gpu %q: somebody else has turned on the %d that are there", l.GPU.ID, len(s.Functions)).
-			WithHint("if nobody needs them, ask for these first, and then for others: gpuvirt sriov set %s %d", l.GPU.ID, len(s.Functions))
-	}
-	on, err := h.partitionsOf(ctx, l)
-	if err != nil {
-		return err
+		return gpu.Errorf(gpu.CodeForeignDevice, "cannot change the virtual functions of gpu %q: somebody else has turned on the %d that are there", s.GPU, len(s.Functions)).
+			WithHint("if nobody needs them, ask for these first, and then for others: gpuvirt sriov set %s %d", s.GPU, len(s.Functions))
 	}
 	var blockers []gpu.Blocker
 	for _, p := range on {
@@ -156,14 +159,12 @@ func (h *Host) vfsUnused(ctx context.Context, l inventory.Look, s gpu.VFState, n
 		blockers = append(blockers, gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile, Note: note})
 	}
 	for _, f := range s.Functions {
-		for _, hd := range f.Holders {
-			blockers = append(blockers, gpu.Blocker{Kind: hd.Kind, ID: hd.ID, Name: hd.Name, Note: "it has virtual function " + f.PCIAddress})
-		}
+		blockers = append(blockers, blockersOf(f.Holders, "it has virtual function "+f.PCIAddress)...)
 	}
 	if len(blockers) == 0 {
 		return nil
 	}
-	return gpu.Errorf(gpu.CodeGPUBusy, "cannot change the virtual functions of gpu %q: something uses it", l.GPU.ID).
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot change the virtual functions of gpu %q: something uses it", s.GPU).
 		WithBlockers(blockers...).WithHint("detach its assignments and delete its partitions first")
 }
 
@@ -180,9 +181,6 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 		return vfsPlan{}, err
 	}
 	g := l.GPU
-	fail := func(code gpu.Code, format string, args ...any) error {
-		return gpu.Errorf(code, "cannot give gpu %q %d virtual functions: %s", id, n, fmt.Sprintf(format, args...))
-	}
 	if code, why := closed(g); code != "" {
 		e := gpu.Errorf(code, "cannot change the virtual functions of gpu %q: %s", id, why)
 		if code == gpu.CodeGPUUnmanaged {
@@ -194,9 +192,9 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 		return vfsPlan{}, l.Err
 	}
 	if n < 0 || n > g.SRIOV.TotalVFs {
-		return vfsPlan{}, fail(gpu.CodeInvalid, "it can have 0 to %d", g.SRIOV.TotalVFs)
+		return vfsPlan{}, gpu.Errorf(gpu.CodeInvalid, "cannot give gpu %q %d virtual functions: it can have 0 to %d", id, n, g.SRIOV.TotalVFs)
 	}
-	s, err := h.vfState(ctx, v, l)
+	s, on, err := h.vfState(ctx, v, l)
 	if err != nil {
 		return vfsPlan{}, err
 	}
@@ -214,7 +212,7 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 	if len(s.Functions) == n {
 		return p, nil
 	}
-	if err := h.vfsUnused(ctx, l, s, n); err != nil {
+	if err := vfsUnused(s, on, n); err != nil {
 		return vfsPlan{}, err
 	}
 	if err := v.CheckVFs(ctx, id, n); err != nil {
@@ -319,11 +317,11 @@ func (h *Host) setVFs(ctx context.Context, a vfsArgs, n int) error {
 	if !sameCard(a.Identity, l.GPU.Identity) {
 		return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was when its virtual functions were asked for", describe(l.GPU.Identity), describe(a.Identity))
 	}
-	s, err := h.vfState(ctx, v, l)
+	s, on, err := h.vfState(ctx, v, l)
 	if err != nil || len(s.Functions) == n {
 		return err
 	}
-	if err := h.vfsUnused(ctx, l, s, n); err != nil {
+	if err := vfsUnused(s, on, n); err != nil {
 		return err
 	}
 	return v.SetVFs(context.WithoutCancel(ctx), a.GPU, n)

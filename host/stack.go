@@ -59,7 +59,7 @@ func (h *Host) freeFunctions(ctx context.Context, g gpu.GPU) (int, error) {
 	}
 	n := 0
 	for _, f := range functions {
-		if !slices.ContainsFunc(on, func(p gpu.Partition) bool { return p.Handle.PCIAddress == f.PCIAddress || p.Parent == f.PCIAddress }) {
+		if !slices.ContainsFunc(on, func(p gpu.Partition) bool { return onFunction(p, f) }) {
 			n++
 		}
 	}
@@ -87,7 +87,7 @@ func (b *batch) ahead(id gpu.ID, p gpu.Profile) bool {
 		if c.base != nil {
 			instances++
 		}
-		if c.base != nil || c.onAhead {
+		if c.placed.ahead {
 			vgpus++
 		}
 	}

@@ -39,13 +39,9 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 		}
 		op, held := h.cfg.Engine.Holder(key)
 		if !held && old.Bound {
-			convert, err := h.planConvert(ctx, vm, old, batch)
-			if convert != nil || err != nil {
-				return *cmp.Or(convert, &attachPlan{}), err
-			}
-			back, err := h.planPutBack(ctx, vm, old)
-			if back != nil || err != nil {
-				return *cmp.Or(back, &attachPlan{}), err
+			again, err := h.planAgain(ctx, vm, old, batch)
+			if again != nil || err != nil {
+				return *cmp.Or(again, &attachPlan{}), err
 			}
 			return attachPlan{stored: &old}, nil
 		}
@@ -81,7 +77,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	op.Steps = append(n.steps(), operation.PlanStep{
 		Kind: stepAttach, Summary: "attach it to vm " + vm.Name, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, n.part), Planned: scope(vm, w)},
 	})
-	return attachPlan{next: claim{rec, n, p, p.On != "" && n.base == nil && batch.ahead(g.ID, p)}, op: op}, nil
+	return attachPlan{next: claim{rec, n, p}, op: op}, nil
 }
 
 // attachable refuses what a VM's state rules out.
