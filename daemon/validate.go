@@ -173,18 +173,25 @@ func texts[T ~string](values []T) []string {
 
 // wishOf checks a client's wish and fills in what it left open.
 func wishOf(a api.AssignmentRequest) (gpu.Wish, error) {
+	w, err := wishAt("", a)
+	return w, joined(err)
+}
+
+// wishAt is wishOf for a wish that is a part of a body: its fields are named with what
+// leads there.
+func wishAt(at string, a api.AssignmentRequest) (gpu.Wish, error) {
 	err := errors.Join(
-		required("vm", a.VM, checkVM),
-		required("profile", a.Profile, checkText),
-		optional("gpu", a.GPU, checkGPU),
-		optional("placement", a.Placement, oneOf(placements())),
-		optional("hotplug", a.Hotplug, oneOf(hotplugs())),
+		required(at+"vm", a.VM, checkVM),
+		required(at+"profile", a.Profile, checkText),
+		optional(at+"gpu", a.GPU, checkGPU),
+		optional(at+"placement", a.Placement, oneOf(placements())),
+		optional(at+"hotplug", a.Hotplug, oneOf(hotplugs())),
 	)
 	return gpu.Wish{
 		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display,
 		Placement: orDefault(a.Placement, gpu.Pack),
 		Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
-	}, joined(err)
+	}, err
 }
 
 // wishesOf checks a batch.
@@ -197,24 +204,16 @@ func wishesOf(r api.ApplyRequest) ([]gpu.NamedWish, error) {
 	seen := map[string]bool{}
 	for i, a := range r.Assignments {
 		at := fmt.Sprintf("assignments[%d].", i)
-		w := gpu.NamedWish{Name: a.Name, Wish: gpu.Wish{
-			VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display,
-			Placement: orDefault(a.Placement, gpu.Pack),
-			Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
-		}}
-		errs = append(errs,
-			required(at+"name", a.Name, checkAssignmentName),
-			required(at+"vm", a.VM, checkVM),
-			required(at+"profile", a.Profile, checkText),
-			optional(at+"gpu", a.GPU, checkGPU),
-			optional(at+"placement", a.Placement, oneOf(placements())),
-			optional(at+"hotplug", a.Hotplug, oneOf(hotplugs())),
-		)
+		errs = append(errs, required(at+"name", a.Name, checkAssignmentName))
+		w, err := wishAt(at, api.AssignmentRequest{
+			VM: a.VM, Profile: a.Profile, GPU: a.GPU, Placement: a.Placement, Hotplug: a.Hotplug, Display: a.Display,
+		})
+		errs = append(errs, err)
 		if seen[a.Name] {
 			errs = append(errs, invalid("field %q is %s, as in an entry before", at+"name", quote(a.Name)))
 		}
 		seen[a.Name] = true
-		out = append(out, w)
+		out = append(out, gpu.NamedWish{Name: a.Name, Wish: w})
 	}
 	return out, joined(errors.Join(errs...))
 }

@@ -104,24 +104,46 @@ var errNotTried = gpu.Errorf(gpu.CodeUnavailable, "not tried yet")
 // restoreModes turns MIG on where it was asked for and is off, and reports whether one
 // waits for its GPU to appear.
 func restoreModes(ctx context.Context, gpus []gpu.GPURecord, modes map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
+	return restoreEach(gpus, modes, func(g gpu.GPURecord) (bool, error) { return restoreMode(ctx, g, inv) },
+		func(g gpu.GPURecord, err error) {
+			if err != nil {
+				log.Error("cannot restore the MIG mode", "gpu", g.ID, "err", err)
+			} else {
+				log.Info("MIG mode restored", "gpu", g.ID)
+			}
+		})
+}
+
+// restoreEach tries for each GPU that still lacks something, and reports whether one is
+// waited for. What failed for good is not tried again: of a MIG mode that would be a
+// reset tried again. tell hears of what was changed, and of what failed for good.
+func restoreEach(
+	gpus []gpu.GPURecord, lacks map[gpu.ID]error, try func(gpu.GPURecord) (changed bool, err error), tell func(gpu.GPURecord, error),
+) bool {
 	waiting := false
 	for _, g := range gpus {
-		if err := modes[g.ID]; err == nil || !comesLater(gpu.CodeOf(err)) {
-			continue // asking again for what failed for good would be a reset tried again
+		if err := lacks[g.ID]; err == nil || !comesLater(gpu.CodeOf(err)) {
+			continue
 		}
-		changed, err := restoreMode(ctx, g, inv)
-		modes[g.ID] = err
-		switch code := gpu.CodeOf(err); {
-		case changed:
-			log.Info("MIG mode restored", "gpu", g.ID)
-		case err == nil:
-		case comesLater(code):
+		changed, err := try(g)
+		lacks[g.ID] = err
+		switch {
+		case err != nil && comesLater(gpu.CodeOf(err)):
 			waiting = true
-		default:
-			log.Error("cannot restore the MIG mode", "gpu", g.ID, "err", err)
+		case changed, err != nil:
+			tell(g, err)
 		}
 	}
 	return waiting
+}
+
+// lookAgain reads the GPU of a record, or says that another card is there.
+func lookAgain(ctx context.Context, inv *inventory.Inventory, id gpu.ID, was gpu.Identity) (inventory.Look, error) {
+	l, err := inv.Look(ctx, id)
+	if err == nil && !sameCard(was, l.GPU.Identity) {
+		err = gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(l.GPU.Identity), describe(was))
+	}
+	return l, err
 }
 
 func restoreMode(ctx context.Context, r gpu.GPURecord, inv *inventory.Inventory) (changed bool, err error) {
@@ -133,12 +155,10 @@ func restoreMode(ctx context.Context, r gpu.GPURecord, inv *inventory.Inventory)
 	if !ok {
 		return false, gpu.Errorf(gpu.CodeInvalid, "nothing on this host can turn MIG on")
 	}
-	l, err := inv.Look(ctx, r.ID)
+	l, err := lookAgain(ctx, inv, r.ID, r.Identity)
 	switch {
 	case err != nil:
 		return false, err
-	case !sameCard(r.Identity, l.GPU.Identity):
-		return false, gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(l.GPU.Identity), describe(r.Identity))
 	case l.Err != nil:
 		return false, l.Err
 	case !l.GPU.MIG.Capable:
@@ -230,12 +250,9 @@ func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 // restoreOne makes one partition again, on the card that it was made on. The type
 // is found by its name: a driver may have given it another number since.
 func restoreOne(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inventory) error {
-	l, err := inv.Look(ctx, r.GPU)
+	l, err := lookAgain(ctx, inv, r.GPU, r.Identity)
 	if err != nil {
 		return err
-	}
-	if !sameCard(r.Identity, l.GPU.Identity) {
-		return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(l.GPU.Identity), describe(r.Identity))
 	}
 	if l.Err != nil {
 		return l.Err

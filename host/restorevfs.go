@@ -12,28 +12,22 @@ import (
 // restoreVFs turns on the virtual functions that were asked for where there are none,
 // and reports whether a GPU is waited for.
 func restoreVFs(ctx context.Context, gpus []gpu.GPURecord, modes, vfs map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
-	waiting := false
-	for _, g := range gpus {
-		if err := vfs[g.ID]; err == nil || !comesLater(gpu.CodeOf(err)) {
-			continue
-		}
-		if mode := modes[g.ID]; mode != nil {
-			vfs[g.ID] = fmt.Errorf("its MIG mode is not restored: %w", mode)
-			continue // whoever waits for that waits for this
-		}
-		changed, err := restoreVFsOf(ctx, g, inv)
-		vfs[g.ID] = err
-		switch code := gpu.CodeOf(err); {
-		case changed:
-			log.Info("virtual functions restored", "gpu", g.ID, "num", *g.VFs)
-		case err == nil:
-		case comesLater(code):
-			waiting = true
-		default:
-			log.Error("cannot restore the virtual functions", "gpu", g.ID, "err", err)
-		}
-	}
-	return waiting
+	return restoreEach(gpus, vfs,
+		func(g gpu.GPURecord) (bool, error) {
+			if mode := modes[g.ID]; mode != nil {
+				return false, fmt.Errorf("its MIG mode is not restored: %w", mode)
+			}
+			return restoreVFsOf(ctx, g, inv)
+		},
+		func(g gpu.GPURecord, err error) {
+			switch {
+			case modes[g.ID] != nil: // that has been told
+			case err != nil:
+				log.Error("cannot restore the virtual functions", "gpu", g.ID, "err", err)
+			default:
+				log.Info("virtual functions restored", "gpu", g.ID, "num", *g.VFs)
+			}
+		})
 }
 
 func restoreVFsOf(ctx context.Context, r gpu.GPURecord, inv *inventory.Inventory) (changed bool, err error) {
@@ -41,12 +35,10 @@ func restoreVFsOf(ctx context.Context, r gpu.GPURecord, inv *inventory.Inventory
 	if err != nil {
 		return false, err
 	}
-	l, err := inv.Look(ctx, r.ID)
+	l, err := lookAgain(ctx, inv, r.ID, r.Identity)
 	switch {
 	case err != nil:
 		return false, err
-	case !sameCard(r.Identity, l.GPU.Identity):
-		return false, gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was", describe(l.GPU.Identity), describe(r.Identity))
 	case l.GPU.SRIOV.TotalVFs == 0:
 		return false, gpu.Errorf(gpu.CodeNotFound, "it has no SR-IOV, as far as can be told")
 	}

@@ -22,6 +22,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/writer"
 )
 
 // Sysfs is what the backend needs of sysfs; *sysfs.Root has it. Errors wrap
@@ -109,7 +110,7 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 	if p.dir != "" {
 		err = b.gone(p, err)
 	}
-	err = wrap(err, "cannot read gpu %q", id)
+	err = writer.Wrap(err, "cannot read gpu %q", id)
 	if gpu.CodeOf(err) == gpu.CodeNotFound {
 		return gpu.GPU{}, nil, err
 	}
@@ -121,11 +122,11 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 func (b *Backend) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
 	p, err := b.parent(id)
 	if err != nil {
-		return nil, wrap(err, "cannot list the partitions of gpu %q", id)
+		return nil, writer.Wrap(err, "cannot list the partitions of gpu %q", id)
 	}
 	out, err := b.devices(p)
 	if err != nil {
-		return nil, wrap(b.gone(p, err), "cannot list the partitions of gpu %q", id)
+		return nil, writer.Wrap(b.gone(p, err), "cannot list the partitions of gpu %q", id)
 	}
 	return out, nil
 }

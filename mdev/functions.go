@@ -1,15 +1,14 @@
 package mdev
 
 import (
-	"cmp"
 	"errors"
 	"io/fs"
 	"maps"
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
-	"strings"
+
+	"gpuvirt/internal/pci"
 )
 
 // A function is a virtual function of a GPU.
@@ -33,22 +32,16 @@ func (k kernel) functions(dir string) ([]function, error) {
 		return nil, err
 	}
 	var out []function
-	for _, name := range names {
-		number, ok := strings.CutPrefix(name, "virtfn")
-		index, err := strconv.ParseUint(number, 10, 16)
-		if !ok || err != nil {
-			continue
-		}
-		real, err := k.real(path.Join(dir, name))
+	for _, f := range pci.VirtualFunctions(names) {
+		real, err := k.real(path.Join(dir, f.Link))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, function{index: int(index), dir: real})
+		out = append(out, function{index: f.Index, dir: real})
 	}
-	slices.SortFunc(out, func(a, b function) int { return cmp.Compare(a.index, b.index) })
 	return out, nil
 }
 

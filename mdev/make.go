@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/writer"
 )
 
 // Make makes a device with the UUID that is the partition's ID, and returns it as
@@ -22,7 +23,7 @@ import (
 func (b *Backend) Make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
 	made, err := b.make(ctx, want)
 	if err != nil {
-		return gpu.Partition{}, wrap(err, "cannot make partition %q on gpu %q", want.ID, want.GPU)
+		return gpu.Partition{}, writer.Wrap(err, "cannot make partition %q on gpu %q", want.ID, want.GPU)
 	}
 	return made, nil
 }
@@ -189,7 +190,7 @@ func (b *Backend) create(ctx context.Context, p, at parent, t mdevType, uuid str
 		}
 		switch errno {
 		case syscall.EAGAIN, syscall.EINTR:
-			if perr := pause(ctx, tick); perr != nil {
+			if perr := writer.Pause(ctx, tick); perr != nil {
 				return gpu.Errorf(gpu.CodeUnavailable, "the driver is not ready and time is up: %w", err)
 			}
 		case syscall.EEXIST:

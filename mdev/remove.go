@@ -23,7 +23,7 @@ import (
 // same, the GPU is stuck until they let go.
 func (b *Backend) Remove(ctx context.Context, p gpu.Partition) error {
 	if err := b.remove(ctx, p); err != nil {
-		return wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
+		return writer.Wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
 	}
 	return nil
 }
@@ -126,7 +126,7 @@ func (b *Backend) vanishes(ctx context.Context, d device) (bool, error) {
 		if err != nil || !ok {
 			return err == nil, err
 		}
-		if pause(patience, tick) != nil {
+		if writer.Pause(patience, tick) != nil {
 			if ctx.Err() != nil {
 				return false, writer.Interrupted(ctx)
 			}
@@ -156,7 +156,7 @@ func (b *Backend) destroy(ctx context.Context, id gpu.ID, uuid string) error {
 		if err != nil || !ok {
 			return err
 		}
-		if pause(limit, tick) == nil {
+		if writer.Pause(limit, tick) == nil {
 			continue
 		}
 		switch {

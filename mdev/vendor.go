@@ -17,6 +17,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/internal/pci"
 	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/writer"
 )
 
 // VendorOptions are the choices of a Vendor. The zero value is right for a host whose
@@ -82,7 +83,7 @@ func (v *Vendor) IDs(context.Context) ([]gpu.ID, error) {
 		return nil, nil // no PCI
 	}
 	if err != nil {
-		return nil, wrap(err, "cannot list gpus")
+		return nil, writer.Wrap(err, "cannot list gpus")
 	}
 	var out []gpu.ID
 	for _, name := range names {
@@ -120,7 +121,7 @@ func (v *Vendor) Look(ctx context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, e
 		err = pci.Describe(v.fs, c.dir, &g)
 	}
 	if err != nil {
-		err = wrap(err, "cannot read gpu %q", id)
+		err = writer.Wrap(err, "cannot read gpu %q", id)
 		if gpu.CodeOf(err) == gpu.CodeNotFound {
 			return gpu.GPU{}, nil, err
 		}
@@ -161,11 +162,11 @@ func (v *Vendor) notCreatable(c *card) string {
 func (v *Vendor) Partitions(ctx context.Context, id gpu.ID) ([]gpu.Partition, error) {
 	c, err := v.card(id)
 	if err != nil {
-		return nil, wrap(err, "cannot list the partitions of gpu %q", id)
+		return nil, writer.Wrap(err, "cannot list the partitions of gpu %q", id)
 	}
 	out, err := v.partitions(ctx, c)
 	if err != nil {
-		return nil, wrap(err, "cannot list the partitions of gpu %q", id)
+		return nil, writer.Wrap(err, "cannot list the partitions of gpu %q", id)
 	}
 	return out, nil
 }

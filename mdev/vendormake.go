@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/writer"
 )
 
 // Place chooses the first virtual function on which the driver makes a profile now.
@@ -28,7 +29,7 @@ func (v *Vendor) PlaceAhead(ctx context.Context, id gpu.ID, profile string, take
 func (v *Vendor) placed(ctx context.Context, id gpu.ID, profile string, taken []gpu.Handle, on func(vf, uint32) bool) (gpu.Partition, error) {
 	p, err := v.place(ctx, id, profile, taken, on)
 	if err != nil {
-		return gpu.Partition{}, wrap(err, "cannot place a %s on gpu %q", profile, id)
+		return gpu.Partition{}, writer.Wrap(err, "cannot place a %s on gpu %q", profile, id)
 	}
 	return p, nil
 }
@@ -151,7 +152,7 @@ func (v *Vendor) full(ctx context.Context, c *card, typ uint32, profile string) 
 func (v *Vendor) Make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
 	made, err := v.make(ctx, want)
 	if err != nil {
-		return gpu.Partition{}, wrap(err, "cannot make partition %q on gpu %q", want.ID, want.GPU)
+		return gpu.Partition{}, writer.Wrap(err, "cannot make partition %q on gpu %q", want.ID, want.GPU)
 	}
 	return made, nil
 }
@@ -276,7 +277,7 @@ func (v *Vendor) set(ctx context.Context, c *card, f vf, typ uint32, want gpu.Pa
 		if errno != syscall.EAGAIN && errno != syscall.EINTR {
 			return refusal(errno, err)
 		}
-		if perr := pause(ctx, tick); perr != nil {
+		if perr := writer.Pause(ctx, tick); perr != nil {
 			return gpu.Errorf(gpu.CodeUnavailable, "the driver is not ready and time is up: %w", err)
 		}
 	}

@@ -24,7 +24,7 @@ const clearEvery = time.Second
 // CodeGPUBusy.
 func (v *Vendor) Remove(ctx context.Context, p gpu.Partition) error {
 	if err := v.remove(ctx, p); err != nil {
-		return wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
+		return writer.Wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
 	}
 	return nil
 }
@@ -44,7 +44,7 @@ func (v *Vendor) remove(ctx context.Context, want gpu.Partition) error {
 		if gone || err != nil {
 			return err
 		}
-		if pause(patience, tick) == nil {
+		if writer.Pause(patience, tick) == nil {
 			continue
 		}
 		if ctx.Err() != nil {

@@ -10,6 +10,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/pci"
+	"gpuvirt/internal/writer"
 )
 
 // Cards gives GPUs to VMs whole, each as one partition of kind card, with the functions
@@ -34,7 +35,7 @@ const cardSlot = "0"
 func (b *Cards) IDs(context.Context) ([]gpu.ID, error) {
 	all, err := b.gpus()
 	if err != nil {
-		return nil, wrap(err, "cannot list gpus")
+		return nil, writer.Wrap(err, "cannot list gpus")
 	}
 	out := make([]gpu.ID, len(all))
 	for i, address := range all {
@@ -213,7 +214,7 @@ func cardPartition(f function) gpu.Partition {
 func (b *Cards) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
 	f, err := b.find(id)
 	if err != nil {
-		return nil, wrap(b.gone(id, err), "cannot list the partitions of gpu %q", id)
+		return nil, writer.Wrap(b.gone(id, err), "cannot list the partitions of gpu %q", id)
 	}
 	if !f.vfio {
 		return []gpu.Partition{}, nil
@@ -226,7 +227,7 @@ func (b *Cards) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error
 func (b *Cards) Place(_ context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
 	p, err := b.place(id, profile, taken)
 	if err != nil {
-		return gpu.Partition{}, wrap(b.gone(id, err), "cannot place %q on gpu %q", profile, id)
+		return gpu.Partition{}, writer.Wrap(b.gone(id, err), "cannot place %q on gpu %q", profile, id)
 	}
 	return p, nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/writer"
 )
 
 // Make gives VFIO a GPU and all that goes along with it, and returns the card as read
@@ -12,7 +13,7 @@ import (
 func (b *Cards) Make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
 	made, err := b.make(ctx, want)
 	if err != nil {
-		return gpu.Partition{}, wrap(b.gone(want.GPU, err), "cannot make partition %q on gpu %q", want.ID, want.GPU)
+		return gpu.Partition{}, writer.Wrap(b.gone(want.GPU, err), "cannot make partition %q on gpu %q", want.ID, want.GPU)
 	}
 	return made, nil
 }
@@ -68,7 +69,7 @@ func (b *Cards) begin(ctx context.Context, p gpu.Partition) (give func(), err er
 // without. What the caller has to make sure of is as with Functions.
 func (b *Cards) Remove(ctx context.Context, p gpu.Partition) error {
 	if err := b.remove(ctx, p); err != nil {
-		return wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
+		return writer.Wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
 	}
 	return nil
 }

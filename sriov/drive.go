@@ -11,6 +11,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/internal/pci"
 	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/writer"
 )
 
 const (
@@ -114,7 +115,7 @@ func wrapEach(err error, format string, args ...any) error {
 	if err == nil {
 		return nil
 	}
-	return wrap(err, format, args...)
+	return writer.Wrap(err, format, args...)
 }
 
 func (b *bus) driveTo(ctx context.Context, id gpu.ID, address string, to goal) error {

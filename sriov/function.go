@@ -175,13 +175,8 @@ func (b *bus) virtuals(pf function) ([]function, error) {
 		return nil, err
 	}
 	var out []function
-	for _, name := range names {
-		number, ok := strings.CutPrefix(name, "virtfn")
-		index, err := strconv.ParseUint(number, 10, 16)
-		if !ok || err != nil {
-			continue
-		}
-		address, err := sysfs.Base(b.fs, path.Join(pf.dir, name))
+	for _, v := range pci.VirtualFunctions(names) {
+		address, err := sysfs.Base(b.fs, path.Join(pf.dir, v.Link))
 		if err != nil {
 			return nil, err
 		}
@@ -192,10 +187,9 @@ func (b *bus) virtuals(pf function) ([]function, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.index = int(index)
+		f.index = v.Index
 		out = append(out, f)
 	}
-	slices.SortFunc(out, func(a, b function) int { return cmp.Compare(a.index, b.index) })
 	return out, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/internal/pci"
 	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/writer"
 )
 
 // Functions gives plain virtual functions to VMs, one as a partition of kind vf, and
@@ -49,7 +50,7 @@ func (c carrier) id() gpu.ID { return gpu.ID(c.address) }
 func (b *Functions) IDs(context.Context) ([]gpu.ID, error) {
 	all, err := b.gpus()
 	if err != nil {
-		return nil, wrap(err, "cannot list gpus")
+		return nil, writer.Wrap(err, "cannot list gpus")
 	}
 	var out []gpu.ID
 	for _, address := range all {
@@ -214,7 +215,7 @@ func (c carrier) partition(vf function) gpu.Partition {
 func (b *Functions) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
 	c, err := b.carrier(id)
 	if err != nil {
-		return nil, wrap(b.gone(id, err), "cannot list the partitions of gpu %q", id)
+		return nil, writer.Wrap(b.gone(id, err), "cannot list the partitions of gpu %q", id)
 	}
 	out := []gpu.Partition{}
 	for _, vf := range c.virtuals {
@@ -231,7 +232,7 @@ func (b *Functions) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, e
 func (b *Functions) Place(_ context.Context, id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partition, error) {
 	p, err := b.place(id, profile, taken)
 	if err != nil {
-		return gpu.Partition{}, wrap(b.gone(id, err), "cannot place %q on gpu %q", profile, id)
+		return gpu.Partition{}, writer.Wrap(b.gone(id, err), "cannot place %q on gpu %q", profile, id)
 	}
 	return p, nil
 }
@@ -295,7 +296,7 @@ func (b *Functions) Functions(_ context.Context, id gpu.ID) ([]gpu.Function, err
 		all, err = b.virtuals(pf)
 	}
 	if err != nil {
-		return nil, wrap(b.gone(id, err), "cannot list the virtual functions of gpu %q", id)
+		return nil, writer.Wrap(b.gone(id, err), "cannot list the virtual functions of gpu %q", id)
 	}
 	out := make([]gpu.Function, len(all))
 	for i, f := range all {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/writer"
 )
 
 // Make gives VFIO the virtual function that the partition's place names, and returns it
@@ -14,7 +15,7 @@ import (
 func (b *Functions) Make(ctx context.Context, want gpu.Partition) (gpu.Partition, error) {
 	made, err := b.make(ctx, want)
 	if err != nil {
-		return gpu.Partition{}, wrap(b.gone(want.GPU, err), "cannot make partition %q on gpu %q", want.ID, want.GPU)
+		return gpu.Partition{}, writer.Wrap(b.gone(want.GPU, err), "cannot make partition %q on gpu %q", want.ID, want.GPU)
 	}
 	return made, nil
 }
@@ -91,7 +92,7 @@ func (c carrier) at(index int, want gpu.Partition) (function, error) {
 // until they let go.
 func (b *Functions) Remove(ctx context.Context, p gpu.Partition) error {
 	if err := b.remove(ctx, p); err != nil {
-		return wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
+		return writer.Wrap(err, "cannot remove partition %q from gpu %q", p.ID, p.GPU)
 	}
 	return nil
 }

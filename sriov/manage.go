@@ -11,6 +11,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/internal/run"
 	"gpuvirt/internal/sysfs"
+	"gpuvirt/internal/writer"
 )
 
 // manage has NVIDIA's own tool turn the virtual functions of a card on or off. It takes
@@ -76,7 +77,7 @@ func (b *Functions) runTool(ctx context.Context, pf function, on bool) (string, 
 			return out, gpu.Errorf(gpu.CodeGPUBusy, "somebody has the gpu open, and NVIDIA's driver stays on it: %w", err).
 				WithHint("monitoring (DCGM, nvidia-persistenced) and every program that uses the gpu have to end first")
 		}
-		if err := pause(limit, tick); err != nil {
+		if err := writer.Pause(limit, tick); err != nil {
 			return out, err
 		}
 	}

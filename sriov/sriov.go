@@ -144,18 +144,9 @@ func newBus(fs Sysfs, opts Options) bus {
 	return b
 }
 
-// wrap puts what was attempted in front of an error. One without a kind says that the
-// machine could not be read.
-func wrap(err error, format string, args ...any) error {
-	if errors.Is(err, sysfs.ErrTimeout) {
-		return gpu.Wrap(err, gpu.CodeStuck, format, args...)
-	}
-	return gpu.Wrap(err, gpu.CodeUnavailable, format, args...)
-}
-
 // unread is the answer of a Look that could not read everything.
 func unread(g gpu.GPU, err error) (gpu.GPU, []gpu.Profile, error) {
-	err = wrap(err, "cannot read gpu %q", g.ID)
+	err = writer.Wrap(err, "cannot read gpu %q", g.ID)
 	if gpu.CodeOf(err) == gpu.CodeNotFound {
 		return gpu.GPU{}, nil, err
 	}
@@ -171,17 +162,8 @@ func await(ctx context.Context, is func() (bool, error)) error {
 		if ok, err := is(); ok || err != nil {
 			return err
 		}
-		if err := pause(ctx, tick); err != nil {
+		if err := writer.Pause(ctx, tick); err != nil {
 			return err
 		}
-	}
-}
-
-func pause(ctx context.Context, tick *time.Ticker) error {
-	select {
-	case <-tick.C:
-		return nil
-	case <-ctx.Done():
-		return writer.Interrupted(ctx)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/writer"
 )
 
 // SetVFs gives a GPU n virtual functions and returns when they are there. A GPU that has
@@ -18,7 +19,7 @@ import (
 // the card is gone afterwards.
 func (b *Functions) SetVFs(ctx context.Context, id gpu.ID, n int) error {
 	if err := b.setVFs(ctx, id, n); err != nil {
-		return wrap(b.gone(id, err), "cannot give gpu %q %d virtual functions", id, n)
+		return writer.Wrap(b.gone(id, err), "cannot give gpu %q %d virtual functions", id, n)
 	}
 	return nil
 }
@@ -30,7 +31,7 @@ func (b *Functions) CheckVFs(_ context.Context, id gpu.ID, n int) error {
 		_, err = b.vfsChange(id, n)
 	}
 	if err != nil {
-		return wrap(b.gone(id, err), "cannot give gpu %q %d virtual functions", id, n)
+		return writer.Wrap(b.gone(id, err), "cannot give gpu %q %d virtual functions", id, n)
 	}
 	return nil
 }

@@ -272,20 +272,9 @@ func (c *cli) putMIG(ctx context.Context, gpu string, l api.Layout) error {
 	if err != nil {
 		return err
 	}
-	if op != nil {
-		if !c.waits() {
-			return c.printStarted(*op)
-		}
-		if _, err := c.await(ctx, *op); err != nil {
-			return err
-		}
-		now, err := c.client().MIG(ctx, gpu)
-		if err != nil {
-			return err
-		}
-		m = &now
-	} else {
-		c.say("%s is already as asked for", gpu)
+	m, err = settle(ctx, c, m, op, gpu+" is already as asked for", func() (api.MIG, error) { return c.client().MIG(ctx, gpu) })
+	if m == nil || err != nil {
+		return err
 	}
 	if !c.draws() {
 		return printOne(c, *m, gpu, nil)

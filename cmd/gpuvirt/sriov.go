@@ -78,20 +78,9 @@ func (c *cli) setVFs(ctx context.Context, gpu string, n int) error {
 	if err != nil {
 		return err
 	}
-	if op != nil {
-		if !c.waits() {
-			return c.printStarted(*op)
-		}
-		if _, err := c.await(ctx, *op); err != nil {
-			return err
-		}
-		now, err := c.client().VFs(ctx, gpu)
-		if err != nil {
-			return err
-		}
-		v = &now
-	} else {
-		c.say("%s has %d already", gpu, n)
+	v, err = settle(ctx, c, v, op, fmt.Sprintf("%s has %d already", gpu, n), func() (api.VFs, error) { return c.client().VFs(ctx, gpu) })
+	if v == nil || err != nil {
+		return err
 	}
 	return c.printVFs(*v)
 }

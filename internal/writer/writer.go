@@ -132,3 +132,22 @@ func stuckError(id gpu.ID, h *sysfs.HungError) error {
 func Interrupted(ctx context.Context) error {
 	return gpu.Errorf(gpu.CodeUnavailable, "it was interrupted: %w", context.Cause(ctx))
 }
+
+// Pause waits until the next look at the machine, or fails when ctx ends.
+func Pause(ctx context.Context, tick *time.Ticker) error {
+	select {
+	case <-tick.C:
+		return nil
+	case <-ctx.Done():
+		return Interrupted(ctx)
+	}
+}
+
+// Wrap puts what was attempted in front of an error. One without a kind says that the
+// machine could not be read, or did not answer in time.
+func Wrap(err error, format string, args ...any) error {
+	if errors.Is(err, sysfs.ErrTimeout) {
+		return gpu.Wrap(err, gpu.CodeStuck, format, args...)
+	}
+	return gpu.Wrap(err, gpu.CodeUnavailable, format, args...)
+}
