@@ -181,6 +181,7 @@ type Partition struct {
 	Native     string      `json:"native"`
 	Handle     Handle      `json:"handle"`
 	DeviceAPI  string      `json:"device_api,omitempty"`
+	VGPUParams string      `json:"vgpu_params,omitempty"` // as the driver states them
 	IOMMUGroup string      `json:"iommu_group,omitempty"`
 	Origin     string      `json:"origin"` // managed, foreign
 	State      string      `json:"state"`  // making, made, removing, missing
@@ -192,9 +193,10 @@ type Partition struct {
 
 // PartitionRequest asks for a partition that is not (yet) for a VM.
 type PartitionRequest struct {
-	GPU       string `json:"gpu,omitempty"` // empty: any managed GPU that fits
-	Profile   string `json:"profile"`
-	Placement string `json:"placement,omitempty"` // pack (default), spread
+	GPU        string `json:"gpu,omitempty"` // empty: any managed GPU that fits
+	Profile    string `json:"profile"`
+	Placement  string `json:"placement,omitempty"`   // pack (default), spread
+	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 
 // Hostdev is a host device in a VM.
@@ -221,12 +223,13 @@ type VM struct {
 
 // AssignmentRequest is a client's wish: the body of PUT /v1/assignments/{name}.
 type AssignmentRequest struct {
-	VM        string `json:"vm"` // UUID or name
-	Profile   string `json:"profile"`
-	GPU       string `json:"gpu,omitempty"`
-	Placement string `json:"placement,omitempty"` // pack (default), spread
-	Hotplug   string `json:"hotplug,omitempty"`   // auto (default), require, never
-	Display   bool   `json:"display,omitempty"`
+	VM         string `json:"vm"` // UUID or name
+	Profile    string `json:"profile"`
+	GPU        string `json:"gpu,omitempty"`
+	Placement  string `json:"placement,omitempty"` // pack (default), spread
+	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
+	Display    bool   `json:"display,omitempty"`
+	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 
 // Assignment is the lasting wish "VM x has a partition of profile p", and what is
@@ -240,6 +243,7 @@ type Assignment struct {
 	Placement       string      `json:"placement"`
 	Hotplug         string      `json:"hotplug"`
 	Display         bool        `json:"display"`
+	VGPUParams      string      `json:"vgpu_params,omitempty"` // as asked for, sorted
 	Partition       string      `json:"partition"`
 	PartitionGPU    string      `json:"partition_gpu"` // the GPU that was picked
 	State           string      `json:"state"`         // attaching, attached, detaching, unknown, drifted
@@ -257,13 +261,14 @@ type ApplyRequest struct {
 
 // NamedAssignmentRequest is an AssignmentRequest with the name that the client chose.
 type NamedAssignmentRequest struct {
-	Name      string `json:"name"`
-	VM        string `json:"vm"` // UUID or name
-	Profile   string `json:"profile"`
-	GPU       string `json:"gpu,omitempty"`
-	Placement string `json:"placement,omitempty"` // pack (default), spread
-	Hotplug   string `json:"hotplug,omitempty"`   // auto (default), require, never
-	Display   bool   `json:"display,omitempty"`
+	Name       string `json:"name"`
+	VM         string `json:"vm"` // UUID or name
+	Profile    string `json:"profile"`
+	GPU        string `json:"gpu,omitempty"`
+	Placement  string `json:"placement,omitempty"` // pack (default), spread
+	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
+	Display    bool   `json:"display,omitempty"`
+	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 
 // Attached says in which of the VM's definitions the device is.

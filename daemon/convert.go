@@ -75,7 +75,7 @@ func profileOf(p gpu.Profile) api.Profile {
 func partitionOf(p gpu.Partition) api.Partition {
 	out := api.Partition{
 		ID: p.ID, GPU: string(p.GPU), Parent: p.Parent, Kind: string(p.Kind), Profile: p.Profile, Slot: p.Slot,
-		Native: p.Native, Handle: api.Handle(p.Handle), DeviceAPI: p.DeviceAPI, IOMMUGroup: p.IOMMUGroup,
+		Native: p.Native, Handle: api.Handle(p.Handle), DeviceAPI: p.DeviceAPI, VGPUParams: p.Params, IOMMUGroup: p.IOMMUGroup,
 		Origin: string(p.Origin), State: string(p.State), Assignment: p.Assignment,
 		Instance:   p.Instance,
 		Holders:    convert(p.Holders, func(h gpu.Holder) api.Holder { return api.Holder(h) }),
@@ -108,7 +108,7 @@ func hostdevOf(d gpu.Hostdev) api.Hostdev {
 func assignmentOf(a gpu.Assignment) api.Assignment {
 	return api.Assignment{
 		Name: a.Name, VM: a.Wish.VM, VMName: a.VMName, Profile: a.Wish.Profile, GPU: string(a.Wish.GPU),
-		Placement: string(a.Wish.Placement), Hotplug: string(a.Wish.Hotplug), Display: a.Wish.Display,
+		Placement: string(a.Wish.Placement), Hotplug: string(a.Wish.Hotplug), Display: a.Wish.Display, VGPUParams: a.Wish.Params,
 		Partition: a.Partition, PartitionGPU: string(a.GPU), State: string(a.State),
 		Attached: api.Attached{Live: a.Live, Config: a.Config}, RestartRequired: a.RestartRequired,
 		Operation: a.Operation, Created: clock(a.Created), Conditions: convert(a.Conditions, conditionOf),

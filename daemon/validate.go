@@ -180,7 +180,9 @@ func wishOf(a api.AssignmentRequest) (gpu.Wish, error) {
 // wishAt is wishOf for a wish that is a part of a body: its fields are named with what
 // leads there.
 func wishAt(at string, a api.AssignmentRequest) (gpu.Wish, error) {
+	params, perr := gpu.ParseVGPUParams(a.VGPUParams)
 	err := errors.Join(
+		field(at+"vgpu_params", perr),
 		required(at+"vm", a.VM, checkVM),
 		required(at+"profile", a.Profile, checkText),
 		optional(at+"gpu", a.GPU, checkGPU),
@@ -188,7 +190,7 @@ func wishAt(at string, a api.AssignmentRequest) (gpu.Wish, error) {
 		optional(at+"hotplug", a.Hotplug, oneOf(hotplugs())),
 	)
 	return gpu.Wish{
-		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display,
+		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display, Params: params,
 		Placement: orDefault(a.Placement, gpu.Pack),
 		Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
 	}, err
@@ -206,7 +208,7 @@ func wishesOf(r api.ApplyRequest) ([]gpu.NamedWish, error) {
 		at := fmt.Sprintf("assignments[%d].", i)
 		errs = append(errs, required(at+"name", a.Name, checkAssignmentName))
 		w, err := wishAt(at, api.AssignmentRequest{
-			VM: a.VM, Profile: a.Profile, GPU: a.GPU, Placement: a.Placement, Hotplug: a.Hotplug, Display: a.Display,
+			VM: a.VM, Profile: a.Profile, GPU: a.GPU, Placement: a.Placement, Hotplug: a.Hotplug, Display: a.Display, VGPUParams: a.VGPUParams,
 		})
 		errs = append(errs, err)
 		if seen[a.Name] {
@@ -273,13 +275,15 @@ func numVFsOf(r api.VFsRequest) (int, error) {
 }
 
 func partitionWishOf(p api.PartitionRequest) (gpu.PartitionWish, error) {
+	params, perr := gpu.ParseVGPUParams(p.VGPUParams)
 	err := errors.Join(
 		required("profile", p.Profile, checkText),
 		optional("gpu", p.GPU, checkGPU),
 		optional("placement", p.Placement, oneOf(placements())),
+		field("vgpu_params", perr),
 	)
 	return gpu.PartitionWish{
-		GPU: gpu.ID(p.GPU), Profile: p.Profile, Placement: orDefault(p.Placement, gpu.Pack),
+		GPU: gpu.ID(p.GPU), Profile: p.Profile, Placement: orDefault(p.Placement, gpu.Pack), Params: params,
 	}, joined(err)
 }
 

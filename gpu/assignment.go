@@ -11,6 +11,7 @@ type Wish struct {
 	Placement Placement `json:"placement"`
 	Hotplug   Hotplug   `json:"hotplug"`
 	Display   bool      `json:"display,omitempty"`
+	Params    string    `json:"vgpu_params,omitempty"` // of the vGPU, as ParseVGPUParams returns them
 }
 
 // A NamedWish is a wish under the name that the client chose for it.

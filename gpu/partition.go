@@ -16,6 +16,9 @@ type Partition struct {
 	Compute   []Compute
 	Handle    Handle
 	DeviceAPI string
+	// Params are a vGPU's, as ParseVGPUParams returns those that are asked for; of what is
+	// there as the driver states them.
+	Params string
 	// FormerDrivers are the kernel drivers that the PCI functions of a card or VF had
 	// before it was taken for VMs, by PCI address, empty for none: they get them back.
 	FormerDrivers map[string]string

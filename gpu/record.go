@@ -40,6 +40,7 @@ type PartitionRecord struct {
 	Compute   []Compute `json:"compute,omitempty"` // without UUIDs
 	Handle    Handle    `json:"handle"`
 	DeviceAPI string    `json:"device_api,omitempty"`
+	Params    string    `json:"vgpu_params,omitempty"`
 	// FormerDrivers are written before the functions lose them.
 	FormerDrivers map[string]string `json:"former_drivers,omitempty"`
 
@@ -52,7 +53,7 @@ type PartitionRecord struct {
 func (r PartitionRecord) Partition() Partition {
 	return Partition{
 		ID: r.ID, GPU: r.GPU, Parent: r.Parent, Kind: r.Kind, Profile: r.Profile, Native: r.Native,
-		Slot: r.Slot, Compute: r.Compute, Handle: r.Handle, DeviceAPI: r.DeviceAPI,
+		Slot: r.Slot, Compute: r.Compute, Handle: r.Handle, DeviceAPI: r.DeviceAPI, Params: r.Params,
 		FormerDrivers: maps.Clone(r.FormerDrivers), Origin: OriginManaged, State: r.State, Assignment: r.Assignment, Created: r.Created,
 	}
 }

@@ -62,6 +62,7 @@ type PartitionWish struct {
 	GPU       ID // empty: any
 	Profile   string
 	Placement Placement
+	Params    string // of a vGPU, as ParseVGPUParams returns them
 }
 
 // Idempotency is a client's Idempotency-Key with the digest of its request; the

@@ -177,6 +177,7 @@ func diff(stored, asked gpu.Wish) map[string][2]string {
 	add("placement", string(stored.Placement), string(asked.Placement))
 	add("hotplug", string(stored.Hotplug), string(asked.Hotplug))
 	add("display", fmt.Sprint(stored.Display), fmt.Sprint(asked.Display))
+	add("vgpu_params", stored.Params, asked.Params)
 	if len(d) == 0 {
 		return nil
 	}

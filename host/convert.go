@@ -149,6 +149,7 @@ func (h *Host) planConvert(
 	if err != nil {
 		return nil, err
 	}
+	n.part.Params = old.Wish.Params
 	rec := old
 	rec.Partition, rec.VMName, rec.Bound = n.part.ID, vm.Name, false
 	rec.Generation++

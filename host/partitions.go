@@ -152,6 +152,11 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 				Type: gpu.Drifted, Status: true, Reason: "Different",
 				Message: fmt.Sprintf("it should be %s on %s, but is %s on %s", r.Profile, r.Parent, p.Profile, p.Parent),
 			})
+		case there && r.State == gpu.PartitionMade && was[r.ID].State == gpu.PartitionMade && r.Params != "" && !gpu.SameVGPUParams(r.Params, p.Params):
+			p.Conditions = append(p.Conditions, gpu.Condition{
+				Type: gpu.Drifted, Status: true, Reason: "OtherParams",
+				Message: fmt.Sprintf("its vgpu_params should be %q, but are %q", r.Params, p.Params),
+			})
 		}
 		present[r.ID] = p
 		delete(was, r.ID)
@@ -385,7 +390,7 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: w.Placement}, "", nil, nil)
+	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: w.Placement, Params: w.Params}, "", nil, nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}

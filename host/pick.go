@@ -85,8 +85,12 @@ func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *gp
 		if err != nil {
 			return g, p, placed{}, cmp.Or(first, err)
 		}
+		if err := tunable(p, w.Params); err != nil {
+			return g, p, placed{}, err
+		}
 		n, err := h.newRecord(ctx, g, p, assignment, batch)
 		if err == nil {
+			n.part.Params = w.Params
 			return g, p, n, nil
 		}
 		if w.GPU != "" || skip[g.ID] || ctx.Err() != nil {
@@ -97,6 +101,14 @@ func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *gp
 			first = err
 		}
 	}
+}
+
+// tunable refuses parameters for what is no vGPU of NVIDIA's: nobody else takes any.
+func tunable(p gpu.Profile, params string) error {
+	if params == "" || p.Kind == gpu.KindVGPU || p.Kind == gpu.KindMdev && strings.HasPrefix(p.NativeID, "nvidia-") {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeInvalid, "cannot give parameters to %q: it is a %s, and only vGPUs of NVIDIA take vgpu_params", p.Name, p.Kind)
 }
 
 // inTheWay has the backend say why there is no room on the GPU that was named, where

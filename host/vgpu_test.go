@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -268,6 +269,98 @@ func TestApplyChoosesLayout_T35(t *testing.T) {
 	for _, a := range as {
 		if a.State != gpu.AssignmentAttached {
 			t.Errorf("%+v", a)
+		}
+	}
+}
+
+// A vGPU has the parameters that its assignment asks for, again after a reboot, and on the
+// other kernel generation too.
+func TestVGPUParams(t *testing.T) {
+	for _, mdev := range []bool{true, false} {
+		l := newLab(t, sim.L40S(string(l40s), 0).WithVGPU(mdev))
+		l.manage(l40s)
+		l.mustSetVFs(l40s, 32)
+		const params = "enable_uvm=1,frame_rate_limiter=0"
+		wish := gpu.Wish{VM: "db1", Profile: "L40S-8Q", Params: params}
+		a := l.attach("gfx", wish)
+		has := func(when string) {
+			t.Helper()
+			p, err := l.Partition(t.Context(), a.Partition)
+			if err != nil || p.Params != params || p.State != gpu.PartitionMade || len(p.Conditions) != 0 {
+				t.Errorf("mdev=%t: %s: %+v, %v", mdev, when, p, err)
+			}
+		}
+		has("at first")
+
+		// Other parameters are another wish.
+		_, _, err := l.PutAssignment(t.Context(), "test", "gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q"})
+		if e, ok := errors.AsType[*gpu.Error](err); !ok || e.Code != gpu.CodeConflict || e.Diff["vgpu_params"] != [2]string{params, ""} {
+			t.Errorf("mdev=%t: %v", mdev, err)
+		}
+
+		if err := l.sim.Reboot(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.restore(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		has("after a reboot")
+		n := l.wrote()
+		if _, err := l.restore(10 * time.Second); err != nil || l.wrote() != n {
+			t.Errorf("mdev=%t: the second restore wrote, or %v", mdev, err)
+		}
+
+		// Somebody else changes them.
+		p, _ := l.Partition(t.Context(), a.Partition)
+		file := "bus/mdev/devices/" + p.Handle.MdevUUID
+		if !mdev {
+			file = "bus/pci/devices/" + p.Handle.PCIAddress
+		}
+		if err := l.sim.Sysfs.Write(t.Context(), file+"/nvidia/vgpu_params", "disable_vnc=1\n"); err != nil {
+			t.Fatal(err)
+		}
+		a, err = l.Assignment(t.Context(), "gfx")
+		if err != nil || a.State != gpu.AssignmentDrifted || len(a.Conditions) != 1 || a.Conditions[0].Reason != "PartitionOtherParams" ||
+			!strings.Contains(a.Conditions[0].Message, `should be "`+params+`", but are "disable_vnc=1"`) {
+			t.Errorf("mdev=%t: %+v, %v", mdev, a, err)
+		}
+
+		l.generation(!mdev)
+		if _, err := l.restore(time.Second); err == nil { // but the functions are on
+			t.Errorf("mdev=%t: the restore says that all is well", mdev)
+		}
+		if _, op, err := l.PutAssignment(t.Context(), "test", "gfx", wish); err != nil || op == nil || l.finish(*op, nil).Status != operation.Done {
+			t.Fatalf("mdev=%t: %+v, %v", mdev, op, err)
+		}
+		if a, err = l.Assignment(t.Context(), "gfx"); err != nil {
+			t.Fatal(err)
+		}
+		has("converted")
+	}
+}
+
+// Parameters are for vGPUs of NVIDIA: whoever asks for them with anything else is told
+// so before anything is touched.
+func TestVGPUParamsOfOthers(t *testing.T) {
+	l := newLab(t, sim.Mbochs(), sim.Flex("0000:51:00.0", 0))
+	l.manage("mbochs")
+	l.manage("0000:51:00.0")
+	l.mustSetVFs("0000:51:00.0", 2)
+	n := l.wrote()
+	for profile, kind := range map[string]string{"mbochs-small": "mdev", "vf-8086:56c0": "vf", "card-8086:56c0": "card"} {
+		on := gpu.ID("")
+		if kind != "mdev" {
+			on = "0000:51:00.0"
+		}
+		_, _, err := l.PutAssignment(t.Context(), "test", "x", gpu.Wish{VM: "db1", Profile: profile, GPU: on, Params: "x=1"})
+		if kind == "card" {
+			if err == nil {
+				t.Errorf("%s: accepted", profile)
+			}
+			continue // it is refused for its functions first
+		}
+		if gpu.CodeOf(err) != gpu.CodeInvalid || !strings.Contains(err.Error(), "it is a "+kind+", and only vGPUs of NVIDIA take vgpu_params") || l.wrote() != n {
+			t.Errorf("%s: %v", profile, err)
 		}
 	}
 }

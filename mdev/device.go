@@ -109,10 +109,14 @@ func (b *Backend) partition(p parent, d device, names map[string]typeName) (gpu.
 	if !listed {
 		name.profile = d.native // the driver does not list its type any more
 	}
-	return gpu.Partition{
+	out := gpu.Partition{
 		ID: d.uuid, GPU: p.id, Parent: p.name(), Kind: gpu.KindMdev, Profile: name.profile, Native: d.native,
 		Handle: gpu.Handle{MdevUUID: d.uuid}, DeviceAPI: name.api, IOMMUGroup: group,
-	}, nil
+	}
+	if isNVIDIA(d.native) {
+		out.Params = b.params(d.dir)
+	}
+	return out, nil
 }
 
 // leaked says so if a type can make fewer devices than its maximum although

@@ -50,7 +50,7 @@ func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 		return gpu.Partition{}, gpu.Errorf(gpu.CodeInvalid, "%q is no device of this gpu that mdevs are made on", want.Parent)
 	}
 	if have, ok, err := b.same(p, uuid, want); ok || err != nil {
-		return have, err
+		return b.found(ctx, have, want, err)
 	}
 	for tried := 1; ; tried++ {
 		t, at, err := b.choose(p, want)
@@ -60,7 +60,7 @@ func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 		err = b.create(ctx, p, at, t, uuid)
 		switch {
 		case err == nil:
-			return b.readBack(ctx, at, t, uuid)
+			return b.readBack(ctx, at, t, uuid, want.Params)
 		case gpu.CodeOf(err) == gpu.CodeNoCapacity && want.Parent != at.name() && tried < len(p.functions):
 			// Somebody has taken this virtual function. Another may be free.
 		case !errors.Is(err, syscall.EEXIST):
@@ -71,7 +71,7 @@ func (b *Backend) make(ctx context.Context, want gpu.Partition) (gpu.Partition, 
 			if serr == nil && !ok {
 				serr = err
 			}
-			return have, serr
+			return b.found(ctx, have, want, serr)
 		}
 	}
 }
@@ -160,6 +160,14 @@ func (b *Backend) same(p parent, uuid string, want gpu.Partition) (gpu.Partition
 		return gpu.Partition{}, false, differs("profile", have.Profile, want.Profile)
 	}
 	return have, true, nil
+}
+
+// found gives a device that was there already the parameters that are wanted.
+func (b *Backend) found(ctx context.Context, have, want gpu.Partition, err error) (gpu.Partition, error) {
+	if err == nil {
+		have.Params, err = b.tune(ctx, want.GPU, path.Join(deviceDir, have.ID), want.Params, b.opts.WriteTimeout)
+	}
+	return have, err
 }
 
 func differs(field, have, want string) error {
@@ -285,9 +293,9 @@ func (b *Backend) vanished(p parent, typeDir string, err error) error {
 	return driverError(syscall.ENOENT, err)
 }
 
-// readBack looks at what was made. Anything but the device that was asked for is
+// readBack looks at what was made, and gives it its parameters. Anything but the device that was asked for is
 // removed again: the driver said yes to our UUID, so it is ours to remove.
-func (b *Backend) readBack(ctx context.Context, p parent, t mdevType, uuid string) (gpu.Partition, error) {
+func (b *Backend) readBack(ctx context.Context, p parent, t mdevType, uuid, params string) (gpu.Partition, error) {
 	d, ok, err := b.device(uuid)
 	if err == nil && !ok {
 		return gpu.Partition{}, gpu.Errorf(gpu.CodeUnavailable, "the driver accepted it, but there is no such device").
@@ -301,7 +309,10 @@ func (b *Backend) readBack(ctx context.Context, p parent, t mdevType, uuid strin
 		made, err = b.partition(p, d, map[string]typeName{t.native: {profile: t.name, api: t.api}})
 	}
 	if err == nil {
-		return made, nil
+		made.Params, err = b.tune(ctx, p.id, path.Join(deviceDir, uuid), params, b.opts.WriteTimeout)
+	}
+	if err == nil || gpu.CodeOf(err) == gpu.CodeStuck { // another write would only hang as well
+		return made, err
 	}
 	if rerr := b.destroy(context.WithoutCancel(ctx), p.id, uuid); rerr != nil {
 		err = fmt.Errorf("%w; and it cannot be removed again: %w", err, rerr)

@@ -183,6 +183,9 @@ func (v *Vendor) make(ctx context.Context, want gpu.Partition) (gpu.Partition, e
 		return gpu.Partition{}, err
 	}
 	if have, ok, err := v.same(ctx, c, f, want); ok || err != nil {
+		if err == nil {
+			have.Params, err = v.tune(ctx, c.id, f.dir, want.Params, v.opts.WriteTimeout)
+		}
 		return have, err
 	}
 	typ, err := v.typeOf(ctx, c, want)
@@ -204,7 +207,26 @@ func (v *Vendor) make(ctx context.Context, want gpu.Partition) (gpu.Partition, e
 	if err := v.set(ctx, c, f, typ, want); err != nil {
 		return gpu.Partition{}, err
 	}
-	return v.readBack(ctx, f, typ, want)
+	made, err := v.readBack(ctx, f, typ, want)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	if made.Params, err = v.tune(ctx, c.id, f.dir, want.Params, v.opts.WriteTimeout); err != nil {
+		return gpu.Partition{}, v.takeBack(ctx, c.id, f, err)
+	}
+	return made, nil
+}
+
+// takeBack takes a vGPU away again that was just made and is not as wanted because of err:
+// a failed Make leaves nothing behind.
+func (v *Vendor) takeBack(ctx context.Context, id gpu.ID, f vf, err error) error {
+	if gpu.CodeOf(err) == gpu.CodeStuck {
+		return err // another write would only hang as well
+	}
+	if werr := v.write0(context.WithoutCancel(ctx), id, f); werr != nil {
+		return fmt.Errorf("%w; and it cannot be removed again: %w", err, werr)
+	}
+	return err
 }
 
 // elsewhere refuses a function that is not the one that was chosen: the functions of a
@@ -339,9 +361,5 @@ func (v *Vendor) readBack(ctx context.Context, f vf, typ uint32, want gpu.Partit
 	if errors.Is(err, fs.ErrNotExist) || gpu.CodeOf(err) == gpu.CodeNotFound {
 		return gpu.Partition{}, err
 	}
-	// It was made, and cannot be looked at: a failed Make leaves nothing behind.
-	if werr := v.write0(context.WithoutCancel(ctx), want.GPU, f); werr != nil {
-		err = fmt.Errorf("%w; and it cannot be removed again: %w", err, werr)
-	}
-	return gpu.Partition{}, err
+	return gpu.Partition{}, v.takeBack(ctx, want.GPU, f, err)
 }

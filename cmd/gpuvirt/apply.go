@@ -19,13 +19,14 @@ type wishFile struct {
 }
 
 type wishEntry struct {
-	Name      string `yaml:"name"`
-	VM        string `yaml:"vm"`
-	Profile   string `yaml:"profile"`
-	GPU       string `yaml:"gpu"`
-	Placement string `yaml:"placement"`
-	Hotplug   string `yaml:"hotplug"`
-	Display   bool   `yaml:"display"`
+	Name       string `yaml:"name"`
+	VM         string `yaml:"vm"`
+	Profile    string `yaml:"profile"`
+	GPU        string `yaml:"gpu"`
+	Placement  string `yaml:"placement"`
+	Hotplug    string `yaml:"hotplug"`
+	Display    bool   `yaml:"display"`
+	VGPUParams string `yaml:"vgpu_params"`
 }
 
 func applyCommand(c *cli) *cobra.Command {

@@ -57,6 +57,7 @@ func assignmentFields(a api.Assignment) []field {
 		{name: "Placement", value: a.Placement},
 		{name: "Hotplug", value: a.Hotplug},
 		{name: "Display", value: yesNo(a.Display)},
+		{name: "vGPU params", value: a.VGPUParams},
 		{name: "GPU", value: a.PartitionGPU},
 		{name: "Partition", value: a.Partition},
 		{name: "State", value: a.State},

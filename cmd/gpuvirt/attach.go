@@ -28,12 +28,17 @@ before the VM starts.`,
 	whereFlags(c, cmd, &want.GPU, &want.Placement)
 	flags.StringVar(&want.Hotplug, "hotplug", "", "`when` a running vm gets it: auto, at once if it runs (default); require, at once or not at all; never, at its next start")
 	flags.BoolVar(&want.Display, "display", false, "let the device be the vm's display")
+	paramsFlag(cmd, &want.VGPUParams)
 	must(cmd.MarkFlagRequired("vm"))
 	must(cmd.MarkFlagRequired("profile"))
 	completeFlag(c, cmd, "vm", vmNames)
 	completeFlag(c, cmd, "profile", profileNames)
 	fixed(cmd, "hotplug", "auto", "require", "never")
 	return cmd
+}
+
+func paramsFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "vgpu-params", "", "`parameters` of a vGPU of NVIDIA, such as frame_rate_limiter=0,enable_uvm=1")
 }
 
 func (c *cli) attach(cmd *cobra.Command, name string, want api.AssignmentRequest) error {

@@ -65,6 +65,7 @@ func partitionFields(p api.Partition) []field {
 		{name: "Compute", below: computeRows(p.Compute)},
 		{name: "Device", value: handle(p.Handle)},
 		{name: "Device API", value: p.DeviceAPI},
+		{name: "vGPU params", value: p.VGPUParams},
 		{name: "IOMMU group", value: p.IOMMUGroup},
 		{name: "Origin", value: p.Origin},
 		{name: "State", value: p.State},
@@ -116,6 +117,7 @@ func partitionCreate(c *cli) *cobra.Command {
 	cmd.Flags().StringVar(&want.Profile, "profile", "", "the `profile` to make (required)")
 	must(cmd.MarkFlagRequired("profile"))
 	whereFlags(c, cmd, &want.GPU, &want.Placement)
+	paramsFlag(cmd, &want.VGPUParams)
 	completeFlag(c, cmd, "profile", profileNames)
 	return cmd
 }

@@ -106,5 +106,8 @@ func (h *Host) addMdev(t *tree, s *state, uuid string, m *mdev) {
 	t.symlink("bus/mdev/devices/"+uuid, dir)
 	t.symlink(path.Join(typ, "devices", uuid), dir)
 	addGroup(t, dir, m.Group)
+	if c.Driver == "nvidia" {
+		h.addParams(t, s, dir, uuid)
+	}
 	t.add(path.Join(dir, "remove"), writeOnly(func(value string) error { return h.remove(uuid, value) }))
 }

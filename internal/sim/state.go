@@ -44,6 +44,7 @@ type mdev struct {
 	Type     int       `json:"type"`               // index in the card's types, or in those of its virtual functions
 	Instance int       `json:"instance,omitempty"` // GPU instance, for one on a virtual function; -1: none
 	Group    int       `json:"group"`
+	Params   string    `json:"params,omitempty"`
 	Removing bool      `json:"removing,omitempty"` // waits for whoever holds it
 	VanishAt time.Time `json:"vanish_at"`          // the driver removes it by itself then
 }

@@ -51,6 +51,7 @@ type vgpu struct {
 	Type      int       `json:"type"`     // index in the card's types
 	Instance  int       `json:"instance"` // GPU instance, -1: none
 	Open      bool      `json:"open,omitempty"`
+	Params    string    `json:"params,omitempty"`
 	LingersTo time.Time `json:"lingers_to"`
 }
 
@@ -148,7 +149,7 @@ func (h *Host) addVGPU(t *tree, s *state, f function) {
 	t.add(path.Join(at, "current_vgpu_type"), node{
 		text: strconv.Itoa(number) + "\n", act: func(value string) error { return h.setVGPU(f.address, value) },
 	})
-	t.file(path.Join(at, "vgpu_params"), "\n")
+	h.addParams(t, s, f.dir, f.address)
 	t.add(path.Join(at, "gpu_instance_id"), instance)
 	t.add(path.Join(at, "placement_id"), placement)
 }
