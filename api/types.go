@@ -217,6 +217,7 @@ type VM struct {
 	State       string    `json:"state"`
 	Autostart   bool      `json:"autostart"`
 	Persistent  bool      `json:"persistent"`
+	NUMANodes   []int     `json:"numa_nodes,omitempty"` // that its memory is bound to
 	Hostdevs    []Hostdev `json:"hostdevs"`
 	Assignments []string  `json:"assignments"`
 }

@@ -93,7 +93,7 @@ func partitionOf(p gpu.Partition) api.Partition {
 
 func vmOf(vm gpu.VM) api.VM {
 	return api.VM{
-		UUID: vm.UUID, Name: vm.Name, State: string(vm.State), Autostart: vm.Autostart, Persistent: vm.Persistent,
+		UUID: vm.UUID, Name: vm.Name, State: string(vm.State), Autostart: vm.Autostart, Persistent: vm.Persistent, NUMANodes: slices.Clone(vm.MemoryNodes),
 		Hostdevs: convert(vm.Hostdevs, hostdevOf), Assignments: list(slices.Clone(vm.Assignments)),
 	}
 }

@@ -26,6 +26,9 @@ type VM struct {
 	Autostart  bool
 	Persistent bool
 	Hostdevs   []Hostdev
+	// MemoryNodes are the host's NUMA nodes that its memory is bound to, sorted; of a
+	// running VM those of now. None: it is bound to none.
+	MemoryNodes []int
 
 	Assignments []string // names; added by the host
 }

@@ -24,7 +24,7 @@ func find(profiles []gpu.Profile, name string) (gpu.Profile, bool) {
 // only to explain a refusal. One that an operation was changing while it was read
 // is refused as busy: what was read may hold no more when the operation is over. vm is
 // who is to have it, nil if nobody; batch is what is taken already.
-func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *gpu.VMHead, batch *batch, skip map[gpu.ID]bool) (gpu.GPU, gpu.Profile, error) {
+func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement gpu.Placement, vm *taker, batch *batch, skip map[gpu.ID]bool) (gpu.GPU, gpu.Profile, error) {
 	ids := []gpu.ID{on}
 	if on == "" {
 		records, err := h.cfg.Store.GPURecords()
@@ -57,7 +57,11 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 	if err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err
 	}
-	g, p, err := pick(profile, on, placement, offers, vm != nil)
+	nodes, err := near(ctx, vm, profile, offers)
+	if err != nil {
+		return gpu.GPU{}, gpu.Profile{}, err
+	}
+	g, p, err := pick(profile, on, placement, nodes, offers, vm != nil)
 	if err == nil {
 		return g, p, busy[g.ID]
 	}
@@ -71,13 +75,13 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 	if err != nil {
 		return gpu.GPU{}, gpu.Profile{}, err
 	}
-	return pick(profile, on, placement, all, vm != nil)
+	return pick(profile, on, placement, nil, all, vm != nil)
 }
 
 // settle finds the GPU for a wish and the place on it. Where one that has room refuses
 // for a reason that is not seen before, the next is tried; what the first said stands
 // where none is left.
-func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *gpu.VMHead, batch *batch) (gpu.GPU, gpu.Profile, placed, error) {
+func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *taker, batch *batch) (gpu.GPU, gpu.Profile, placed, error) {
 	var first error
 	skip := map[gpu.ID]bool{}
 	for {
@@ -155,10 +159,11 @@ func closed(g gpu.GPU) (gpu.Code, string) {
 	return "", ""
 }
 
-// pick chooses the GPU for a profile: of those that are open and have room, the
-// fullest to pack or the emptiest to spread; the first by ID among equals. It
-// refuses with the reason of every GPU that could have been meant.
-func pick(profile string, on gpu.ID, placement gpu.Placement, offers []inventory.Look, forVM bool) (gpu.GPU, gpu.Profile, error) {
+// pick chooses the GPU for a profile: of those that are open and have room, one on the
+// NUMA nodes that are named, if there is one; of these the fullest to pack or the emptiest
+// to spread; the first by ID among equals. It refuses with the reason of every GPU that
+// could have been meant.
+func pick(profile string, on gpu.ID, placement gpu.Placement, nodes []int, offers []inventory.Look, forVM bool) (gpu.GPU, gpu.Profile, error) {
 	type candidate struct {
 		gpu     gpu.GPU
 		profile gpu.Profile
@@ -209,7 +214,7 @@ func pick(profile string, on gpu.ID, placement gpu.Placement, offers []inventory
 			if placement == gpu.Spread {
 				room = -room
 			}
-			return cmp.Or(room, cmp.Compare(a.gpu.ID, b.gpu.ID))
+			return cmp.Or(byDistance(nodes, a.gpu, b.gpu), room, cmp.Compare(a.gpu.ID, b.gpu.ID))
 		})
 		return best.gpu, best.profile, nil
 	}

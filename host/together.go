@@ -15,18 +15,18 @@ import (
 const maxPerVM = "max_per_vm"
 
 // offersFor is what is left of what GPUs offer beside a batch, for a VM if there is one.
-func (h *Host) offersFor(ctx context.Context, vm *gpu.VMHead, offers []inventory.Look, batch *batch) ([]inventory.Look, error) {
+func (h *Host) offersFor(ctx context.Context, vm *taker, offers []inventory.Look, batch *batch) ([]inventory.Look, error) {
 	offers = batch.reduce(offers)
 	if vm == nil {
 		return offers, nil
 	}
-	return h.together(ctx, *vm, offers, batch)
+	return h.together(ctx, vm, offers, batch)
 }
 
 // together rules out of what GPUs offer what a VM cannot have beside what it has: of
 // NVIDIA's vGPUs a VM takes one of each card, and of most types only one (T41). libvirt
 // knows nothing of that; the VM would fail to start.
-func (h *Host) together(ctx context.Context, vm gpu.VMHead, offers []inventory.Look, batch *batch) ([]inventory.Look, error) {
+func (h *Host) together(ctx context.Context, vm *taker, offers []inventory.Look, batch *batch) ([]inventory.Look, error) {
 	assignments, err := h.cfg.Store.AssignmentRecords()
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (h *Host) together(ctx context.Context, vm gpu.VMHead, offers []inventory.L
 	}
 	var devices []gpu.Hostdev // those that others gave it count as well
 	if slices.ContainsFunc(offers, func(o inventory.Look) bool { return o.GPU.Vendor == "NVIDIA" }) {
-		whole, err := h.cfg.Inventory.VM(ctx, vm.UUID)
+		whole, err := vm.vm(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -69,7 +69,7 @@ func (h *Host) together(ctx context.Context, vm gpu.VMHead, offers []inventory.L
 		}
 		offers[i].Profiles = slices.Clone(o.Profiles)
 		for j, p := range o.Profiles {
-			if why := apart(vm, o.GPU.ID, p, has); why != "" && p.NotCreatable == "" {
+			if why := apart(vm.VMHead, o.GPU.ID, p, has); why != "" && p.NotCreatable == "" {
 				offers[i].Profiles[j].NotCreatable = why
 			}
 		}

@@ -59,7 +59,8 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	if err := attachable(vm, w); err != nil {
 		return attachPlan{}, err
 	}
-	g, p, n, err := h.settle(ctx, w, name, &vm, batch)
+	taker := h.taker(vm)
+	g, p, n, err := h.settle(ctx, w, name, taker, batch)
 	if err != nil {
 		return attachPlan{}, err
 	}
@@ -75,7 +76,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	}
 	n.reserve(&op)
 	op.Steps = append(n.steps(), operation.PlanStep{
-		Kind: stepAttach, Summary: "attach it to vm " + vm.Name, Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, n.part), Planned: scope(vm, w)},
+		Kind: stepAttach, Summary: "attach it to vm " + vm.Name + taker.farFrom(g), Args: attachArgs{Assignment: rec, Hostdev: hostdev(rec, n.part), Planned: scope(vm, w)},
 	})
 	return attachPlan{next: claim{rec, n, p}, op: op}, nil
 }

@@ -20,6 +20,7 @@ type domainXML struct {
 	Name       string                     `xml:"name"`
 	Hostdevs   []libvirtxml.DomainHostdev `xml:"devices>hostdev"`
 	Interfaces []interfaceXML             `xml:"devices>interface"`
+	NUMATune   *libvirtxml.DomainNUMATune `xml:"numatune"`
 }
 
 // interfaceXML is a network interface. One of type hostdev holds a PCI function.
@@ -71,14 +72,14 @@ func interpret(def definition) (gpu.VM, error) {
 		if part.doc == "" {
 			continue
 		}
-		id, name, devs, err := parseDomain(part.doc)
+		dom, devs, err := parseDomain(part.doc)
 		if err != nil {
 			return gpu.VM{}, fmt.Errorf("cannot parse the %s XML: %w", part.name, err)
 		}
-		if vm.UUID != "" && id != vm.UUID {
-			return gpu.VM{}, fmt.Errorf("the %s XML is of another domain, %q", part.name, id)
+		if vm.UUID != "" && dom.UUID != vm.UUID {
+			return gpu.VM{}, fmt.Errorf("the %s XML is of another domain, %q", part.name, dom.UUID)
 		}
-		vm.UUID, vm.Name, *part.devs = id, name, devs
+		vm.UUID, vm.Name, vm.MemoryNodes, *part.devs = dom.UUID, dom.Name, memoryNodes(dom.NUMATune), devs
 	}
 	vm.Hostdevs = merge(live, config)
 	return vm, nil
@@ -100,20 +101,21 @@ func stateOf(def definition) gpu.VMState {
 	}
 }
 
-// parseDomain reads a domain's identity and the host devices it names.
-func parseDomain(doc string) (id, name string, devs []gpu.Hostdev, err error) {
-	var dom domainXML
+// parseDomain reads a domain's identity, with its UUID in our form, and the host devices
+// that it names.
+func parseDomain(doc string) (dom domainXML, devs []gpu.Hostdev, err error) {
 	if err := xml.Unmarshal([]byte(doc), &dom); err != nil {
-		return "", "", nil, err
+		return dom, nil, err
 	}
-	id, err = parseUUID(strings.TrimSpace(dom.UUID))
+	id, err := parseUUID(strings.TrimSpace(dom.UUID))
 	if err != nil {
-		return "", "", nil, fmt.Errorf("uuid %q: %w", dom.UUID, err)
+		return dom, nil, fmt.Errorf("uuid %q: %w", dom.UUID, err)
 	}
+	dom.UUID = id
 	for i := range dom.Hostdevs {
 		dev, ok, err := readHostdev(&dom.Hostdevs[i])
 		if err != nil {
-			return "", "", nil, fmt.Errorf("hostdev %d: %w", i, err)
+			return dom, nil, fmt.Errorf("hostdev %d: %w", i, err)
 		}
 		if ok {
 			devs = append(devs, dev)
@@ -122,13 +124,13 @@ func parseDomain(doc string) (id, name string, devs []gpu.Hostdev, err error) {
 	for i := range dom.Interfaces {
 		dev, ok, err := readInterface(&dom.Interfaces[i])
 		if err != nil {
-			return "", "", nil, fmt.Errorf("interface %d: %w", i, err)
+			return dom, nil, fmt.Errorf("interface %d: %w", i, err)
 		}
 		if ok {
 			devs = append(devs, dev)
 		}
 	}
-	return id, dom.Name, devs, nil
+	return dom, devs, nil
 }
 
 // readHostdev reads a hostdev of type mdev or pci; others are not ours to know.

@@ -42,6 +42,14 @@ func vmCommand(c *cli) *cobra.Command {
 		}), show)
 }
 
+func numbers(all []int) string {
+	texts := make([]string, len(all))
+	for i, n := range all {
+		texts[i] = strconv.Itoa(n)
+	}
+	return strings.Join(texts, ", ")
+}
+
 func vmFields(v api.VM) []field {
 	rows := [][]string{}
 	for _, d := range v.Hostdevs {
@@ -63,6 +71,7 @@ func vmFields(v api.VM) []field {
 		{name: "State", value: v.State},
 		{name: "Autostart", value: yesNo(v.Autostart)},
 		{name: "Persistent", value: yesNo(v.Persistent)},
+		{name: "NUMA nodes", value: numbers(v.NUMANodes)},
 		{name: "Assignments", value: strings.Join(v.Assignments, ", ")},
 		{name: "Host devices", below: rows},
 	}

@@ -50,15 +50,16 @@ type mdev struct {
 }
 
 type vm struct {
-	UUID       string        `json:"uuid"`
-	Name       string        `json:"name"`
-	State      gpu.VMState   `json:"state"`
-	Autostart  bool          `json:"autostart"`
-	Persistent bool          `json:"persistent"`
-	PID        int           `json:"pid"`
-	Stubborn   bool          `json:"stubborn"` // the guest never lets go of a device
-	Live       []gpu.Hostdev `json:"live"`
-	Config     []gpu.Hostdev `json:"config"`
+	UUID        string        `json:"uuid"`
+	Name        string        `json:"name"`
+	State       gpu.VMState   `json:"state"`
+	Autostart   bool          `json:"autostart"`
+	Persistent  bool          `json:"persistent"`
+	PID         int           `json:"pid"`
+	Stubborn    bool          `json:"stubborn"` // the guest never lets go of a device
+	MemoryNodes []int         `json:"memory_nodes,omitempty"`
+	Live        []gpu.Hostdev `json:"live"`
+	Config      []gpu.Hostdev `json:"config"`
 }
 
 // A hold is a process that is no VM of libvirt's and holds a device.

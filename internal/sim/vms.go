@@ -161,7 +161,7 @@ func (s *state) define(in gpu.VM) error {
 			}
 		}
 	}
-	v.Name, v.Autostart, v.Persistent, v.Config = in.Name, in.Autostart, in.Persistent, nil
+	v.Name, v.Autostart, v.Persistent, v.MemoryNodes, v.Config = in.Name, in.Autostart, in.Persistent, in.MemoryNodes, nil
 	for _, d := range in.Hostdevs {
 		if d.Config {
 			v.Config = append(v.Config, stored(d))
@@ -233,7 +233,7 @@ func stored(d gpu.Hostdev) gpu.Hostdev {
 
 // vm is the VM as libvirt shows it: the devices of both definitions, by alias.
 func (v *vm) vm() gpu.VM {
-	out := gpu.VM{UUID: v.UUID, Name: v.Name, State: v.State, Autostart: v.Autostart, Persistent: v.Persistent}
+	out := gpu.VM{UUID: v.UUID, Name: v.Name, State: v.State, Autostart: v.Autostart, Persistent: v.Persistent, MemoryNodes: v.MemoryNodes}
 	for _, d := range v.Live {
 		d.Live = true
 		out.Hostdevs = append(out.Hostdevs, d)
