@@ -23,6 +23,8 @@ type Profile struct {
 	MemoryBytes  uint64 // 0: unknown
 	MaxInstances int    // per GPU; 0: unknown
 	Available    int    // how many more fit now
+	// Reserved is how many more would fit on devices that definitions of VMs name.
+	Reserved int
 	// Ahead is how many of these fit only when a partition of profile On is made for them.
 	Ahead     int
 	NativeID  string // the driver's id: "nvidia-746", "mbochs-small"

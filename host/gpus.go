@@ -264,5 +264,5 @@ func (h *Host) unmanageable(id gpu.ID) error {
 // Profiles lists what a GPU can make.
 func (h *Host) Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error) {
 	l, err := h.cfg.Inventory.Look(ctx, id)
-	return h.offered(ctx, l).Profiles, cmp.Or(err, l.Err)
+	return h.reserved(ctx, []inventory.Look{h.offered(ctx, l)})[0].Profiles, cmp.Or(err, l.Err)
 }

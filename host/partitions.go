@@ -20,7 +20,7 @@ func (h *Host) Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapac
 	if err != nil {
 		return nil, err
 	}
-	c := capacity(profile, offers)
+	c := capacity(profile, h.reserved(ctx, offers))
 	if profile != "" && len(c) == 0 {
 		return nil, unknownProfile(profile, "", offers)
 	}

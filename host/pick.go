@@ -254,6 +254,9 @@ func worst(codes []gpu.Code) gpu.Code {
 }
 
 func noRoom(p gpu.Profile) string {
+	if p.Reserved > 0 {
+		return fmt.Sprintf("definitions of VMs name the devices that are left (%d)", p.Reserved)
+	}
 	if p.MaxInstances > 0 {
 		return fmt.Sprintf("no room for another (at most %d of this profile fit, fewer beside other partitions)", p.MaxInstances)
 	}

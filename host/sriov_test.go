@@ -148,6 +148,24 @@ func TestVFLife_T39(t *testing.T) {
 	}
 }
 
+// wantCapacity fails unless so many more of a profile of one GPU fit, by both of the ways
+// to ask, and nothing more for the reason given, if any.
+func (l *lab) wantCapacity(profile string, n int, reason string) {
+	l.t.Helper()
+	all, err := l.Capacity(l.t.Context(), profile)
+	if err != nil || len(all) != 1 || len(all[0].GPUs) != 1 || all[0].Available != n {
+		l.t.Fatalf("%+v, %v", all, err)
+	}
+	if on := all[0].GPUs[0]; reason != "" && !slices.Equal(on.Reasons, []string{reason}) {
+		l.t.Errorf("%+v", on)
+	}
+	ps, err := l.Profiles(l.t.Context(), all[0].GPUs[0].GPU)
+	i := slices.IndexFunc(ps, func(p gpu.Profile) bool { return p.Name == profile })
+	if err != nil || i < 0 || ps[i].Available != n {
+		l.t.Errorf("%+v, %v", ps, err)
+	}
+}
+
 // A function that the definition of a foreign VM names is not chosen, though it is free:
 // libvirt reserves nothing for a VM that is off.
 func TestNamedFunctionIsTaken(t *testing.T) {
@@ -158,6 +176,7 @@ func TestNamedFunctionIsTaken(t *testing.T) {
 	if err := l.sim.Libvirt.Attach(t.Context(), sim.DB1, foreign, gpu.Scope{Config: true}); err != nil {
 		t.Fatal(err)
 	}
+	l.wantCapacity(flexVF, 1, "")
 	if a := l.attach("a", gpu.Wish{VM: "web1", Profile: flexVF}); a.Partition != string(flex)+"/vf/1" {
 		t.Errorf("%+v", a)
 	}
@@ -165,6 +184,13 @@ func TestNamedFunctionIsTaken(t *testing.T) {
 	if gpu.CodeOf(err) != gpu.CodeNoCapacity {
 		t.Errorf("the one that db1 names: %v", err)
 	}
+	l.wantCapacity(flexVF, 0, "definitions of VMs name the devices that are left (1)")
+	l.wantCapacity(rxCard, 1, "")
+	foreign = gpu.Hostdev{Alias: "ua-card", Handle: gpu.Handle{PCIAddress: string(rx)}}
+	if err := l.sim.Libvirt.Attach(t.Context(), sim.DB1, foreign, gpu.Scope{Config: true}); err != nil {
+		t.Fatal(err)
+	}
+	l.wantCapacity(rxCard, 0, "definitions of VMs name the devices that are left (1)")
 	if s := l.vfs(flex); len(s.Functions[0].Holders) != 1 || s.Functions[0].Holders[0].Name != "db1" {
 		t.Errorf("%+v", s.Functions[0])
 	}

@@ -37,33 +37,32 @@ func (h *Host) ahead(ctx context.Context, l inventory.Look) inventory.Look {
 		if p.On == "" || !ok || base.Kind != gpu.KindMIG || p.NotCreatable != "" {
 			continue
 		}
-		n := max(0, min(base.Available*perInstance(p), free-p.Available))
+		n := max(0, min(base.Available*perInstance(p), len(free)-p.Available))
 		l.Profiles[i].Available, l.Profiles[i].Ahead = p.Available+n, n
 	}
 	return l
 }
 
-// freeFunctions counts the virtual functions of a GPU on which there is no partition.
-func (h *Host) freeFunctions(ctx context.Context, g gpu.GPU) (int, error) {
+// freeFunctions lists the virtual functions of a GPU on which there is no partition.
+func (h *Host) freeFunctions(ctx context.Context, g gpu.GPU) (free []gpu.Function, err error) {
 	v, err := virtualizerOf(h.cfg.Inventory)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	functions, err := v.Functions(ctx, g.ID)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	on, err := h.cfg.Inventory.Partitions(ctx, g)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	n := 0
 	for _, f := range functions {
 		if !slices.ContainsFunc(on, func(p gpu.Partition) bool { return onFunction(p, f) }) {
-			n++
+			free = append(free, f)
 		}
 	}
-	return n, nil
+	return free, nil
 }
 
 // bases counts the vGPUs of a batch that stand on each instance which the batch makes.
