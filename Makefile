@@ -30,6 +30,8 @@ LDFLAGS := -X gpuvirt/internal/version.version=$(VERSION)
 GOBUILD  = go build -trimpath -ldflags '$(LDFLAGS)' -tags $(TAGS)
 
 GOLANGCI_VERSION := $(shell sed -n 's|.*github.com/golangci/golangci-lint/v2 \(v[^ ]*\).*|\1|p' tools/go.mod)
+NFPM_VERSION := $(shell sed -n 's|.*github.com/goreleaser/nfpm/v2 \(v[^ ]*\).*|\1|p' tools/go.mod)
+NFPM := $(CURDIR)/.cache/bin/nfpm-$(NFPM_VERSION)
 GOLANGCI := $(CURDIR)/.cache/bin/golangci-lint-$(GOLANGCI_VERSION)
 
 -include test/lab/lab.mk
@@ -59,7 +61,7 @@ install: build ## Install the binaries under $(DESTDIR)$(PREFIX)
 
 .PHONY: clean
 clean: ## Remove what was built (the caches under .cache stay)
-	rm -rf bin .cache/cover.out .cache/cover.html
+	rm -rf bin dist .cache/cover.out .cache/cover.html
 
 ##@ Test
 
@@ -139,6 +141,26 @@ $(GOLANGCI): | bootstrap
 	@echo 'building golangci-lint $(GOLANGCI_VERSION): this takes minutes, once' >&2
 	@mkdir -p $(@D)
 	CGO_ENABLED=0 nice go -C tools build -trimpath -o '$@' github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+##@ Release
+
+.PHONY: packages
+packages: bootstrap $(NFPM) ## Build the DEB, the RPM, the SBOM and the checksums (into dist)
+	@hack/bootstrap binutils
+	NFPM=$(NFPM) hack/packages dist
+
+.PHONY: check-packages
+check-packages: packages ## Do the packages come out the same again, and what do lintian, rpmlint and rpm say?
+	@hack/bootstrap lintian rpmlint rpm systemd
+	NFPM=$(NFPM) hack/check-packages dist
+
+.PHONY: sign
+sign: ## Sign the checksums of the packages in dist (KEY=the signer's key)
+	gpg --batch --yes --armor --detach-sign $(if $(KEY),--local-user '$(KEY)') dist/SHA256SUMS
+
+$(NFPM): | bootstrap
+	@mkdir -p $(@D)
+	CGO_ENABLED=0 nice go -C tools build -trimpath -o '$@' github.com/goreleaser/nfpm/v2/cmd/nfpm
 
 ##@ Help
 

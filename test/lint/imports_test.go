@@ -44,6 +44,7 @@ var folders = []folder{
 	{dir: "daemon", may: []string{"api", "gpu", "internal/version", "operation"}},
 	{dir: "gpu"},
 	{dir: "gpu/gputest", may: []string{"gpu"}},
+	{dir: "hack/sbom"},
 	{dir: "host", may: []string{"gpu", "inventory", "operation"}},
 	{dir: "internal/pci", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "internal/proc", may: []string{"gpu"}},
