@@ -365,3 +365,19 @@ type Health struct {
 	Status  string   `json:"status"` // ok, not-ready
 	Reasons []string `json:"reasons"`
 }
+
+// Settings is the configuration that a daemon works with.
+type Settings struct {
+	Files []string  `json:"files"` // that were read, in their order
+	Items []Setting `json:"items"`
+}
+
+// Setting is one thing that can be configured.
+type Setting struct {
+	Key          string   `json:"key"` // "libvirt.uri"
+	Description  string   `json:"description"`
+	Values       []string `json:"values"`                  // one, but for lists
+	Origin       string   `json:"origin,omitempty"`        // "file:line" or "command line"; empty: nobody has said it
+	Reload       bool     `json:"reload"`                  // a reload takes it over; else it takes a restart
+	AfterRestart []string `json:"after_restart,omitempty"` // what the files say by now
+}

@@ -16,6 +16,11 @@ func (c *Client) Info(ctx context.Context) (api.Info, error) {
 	return one[api.Info](ctx, c, get())
 }
 
+// Settings tells the configuration that the daemon works with.
+func (c *Client) Settings(ctx context.Context) (api.Settings, error) {
+	return one[api.Settings](ctx, c, get("config"))
+}
+
 // Capacity says how many more partitions fit: of one profile, or of all if
 // profile is empty.
 func (c *Client) Capacity(ctx context.Context, profile string) (api.Capacity, error) {

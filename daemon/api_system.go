@@ -35,6 +35,9 @@ func getReady(s *Server, q *request) (response, error) {
 	return response{status: http.StatusServiceUnavailable, body: api.Health{Status: "not-ready", Reasons: reasons}}, nil
 }
 
+// getConfig tells the configuration that holds, as opposed to what files say by now.
+func getConfig(s *Server, _ *request) (response, error) { return object(s.settings()), nil }
+
 func getBackup(s *Server, q *request) (response, error) {
 	release, err := s.takeStream()
 	if err != nil {

@@ -61,7 +61,13 @@ func newHarness(t testing.TB) *harness {
 	h := &harness{host: newFakeHost(t), log: &syncBuffer{}}
 	h.Server = New(Config{
 		Host: h.host, Operations: h.host.ops, Version: "v0",
-		Log:  slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log: slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Settings: func() api.Settings {
+			return api.Settings{Files: []string{"/etc/gpuvirt/gpuvirtd.yaml"}, Items: []api.Setting{
+				{Key: "log.level", Description: "How much is told.", Values: []string{"info"}, Reload: true},
+				{Key: "pci_gpus", Values: []string{}, AfterRestart: []string{"1b36:0010"}, Origin: "command line"},
+			}}
+		},
 		Exit: func(code int) { h.exited = append(h.exited, code) },
 	})
 	return h

@@ -35,6 +35,7 @@ func routes() []route {
 		{method: get, path: "/v1/health/live", access: Nobody, handle: getLive},
 		{method: get, path: "/v1/health/ready", access: Nobody, handle: getReady},
 		{method: get, path: "/v1/events", access: Viewer, handle: getEvents, query: eventQuery(), media: mediaEvents},
+		{method: get, path: "/v1/config", access: Viewer, handle: getConfig, conditional: true},
 		{method: get, path: "/v1/backup", access: Admin, handle: getBackup, media: mediaBinary},
 
 		{method: get, path: "/v1/gpus", access: Viewer, handle: listGPUs, query: gpuQuery()},

@@ -42,6 +42,7 @@ func goodRequests(running, failed, done string) []good {
 		{method: "GET", target: "/v1/openapi.yaml", status: 200, contains: "openapi: 3.1.0"},
 		{method: "GET", target: "/v1/health/live", status: 200, contains: `"ok"`},
 		{method: "GET", target: "/v1/health/ready", status: 200, contains: `"ok"`},
+		{method: "GET", target: "/v1/config", status: 200, contains: `"after_restart":["1b36:0010"]`},
 		{method: "GET", target: "/v1/backup", status: 200, contains: "a copy"},
 
 		{method: "GET", target: "/v1/gpus", status: 200, contains: gpuB},

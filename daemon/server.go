@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+
+	"gpuvirt/api"
 )
 
 // Limits of the server that are nobody's business to configure.
@@ -32,6 +34,8 @@ type Config struct {
 	Operations Operations
 	Log        *slog.Logger
 	Version    string // of the daemon, for GET /v1
+	// Settings tells the configuration that holds; nil: there is none.
+	Settings func() api.Settings
 
 	// SocketPath is where to listen if systemd passed no socket.
 	SocketPath string
@@ -57,6 +61,7 @@ type Server struct {
 	ops         Operations
 	log         *slog.Logger
 	version     string
+	settings    func() api.Settings
 	socketPath  string
 	socketGroup string
 	roles       map[uint32]Role
@@ -77,7 +82,7 @@ type Server struct {
 // New makes a server.
 func New(c Config) *Server {
 	s := &Server{
-		host: c.Host, ops: c.Operations, log: c.Log, version: c.Version,
+		host: c.Host, ops: c.Operations, log: c.Log, version: c.Version, settings: c.Settings,
 		socketPath: c.SocketPath, socketGroup: c.SocketGroup, roles: c.Roles,
 		drain: c.DrainTimeout, heartbeat: c.Heartbeat, exit: c.Exit,
 		streams: make(chan struct{}, maxStreams),
@@ -96,6 +101,9 @@ func New(c Config) *Server {
 	}
 	if s.exit == nil {
 		s.exit = os.Exit
+	}
+	if s.settings == nil {
+		s.settings = func() api.Settings { return api.Settings{Files: []string{}, Items: []api.Setting{}} }
 	}
 	s.addRoutes(routes())
 	return s

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/inventory"
@@ -98,7 +99,7 @@ func (h *Host) detach(ctx context.Context, a attachArgs) error {
 	if err != nil || s == (gpu.Scope{}) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.DetachTimeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(h.detachTimeout.Load()))
 	defer cancel()
 	err = h.cfg.VMs.Detach(ctx, a.Assignment.Wish.VM, a.Hostdev.Alias, s)
 	if gpu.CodeOf(err) == gpu.CodeVMNotFound {

@@ -68,6 +68,8 @@ type Host struct {
 	// repairs is how each layout was put back last; watchDrift's own.
 	repairs map[gpu.ID]repair
 
+	detachTimeout atomic.Int64 // nanoseconds
+
 	// planning serialises snapshot, plan and Add: between them nothing that we do
 	// ourselves changes the picture a plan was made from.
 	planning sync.Mutex
@@ -75,15 +77,19 @@ type Host struct {
 
 // New returns a Host and registers its steps with the engine.
 func New(cfg Config) *Host {
-	cfg.DetachTimeout = cmp.Or(cfg.DetachTimeout, 30*time.Second)
 	if cfg.Patience == (Patience{}) {
 		cfg.Patience = DefaultPatience()
 	}
 	h := &Host{cfg: cfg, hub: newHub(cfg.Now), dirty: make(chan struct{}, 1), repairs: map[gpu.ID]repair{}}
+	h.SetDetachTimeout(cmp.Or(cfg.DetachTimeout, 30*time.Second))
 	h.setState(gpu.HostStarting)
 	h.register(cfg.Engine)
 	return h
 }
+
+// SetDetachTimeout changes how long a guest may take to let a device go, from the next
+// detach on.
+func (h *Host) SetDetachTimeout(d time.Duration) { h.detachTimeout.Store(int64(d)) }
 
 func (h *Host) setState(s gpu.HostState) { h.state.Store(&s) }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -41,6 +42,8 @@ type Client struct {
 	feed  *feed
 	slots chan struct{}  // one token per call under way
 	work  sync.WaitGroup // everything that is inside libvirt
+
+	detachTimeout atomic.Int64 // nanoseconds
 
 	mu      sync.Mutex
 	running bool
@@ -75,7 +78,7 @@ func newClient(cfg Config, open opener) *Client {
 			*d.value = d.dflt
 		}
 	}
-	return &Client{
+	c := &Client{
 		cfg:   cfg,
 		log:   cfg.Log,
 		open:  open,
@@ -85,7 +88,13 @@ func newClient(cfg Config, open opener) *Client {
 		since: time.Now(),
 		late:  map[*request]struct{}{},
 	}
+	c.SetDetachTimeout(cfg.DetachTimeout)
+	return c
 }
+
+// SetDetachTimeout changes how long a guest may take to let go of a device, from the next
+// detach on.
+func (c *Client) SetDetachTimeout(d time.Duration) { c.detachTimeout.Store(int64(d)) }
 
 // Events tells of changes of VMs, to one listener, while Run runs. Events are
 // hints: whoever gets one looks again. One with an empty UUID means: look again

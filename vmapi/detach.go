@@ -106,7 +106,7 @@ func (c *Client) detach(ctx context.Context, vm gpu.VM, alias string, scope gpu.
 // unplug removes a device from a running VM and waits until the guest has let go
 // of it. It returns the VM as it is then.
 func (c *Client) unplug(ctx context.Context, vm gpu.VM, alias string) (gpu.VM, error) {
-	deadline, cancel := context.WithTimeout(ctx, c.cfg.DetachTimeout)
+	deadline, cancel := context.WithTimeout(ctx, time.Duration(c.detachTimeout.Load()))
 	defer cancel()
 	events, stop := c.feed.watch(vm.UUID) // before asking, or the answer could be missed
 	defer stop()

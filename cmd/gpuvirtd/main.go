@@ -2,6 +2,7 @@
 //
 //	gpuvirtd [run]     serve the REST interface
 //	gpuvirtd restore   put back, at boot, the partitions that the store knows
+//	gpuvirtd check-config   is the configuration all right? prints what holds
 //	gpuvirtd version
 package main
 
@@ -14,29 +15,19 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"gpuvirt/config"
 	"gpuvirt/internal/version"
-	"gpuvirt/mig"
-	"gpuvirt/sriov"
 )
 
-// options are the flags of every command.
+// options are what every command is told.
 type options struct {
-	stateDir       string
-	socket         string
-	group          string
-	libvirtURI     string
-	sim            string
-	nvml           string
-	sriovManage    string
-	pciGPUs        devices
-	logLevel       slog.Level
-	detachTimeout  time.Duration
-	restoreTimeout time.Duration
+	config.Loaded
+
+	sim    string
+	reload func() (config.Loaded, error) // reads the configuration anew
 }
 
 func main() {
@@ -51,21 +42,6 @@ func main() {
 	}
 }
 
-// devices are PCI ids, given one by one.
-type devices []string
-
-func (d *devices) String() string { return strings.Join(*d, " ") }
-
-// Set adds one.
-func (d *devices) Set(s string) error {
-	id, err := sriov.ParseDevice(s)
-	if err != nil {
-		return err
-	}
-	*d = append(*d, id)
-	return nil
-}
-
 var errUsage = errors.New("usage")
 
 func run(args []string, stdout, stderr io.Writer) error {
@@ -76,17 +52,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 	var o options
 	flags := flag.NewFlagSet("gpuvirtd "+command, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.stateDir, "state-dir", "/var/lib/gpuvirt", "folder of the store")
-	flags.StringVar(&o.socket, "socket", "/run/gpuvirt/gpuvirtd.sock", "unix socket to serve on")
-	flags.StringVar(&o.group, "socket-group", "gpuvirt", "group that may use the socket, where it exists")
-	flags.StringVar(&o.libvirtURI, "libvirt-uri", "qemu:///system", "libvirt to connect to")
-	flags.StringVar(&o.nvml, "nvml", mig.DefaultPath, "NVIDIA's management library, by path or as the dynamic linker finds it")
-	flags.StringVar(&o.sriovManage, "sriov-manage", sriov.DefaultTool, "NVIDIA's program that turns virtual functions on and off")
-	flags.Var(&o.pciGPUs, "pci-gpu", "vendor:device, such as 1b36:0010, of PCI devices that are gpus though their class does not say so; may be repeated")
-	flags.StringVar(&o.sim, "sim", "", "folder of a simulated host to serve instead of this one")
-	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	flags.DurationVar(&o.detachTimeout, "detach-timeout", 30*time.Second, "how long a guest may take to let a device go")
-	flags.DurationVar(&o.restoreTimeout, "restore-timeout", 90*time.Second, "how long restore waits for gpus to appear")
+	file := flags.String("config", "", "`file` of the configuration (default "+config.DefaultPath+", if it is there and nothing is simulated)")
+	flags.StringVar(&o.sim, "sim", "", "`folder` of a simulated host to serve instead of this one")
+	said := settingFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -97,26 +65,36 @@ func run(args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "gpuvirtd: unexpected argument %q\n", flags.Arg(0))
 		return errUsage
 	}
+	o.reload = func() (config.Loaded, error) { return load(*file, o.sim != "", said) }
+	var err error
+	if o.Loaded, err = o.reload(); err != nil {
+		return err
+	}
 	unix.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	log := newLog(stderr, o.logLevel)
+	level := &slog.LevelVar{}
+	level.Set(o.LogLevel)
+	log := newLog(stderr, level)
 	switch command {
 	case "run":
-		return serve(ctx, o, log)
+		return serve(ctx, o, level, log)
 	case "restore":
 		return restore(ctx, o, log)
+	case "check-config":
+		_, err := io.WriteString(stdout, config.Format(o.Loaded))
+		return err
 	case "version":
 		_, err := fmt.Fprintln(stdout, "gpuvirtd", version.String())
 		return err
 	default:
-		fmt.Fprintf(stderr, "gpuvirtd: unknown command %q: run, restore or version\n", command)
+		fmt.Fprintf(stderr, "gpuvirtd: unknown command %q: run, restore, check-config or version\n", command)
 		return errUsage
 	}
 }
 
 // newLog writes text; the time is left to the journal where that is what reads it.
-func newLog(w io.Writer, level slog.Level) *slog.Logger {
+func newLog(w io.Writer, level slog.Leveler) *slog.Logger {
 	journal := os.Getenv("JOURNAL_STREAM") != ""
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
 		Level: level,

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/host"
@@ -41,6 +42,8 @@ type parts struct {
 	// run serves the parts until ctx ends; nil: nothing to serve.
 	run   func(ctx context.Context) error
 	close func() error
+	// setDetachTimeout is nil where there is no guest to wait for.
+	setDetachTimeout func(time.Duration)
 }
 
 func (p parts) inventory(log *slog.Logger) *inventory.Inventory {
@@ -81,7 +84,7 @@ func simulated(o options) (parts, error) {
 	}
 	return parts{
 		sysfs: h.Sysfs, nvml: mig.NewGate(h.NVML), holders: h,
-		sriov: sriov.Options{Devices: o.pciGPUs, Tool: o.sriovManage, Run: h.RunTool, UnbindLock: sriov.UnbindLock(h.Proc)},
+		sriov: sriov.Options{Devices: o.PCIGPUs, Tool: o.SRIOVManage, Run: h.RunTool, UnbindLock: sriov.UnbindLock(h.Proc)},
 		vms:   h.Libvirt, devices: h.Devices(),
 		hostID: hostID, bootID: bootID, simulated: true, close: h.Close,
 	}, nil
@@ -128,11 +131,11 @@ func real(ctx context.Context, o options, log *slog.Logger) (_ parts, err error)
 	if err != nil {
 		return parts{}, err
 	}
-	vms := vmapi.New(vmapi.Config{URI: o.libvirtURI, Log: log, DetachTimeout: o.detachTimeout})
+	vms := vmapi.New(vmapi.Config{URI: o.LibvirtURI, Log: log, DetachTimeout: o.DetachTimeout})
 	return parts{
-		sysfs: fs, nvml: mig.NewGate(mig.New(o.nvml)), holders: processes,
-		sriov: sriov.Options{Devices: o.pciGPUs, Tool: o.sriovManage, UnbindLock: sriov.UnbindLock(kernel)},
+		sysfs: fs, nvml: mig.NewGate(mig.New(o.NVML)), holders: processes,
+		sriov: sriov.Options{Devices: o.PCIGPUs, Tool: o.SRIOVManage, UnbindLock: sriov.UnbindLock(kernel)},
 		vms:   vms, devices: devices,
-		hostID: hostID, bootID: bootID, run: vms.Run, close: closeAll,
+		hostID: hostID, bootID: bootID, run: vms.Run, close: closeAll, setDetachTimeout: vms.SetDetachTimeout,
 	}, nil
 }

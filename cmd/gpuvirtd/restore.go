@@ -15,8 +15,8 @@ import (
 // restore puts back, before libvirt starts its guests, what the store says was
 // made. On a host where gpuvirt has never stored anything there is nothing to do.
 func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
-	if _, err := os.Stat(filepath.Join(o.stateDir, storeFile)); errors.Is(err, fs.ErrNotExist) {
-		log.Info("nothing to restore: there is no store yet", "folder", o.stateDir)
+	if _, err := os.Stat(filepath.Join(o.StateDir, storeFile)); errors.Is(err, fs.ErrNotExist) {
+		log.Info("nothing to restore: there is no store yet", "folder", o.StateDir)
 		return nil
 	}
 	db, err := openStore(ctx, o)
@@ -33,7 +33,7 @@ func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.restoreTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.RestoreTimeout)
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel()

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"gpuvirt/config"
 	rest "gpuvirt/daemon"
 	"gpuvirt/host"
 	"gpuvirt/internal/version"
@@ -28,11 +29,11 @@ const (
 )
 
 func openStore(ctx context.Context, o options) (*store.Store, error) {
-	return store.Open(ctx, filepath.Join(o.stateDir, storeFile), store.Options{Timeout: storeTimeout})
+	return store.Open(ctx, filepath.Join(o.StateDir, storeFile), store.Options{Timeout: storeTimeout})
 }
 
 // serve is the daemon.
-func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
+func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logger) (err error) {
 	db, err := openStore(ctx, o)
 	if err != nil {
 		return err
@@ -54,16 +55,24 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 		Store: db, Engine: engine, Inventory: p.inventory(log), VMs: p.vms, Log: log,
 		Now: time.Now, NewUUID: uuid.NewString,
 		HostID: p.hostID, BootID: p.bootID, Simulated: p.simulated,
-		DetachTimeout: o.detachTimeout,
+		DetachTimeout: o.DetachTimeout,
 	})
+	set := &settings{loaded: o.Loaded, load: o.reload, log: log, apply: func(c config.Config) {
+		level.Set(c.LogLevel)
+		h.SetDetachTimeout(c.DetachTimeout)
+		if p.setDetachTimeout != nil {
+			p.setDetachTimeout(c.DetachTimeout)
+		}
+	}}
 	server := rest.New(rest.Config{
-		Host: h, Operations: engine, Log: log, Version: version.String(),
-		SocketPath: o.socket, SocketGroup: o.group,
+		Host: h, Operations: engine, Log: log, Version: version.String(), Settings: set.list,
+		SocketPath: o.SocketPath, SocketGroup: o.SocketGroup,
 	})
 
 	if p.run != nil {
 		group.Go(func() error { return p.run(ctx) })
 	}
+	group.Go(func() error { set.follow(ctx); return nil })
 	group.Go(func() error { return h.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	group.Go(func() error {
@@ -72,7 +81,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 		case <-ctx.Done():
 			return nil
 		}
-		log.Info("gpuvirtd is ready", "version", version.String(), "socket", o.socket, "simulated", p.simulated)
+		log.Info("gpuvirtd is ready", "version", version.String(), "socket", o.SocketPath, "simulated", p.simulated)
 		return attend(ctx, db, engine, log)
 	})
 	err = group.Wait()

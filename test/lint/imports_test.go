@@ -41,6 +41,7 @@ var folders = []folder{
 	{dir: "client", may: []string{"api"}},
 	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version"}},
 	{dir: "cmd/gpuvirtd", anything: true},
+	{dir: "config", may: []string{"mig", "sriov"}},
 	{dir: "daemon", may: []string{"api", "gpu", "internal/version", "operation"}},
 	{dir: "gpu"},
 	{dir: "gpu/gputest", may: []string{"gpu"}},

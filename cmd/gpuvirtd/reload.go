@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"gpuvirt/api"
+	"gpuvirt/config"
+)
+
+// settings are the configuration of a daemon that runs. SIGHUP has it read anew; what
+// cannot be used changes nothing.
+type settings struct {
+	load  func() (config.Loaded, error)
+	apply func(config.Config)
+	log   *slog.Logger
+
+	mu     sync.Mutex
+	loaded config.Loaded
+	// pending is the configuration as it stands in the files now, where that takes a restart.
+	pending config.Config
+	stale   bool // pending differs from what holds
+}
+
+// follow reads the configuration anew for each SIGHUP until ctx ends.
+func (s *settings) follow(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			s.reload()
+		}
+	}
+}
+
+// reload takes over what a daemon that runs can take over, and says what it cannot.
+func (s *settings) reload() {
+	notifyReloading()
+	defer func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }()
+	next, err := s.load()
+	if err != nil {
+		s.log.Error("the configuration is not reloaded", "err", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var live, restart []string
+	for _, d := range config.Differ(s.loaded.Config, next.Config) {
+		values := d.Values(next.Config)
+		if !d.Live {
+			restart = append(restart, d.Key)
+			continue
+		}
+		live = append(live, d.Key)
+		if err := d.Set(&s.loaded.Config, values...); err != nil {
+			s.log.Error("a setting is not taken over", "setting", d.Key, "err", err)
+		}
+	}
+	for _, d := range config.Settings() {
+		if d.Live {
+			s.loaded.Origin[d.Key] = next.Origin[d.Key]
+		}
+	}
+	s.loaded.Files, s.pending, s.stale = next.Files, next.Config, len(restart) > 0
+	s.apply(s.loaded.Config)
+	s.log.Info("the configuration is reloaded", "changed", strings.Join(live, " "), "needs_restart", strings.Join(restart, " "))
+}
+
+// notifyReloading tells systemd when the reload began, as Type=notify-reload wants it.
+func notifyReloading() {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil {
+		_, _ = daemon.SdNotify(false, fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
+	}
+}
+
+// list is what holds now, for clients.
+func (s *settings) list() api.Settings {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := api.Settings{Files: append([]string{}, s.loaded.Files...), Items: []api.Setting{}}
+	for _, d := range config.Settings() {
+		item := api.Setting{
+			Key: d.Key, Values: append([]string{}, d.Values(s.loaded.Config)...), Origin: s.loaded.Origin[d.Key], Reload: d.Live,
+			Description: strings.ReplaceAll(d.Doc, "\n", " "),
+		}
+		if s.stale && !d.Live {
+			if next := d.Values(s.pending); strings.Join(next, "\n") != strings.Join(item.Values, "\n") {
+				item.AfterRestart = append([]string{}, next...)
+			}
+		}
+		out.Items = append(out.Items, item)
+	}
+	return out
+}

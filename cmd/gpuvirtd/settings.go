@@ -1,0 +1,54 @@
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"strings"
+
+	"gpuvirt/config"
+)
+
+// overrides are what was said on the command line, by a setting's key.
+type overrides map[string][]string
+
+// settingFlags gives every setting its flag. That of a list may be repeated.
+func settingFlags(flags *flag.FlagSet) overrides {
+	said := overrides{}
+	for _, s := range config.Settings() {
+		usage := fmt.Sprintf("`%s`: %s", s.Arg, strings.ReplaceAll(s.Doc, "\n", " "))
+		if s.IsList() {
+			usage += " May be repeated."
+		} else {
+			usage += " (default " + s.Values(config.Default())[0] + ")"
+		}
+		flags.Func(s.Flag, usage, func(text string) error {
+			if !s.IsList() {
+				said[s.Key] = nil
+			}
+			said[s.Key] = append(said[s.Key], text)
+			return s.Set(new(config.Config), said[s.Key]...)
+		})
+	}
+	return said
+}
+
+// load reads the configuration: what was said on the command line counts more than any
+// file. A simulated host has nothing to do with this one's file.
+func load(file string, simulated bool, said overrides) (config.Loaded, error) {
+	out := config.Loaded{Config: config.Default(), Origin: map[string]string{}}
+	if file != "" || !simulated {
+		var err error
+		if out, err = config.Load(cmp.Or(file, config.DefaultPath), file == ""); err != nil {
+			return out, fmt.Errorf("the configuration cannot be used:\n%w", err)
+		}
+	}
+	for _, s := range config.Settings() {
+		if values, ok := said[s.Key]; ok {
+			if err := out.Override(s, values...); err != nil {
+				return out, err
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,42 @@
+// Package config owns the daemon's configuration: which settings there are, what they may
+// be, and how files of them are read. It knows nothing of what they do.
+//
+// A file is YAML. Unknown keys, keys that stand there twice and values that cannot be are
+// errors that name the file and the line; all of a file's are told at once. Files in a
+// folder beside it, named like it with ".d" instead of ".yaml", come after it by name, and
+// of what several of them say the last counts.
+package config
+
+import (
+	"log/slog"
+	"time"
+
+	"gpuvirt/mig"
+	"gpuvirt/sriov"
+)
+
+// DefaultPath is the file that is read where none is named.
+const DefaultPath = "/etc/gpuvirt/gpuvirtd.yaml"
+
+// Config is what the daemon does its work with.
+type Config struct {
+	StateDir       string        // folder of the store, absolute
+	SocketPath     string        // unix socket, absolute
+	SocketGroup    string        // whose members may use it; empty: nobody but root
+	LibvirtURI     string        // "qemu:///system"
+	DetachTimeout  time.Duration // for a guest to let go of a device
+	RestoreTimeout time.Duration // for GPUs to appear at boot
+	NVML           string        // NVIDIA's management library: a path, or a name for the dynamic linker
+	SRIOVManage    string        // NVIDIA's program that turns virtual functions on and off
+	PCIGPUs        []string      // "vendor:device" in lower case
+	LogLevel       slog.Level
+}
+
+// Default is the configuration where nobody has said anything.
+func Default() Config {
+	return Config{
+		StateDir: "/var/lib/gpuvirt", SocketPath: "/run/gpuvirt/gpuvirtd.sock", SocketGroup: "gpuvirt",
+		LibvirtURI: "qemu:///system", DetachTimeout: 30 * time.Second, RestoreTimeout: 90 * time.Second,
+		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, LogLevel: slog.LevelInfo,
+	}
+}

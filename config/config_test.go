@@ -1,0 +1,199 @@
+package config_test
+
+import (
+	"flag"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gpuvirt/config"
+)
+
+var update = flag.Bool("update", false, "write packaging/gpuvirtd.yaml anew")
+
+// folder writes files and returns where they are.
+func folder(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// The file that the package installs says every setting, and nothing other than what holds
+// without it; with its comments gone it reads as just that.
+func TestReference(t *testing.T) {
+	const path = "../packaging/gpuvirtd.yaml"
+	text := config.Reference()
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there, err := os.ReadFile(path)
+	if err != nil || string(there) != text {
+		t.Errorf("%s is stale (go test ./config -update): %v\n%s", path, err, cmp.Diff(text, string(there)))
+	}
+	var plain strings.Builder
+	for line := range strings.Lines(text) {
+		if bare := strings.TrimLeft(line, " "); strings.HasPrefix(bare, "#") && !strings.HasPrefix(bare, "# ") {
+			line = strings.Replace(line, "#", "", 1)
+		}
+		plain.WriteString(line)
+	}
+	dir := folder(t, map[string]string{"as-it-is.yaml": text, "plain.yaml": plain.String()})
+	for _, name := range []string{"as-it-is.yaml", "plain.yaml"} {
+		got, err := config.Load(filepath.Join(dir, name), false)
+		if err != nil || len(config.Differ(got.Config, config.Default())) != 0 {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		if all := len(config.Settings()); name == "plain.yaml" && len(got.Origin) != all || name != "plain.yaml" && len(got.Origin) != 0 {
+			t.Errorf("%s says %d of %d settings", name, len(got.Origin), all)
+		}
+	}
+}
+
+// What is printed reads back.
+func TestFormat(t *testing.T) {
+	want := config.Loaded{Config: config.Config{
+		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 0,
+		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, LogLevel: slog.LevelDebug,
+	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}
+	text := config.Format(want)
+	if !strings.Contains(text, "state_dir: /s  # command line\n") {
+		t.Errorf("%s", text)
+	}
+	got, err := config.Load(filepath.Join(folder(t, map[string]string{"x.yaml": text}), "x.yaml"), false)
+	if diff := cmp.Diff(want.Config, got.Config); diff != "" || err != nil {
+		t.Errorf("%v\n%s\n%s", err, text, diff)
+	}
+}
+
+// Files of the folder come after the file, by name; the last counts, and it is known which
+// it was.
+func TestDropIns(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"gpuvirtd.yaml":          "log: {level: warn}\nlibvirt:\n  uri: test:///one\npci_gpus: ['1B36:0010']\n",
+		"gpuvirtd.d/20-b.yaml":   "libvirt: {uri: 'test:///two'}\n",
+		"gpuvirtd.d/10-a.yaml":   "# only a comment\n",
+		"gpuvirtd.d/30-c.yaml":   "pci_gpus:\n- 8086:56c0\nlibvirt:\n  detach_timeout: 1m\n",
+		"gpuvirtd.d/40-no.yml":   "nonsense",
+		"gpuvirtd.d/README":      "nonsense",
+		"other.d/10-other.yaml":  "nonsense: 1",
+		"[a].d/10.yaml":          "log: {level: error}",
+		"[a].yaml":               "",
+		"a.d/10-not-matched.yml": "",
+	})
+	path := func(name string) string { return filepath.Join(dir, name) }
+	got, err := config.Load(path("gpuvirtd.yaml"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.LogLevel != slog.LevelWarn || got.LibvirtURI != "test:///two" || got.DetachTimeout != time.Minute || !slices.Equal(got.PCIGPUs, []string{"8086:56c0"}) {
+		t.Errorf("%+v", got.Config)
+	}
+	if want := []string{path("gpuvirtd.yaml"), path("gpuvirtd.d/10-a.yaml"), path("gpuvirtd.d/20-b.yaml"), path("gpuvirtd.d/30-c.yaml")}; !slices.Equal(got.Files, want) {
+		t.Errorf("%v", got.Files)
+	}
+	want := map[string]string{
+		"log.level": path("gpuvirtd.yaml") + ":1", "libvirt.uri": path("gpuvirtd.d/20-b.yaml") + ":1",
+		"libvirt.detach_timeout": path("gpuvirtd.d/30-c.yaml") + ":4", "pci_gpus": path("gpuvirtd.d/30-c.yaml") + ":2",
+	}
+	if diff := cmp.Diff(want, got.Origin); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := config.Load(path("[a].yaml"), false); err != nil || got.LogLevel != slog.LevelError {
+		t.Errorf("%+v, %v", got, err)
+	}
+	// Without the file itself the folder counts all the same.
+	if err := os.Remove(path("gpuvirtd.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(path("gpuvirtd.yaml"), false); err == nil || !strings.Contains(err.Error(), "gpuvirtd.yaml") {
+		t.Errorf("%v", err)
+	}
+	if got, err := config.Load(path("gpuvirtd.yaml"), true); err != nil || got.LibvirtURI != "test:///two" || len(got.Files) != 3 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// All that is wrong is told, with the line.
+func TestWrongFiles(t *testing.T) {
+	for text, want := range map[string][]string{
+		"sokcet: {}\n": {`:1: there is no setting "sokcet": there are state_dir, socket, libvirt, restore, nvidia, pci_gpus, log`},
+		"\nlibvirt:\n  urI: x\n  detach_timeout: 0s\nlog: {level: loud}\n": {
+			`:3: there is no setting "libvirt.urI": there are uri, detach_timeout`,
+			`:4: libvirt.detach_timeout: 0s is not between 1s and 10m0s`,
+			`:5: log.level: "loud" is none of debug, info, warn, error`,
+		},
+		"state_dir: var\n":               {`:1: state_dir: "var" is no absolute path`},
+		"state_dir: [/var]\n":            {`:1: state_dir must be a text`},
+		"state_dir:\n":                   {`:1: state_dir must be a text`},
+		"state_dir: /a\nstate_dir: /b\n": {`:2: state_dir stands there twice, first in line 1`},
+		"libvirt: x\n":                   {`:1: libvirt must be a list of keys with values`},
+		"- x\n":                          {`:1: the file must be a list of keys with values`},
+		"pci_gpus: 8086:56c0\n":          {`:1: pci_gpus must be a list`},
+		"pci_gpus: [8086]\n":             {`:1: pci_gpus: `},
+		"restore: {timeout: soon}\n":     {`:1: restore.timeout: "soon" is no duration, such as 30s or 1m30s`},
+		"libvirt: {uri: ''}\n":           {`:1: libvirt.uri: it is empty`},
+		"a: [\n":                         {`: line 1: `},
+		"{}\n---\n{}\n":                  {`: it holds more than one document`},
+		"? {a: 1}\n: 2\n":                {`:1: `},
+	} {
+		path := filepath.Join(folder(t, map[string]string{"x.yaml": text}), "x.yaml")
+		got, err := config.Load(path, false)
+		if err == nil {
+			t.Errorf("%q: %+v", text, got)
+			continue
+		}
+		lines := strings.Split(err.Error(), "\n")
+		if len(lines) != len(want) {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		for i, w := range want {
+			if !strings.HasPrefix(lines[i], path+w) {
+				t.Errorf("%q: %s, want %s", text, lines[i], w)
+			}
+		}
+	}
+}
+
+// What says nothing is no error.
+func TestEmptyFiles(t *testing.T) {
+	for _, text := range []string{"", "# x\n", "---\n", "{}\n", "libvirt:\nlog:\n"} {
+		got, err := config.Load(filepath.Join(folder(t, map[string]string{"x.yaml": text}), "x.yaml"), false)
+		if err != nil || len(got.Origin) != 0 {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add("libvirt:\n  uri: x\n")
+	f.Add("pci_gpus: [8086:56c0]\n&a a: *a\n")
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, text string) {
+		path := filepath.Join(dir, "x.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := config.Load(path, false)
+		if err == nil && got.DetachTimeout <= 0 {
+			t.Errorf("%q: %+v", text, got)
+		}
+	})
+}

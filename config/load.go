@@ -1,0 +1,172 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Loaded is a configuration with where it comes from.
+type Loaded struct {
+	Config
+
+	Files []string // that were read, in their order
+	// Origin says where a setting was said, by its key: "file:line", or "command line";
+	// nothing of those that nobody has said.
+	Origin map[string]string
+}
+
+// Load reads a file and those of the folder beside it. A file that is not there is an
+// error, unless it is optional; the folder need not be there.
+func Load(path string, optional bool) (Loaded, error) {
+	out := Loaded{Config: Default(), Origin: map[string]string{}}
+	files := []string{path}
+	if _, err := os.Stat(path); optional && errors.Is(err, fs.ErrNotExist) {
+		files = nil
+	}
+	more, err := filepath.Glob(filepath.Join(escaped(strings.TrimSuffix(path, ".yaml")+".d"), "*.yaml"))
+	if err != nil {
+		return out, fmt.Errorf("cannot list what is beside %q: %w", path, err)
+	}
+	slices.Sort(more)
+	var errs []error
+	for _, file := range append(files, more...) {
+		if err := out.read(file); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out.Files = append(out.Files, file)
+	}
+	return out, errors.Join(errs...)
+}
+
+// escaped is a path as filepath.Glob takes it to the letter.
+func escaped(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+// Override says something on the command line.
+func (l *Loaded) Override(s Setting, values ...string) error {
+	if err := s.Set(&l.Config, values...); err != nil {
+		return err
+	}
+	l.Origin[s.Key] = "command line"
+	return nil
+}
+
+// read adds what a file says.
+func (l *Loaded) read(file string) error {
+	f, err := os.Open(file) //nolint:gosec // the file that root named
+	if err != nil {
+		return err // which names the file
+	}
+	defer f.Close()
+	dec := yaml.NewDecoder(f)
+	var doc yaml.Node
+	err = dec.Decode(&doc)
+	if errors.Is(err, io.EOF) {
+		return nil // nothing but comments
+	}
+	if err == nil {
+		if err = dec.Decode(new(yaml.Node)); errors.Is(err, io.EOF) {
+			err = nil
+		} else if err == nil {
+			err = errors.New("it holds more than one document")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	r := reader{file: file, to: l, settings: Settings()}
+	r.mapping("", doc.Content[0])
+	return errors.Join(r.errs...)
+}
+
+// A reader goes through one file, and on after what is wrong.
+type reader struct {
+	file     string
+	to       *Loaded
+	settings []Setting
+	errs     []error
+}
+
+func (r *reader) fail(n *yaml.Node, format string, args ...any) {
+	r.errs = append(r.errs, fmt.Errorf("%s:%d: %s", r.file, n.Line, fmt.Sprintf(format, args...)))
+}
+
+// mapping reads the keys below a prefix.
+func (r *reader) mapping(prefix string, n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return // a section that is all comments
+	}
+	if n.Kind != yaml.MappingNode {
+		r.fail(n, "%s must be a list of keys with values", cmp.Or(strings.TrimSuffix(prefix, "."), "the file"))
+		return
+	}
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		full := prefix + key.Value
+		if line, twice := seen[full]; twice {
+			r.fail(key, "%s stands there twice, first in line %d", full, line)
+			continue
+		}
+		seen[full] = key.Line
+		switch at := slices.IndexFunc(r.settings, func(s Setting) bool { return s.Key == full }); {
+		case key.Kind != yaml.ScalarNode:
+			r.fail(key, "a key must be a word")
+		case at >= 0:
+			r.setting(r.settings[at], value)
+		case slices.ContainsFunc(r.settings, func(s Setting) bool { return strings.HasPrefix(s.Key, full+".") }):
+			r.mapping(full+".", value)
+		default:
+			r.fail(key, "there is no setting %q%s", full, r.instead(prefix))
+		}
+	}
+}
+
+// instead lists what could stand below a prefix.
+func (r *reader) instead(prefix string) string {
+	var names []string
+	for _, s := range r.settings {
+		rest, ok := strings.CutPrefix(s.Key, prefix)
+		name, _, _ := strings.Cut(rest, ".")
+		if ok && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return ": there are " + strings.Join(names, ", ")
+}
+
+func (r *reader) setting(s Setting, n *yaml.Node) {
+	nodes := []*yaml.Node{n}
+	if s.IsList() {
+		if n.Kind != yaml.SequenceNode {
+			r.fail(n, "%s must be a list", s.Key)
+			return
+		}
+		nodes = n.Content
+	}
+	values := make([]string, len(nodes))
+	for i, v := range nodes {
+		// Anything in one piece is the text that stands there: 0640 and 1:2 are no numbers here.
+		if v.Kind != yaml.ScalarNode || v.Tag == "!!null" {
+			r.fail(v, "%s must be a text", s.Key)
+			return
+		}
+		values[i] = v.Value
+	}
+	if err := s.Set(&r.to.Config, values...); err != nil {
+		r.fail(n, "%s: %s", s.Key, err)
+		return
+	}
+	r.to.Origin[s.Key] = fmt.Sprintf("%s:%d", r.file, n.Line)
+}

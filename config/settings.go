@@ -1,0 +1,174 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gpuvirt/sriov"
+)
+
+// A Setting is one of the things that can be said.
+type Setting struct {
+	Key  string // in a file, "libvirt.uri"
+	Flag string // on the command line, "libvirt-uri"
+	Arg  string // what the flag takes, for people: "folder"
+	Doc  string // one line or more, for files and for people
+	// Live reports that a daemon that runs takes it over; the others take a restart.
+	Live bool
+
+	at    func(*Config) any // *string, *time.Duration, *[]string or *slog.Level
+	check func(text string) (string, error)
+}
+
+// Settings lists them in the order of the file.
+func Settings() []Setting {
+	return []Setting{
+		{
+			Key: "state_dir", Flag: "state-dir", Arg: "folder", check: absolute,
+			Doc: "Folder of the store. Moving it takes the folder along by hand.", at: func(c *Config) any { return &c.StateDir },
+		},
+		{
+			Key: "socket.path", Flag: "socket", Arg: "path", check: absolute,
+			Doc: "Unix socket to serve on, where systemd passes none.", at: func(c *Config) any { return &c.SocketPath },
+		},
+		{
+			Key: "socket.group", Flag: "socket-group", Arg: "group", check: anything,
+			Doc: "Group whose members may use the socket as operators, where it exists. Empty: root only.", at: func(c *Config) any { return &c.SocketGroup },
+		},
+		{
+			Key: "libvirt.uri", Flag: "libvirt-uri", Arg: "uri", check: something,
+			Doc: "Libvirt to connect to.", at: func(c *Config) any { return &c.LibvirtURI },
+		},
+		{
+			Key: "libvirt.detach_timeout", Flag: "detach-timeout", Arg: "duration", check: between(time.Second, 10*time.Minute), Live: true,
+			Doc: "How long a guest may take to let go of a device before the detach is undone.", at: func(c *Config) any { return &c.DetachTimeout },
+		},
+		{
+			Key: "restore.timeout", Flag: "restore-timeout", Arg: "duration", check: between(0, time.Hour),
+			Doc: "How long the restore at boot waits for GPUs to appear. gpuvirt-restore.service\nends it after 3 minutes.",
+			at:  func(c *Config) any { return &c.RestoreTimeout },
+		},
+		{
+			Key: "nvidia.nvml", Flag: "nvml", Arg: "library", check: something,
+			Doc: "NVIDIA's management library, by path or as the dynamic linker finds it.", at: func(c *Config) any { return &c.NVML },
+		},
+		{
+			Key: "nvidia.sriov_manage", Flag: "sriov-manage", Arg: "program", check: absolute,
+			Doc: "NVIDIA's program that turns virtual functions on and off.", at: func(c *Config) any { return &c.SRIOVManage },
+		},
+		{
+			Key: "pci_gpus", Flag: "pci-gpu", Arg: "vendor:device", check: sriov.ParseDevice,
+			Doc: "PCI devices that are GPUs though their class does not say so, by vendor:device.", at: func(c *Config) any { return &c.PCIGPUs },
+		},
+		{
+			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
+			Doc: "debug, info, warn or error.", at: func(c *Config) any { return &c.LogLevel },
+		},
+	}
+}
+
+// IsList reports whether a setting takes several values.
+func (s Setting) IsList() bool {
+	_, is := s.at(new(Config)).(*[]string)
+	return is
+}
+
+// Values returns what a configuration says, as text: of a list its entries, else one.
+func (s Setting) Values(c Config) []string {
+	switch v := s.at(&c).(type) {
+	case *string:
+		return []string{*v}
+	case *time.Duration:
+		return []string{v.String()}
+	case *slog.Level:
+		return []string{strings.ToLower(v.String())}
+	case *[]string:
+		return slices.Clone(*v)
+	}
+	return nil
+}
+
+// Set says something, as text; nothing is changed where that cannot be.
+func (s Setting) Set(c *Config, values ...string) error {
+	var out []string
+	for _, text := range values {
+		text, err := s.check(text)
+		if err != nil {
+			return err
+		}
+		out = append(out, text)
+	}
+	at := s.at(c)
+	if list, ok := at.(*[]string); ok {
+		*list = out
+		return nil
+	}
+	if len(out) != 1 {
+		return errors.New("it takes one value")
+	}
+	switch v := at.(type) {
+	case *string:
+		*v = out[0]
+	case *time.Duration:
+		d, err := time.ParseDuration(out[0])
+		if err != nil {
+			return notADuration(out[0])
+		}
+		*v = d
+	case *slog.Level:
+		i := slices.Index([]string{"debug", "info", "warn", "error"}, out[0])
+		if i < 0 {
+			return fmt.Errorf("%q is none of debug, info, warn, error", out[0])
+		}
+		*v = []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}[i]
+	}
+	return nil
+}
+
+// Differ lists the settings that two configurations differ in.
+func Differ(a, b Config) (out []Setting) {
+	for _, s := range Settings() {
+		if !slices.Equal(s.Values(a), s.Values(b)) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func anything(text string) (string, error) { return text, nil }
+
+func something(text string) (string, error) {
+	if text == "" {
+		return "", errors.New("it is empty")
+	}
+	return text, nil
+}
+
+func absolute(text string) (string, error) {
+	if !filepath.IsAbs(text) {
+		return "", fmt.Errorf("%q is no absolute path", text)
+	}
+	return text, nil
+}
+
+func between(least, most time.Duration) func(string) (string, error) {
+	return func(text string) (string, error) {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return "", notADuration(text)
+		}
+		if d < least || d > most {
+			return "", fmt.Errorf("%s is not between %s and %s", text, least, most)
+		}
+		return text, nil
+	}
+}
+
+func notADuration(text string) error {
+	return fmt.Errorf("%q is no duration, such as 30s or 1m30s", text)
+}
