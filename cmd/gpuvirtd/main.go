@@ -27,6 +27,7 @@ type options struct {
 	config.Loaded
 
 	sim    string
+	wrong  error                         // with the configuration; only restore goes on then
 	reload func() (config.Loaded, error) // reads the configuration anew
 }
 
@@ -67,9 +68,10 @@ func run(args []string, stdout, stderr io.Writer) error {
 	}
 	o.reload = func() (config.Loaded, error) { return load(*file, o.sim != "", said) }
 	var err error
-	if o.Loaded, err = o.reload(); err != nil {
+	if o.Loaded, err = o.reload(); err != nil && command != "restore" {
 		return err
 	}
+	o.wrong = err
 	unix.Umask(0o077)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()

@@ -14,7 +14,14 @@ import (
 
 // restore puts back, before libvirt starts its guests, what the store says was
 // made. On a host where gpuvirt has never stored anything there is nothing to do.
+//
+// A configuration with something wrong in it does not keep guests from their devices:
+// restore goes on with what can be used of it, and fails in the end.
 func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
+	if o.wrong != nil {
+		log.Error("the configuration is wrong, and restore goes on with what can be used of it", "err", o.wrong)
+		defer func() { err = errors.Join(err, o.wrong) }()
+	}
 	if _, err := os.Stat(filepath.Join(o.StateDir, storeFile)); errors.Is(err, fs.ErrNotExist) {
 		log.Info("nothing to restore: there is no store yet", "folder", o.StateDir)
 		return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
@@ -34,21 +35,20 @@ func settingFlags(flags *flag.FlagSet) overrides {
 }
 
 // load reads the configuration: what was said on the command line counts more than any
-// file. A simulated host has nothing to do with this one's file.
+// file. A simulated host has nothing to do with this one's file. Where something is wrong
+// it returns what can be used, too.
 func load(file string, simulated bool, said overrides) (config.Loaded, error) {
 	out := config.Loaded{Config: config.Default(), Origin: map[string]string{}}
+	var err error
 	if file != "" || !simulated {
-		var err error
 		if out, err = config.Load(cmp.Or(file, config.DefaultPath), file == ""); err != nil {
-			return out, fmt.Errorf("the configuration cannot be used:\n%w", err)
+			err = fmt.Errorf("the configuration cannot be used:\n%w", err)
 		}
 	}
 	for _, s := range config.Settings() {
 		if values, ok := said[s.Key]; ok {
-			if err := out.Override(s, values...); err != nil {
-				return out, err
-			}
+			err = errors.Join(err, out.Override(s, values...))
 		}
 	}
-	return out, nil
+	return out, err
 }
