@@ -53,6 +53,8 @@ type GPU struct {
 	Kinds        []string          `json:"kinds"`
 	MIG          MIGMode           `json:"mig"`
 	SRIOV        SRIOV             `json:"sriov"`
+	ECC          *ECC              `json:"ecc,omitempty"`          // nil: it has none, or it is not known
+	ComputeMode  string            `json:"compute_mode,omitempty"` // default, exclusive-process, prohibited; empty: unknown
 	Labels       map[string]string `json:"labels"`
 	Conditions   []Condition       `json:"conditions"`
 }
@@ -70,6 +72,12 @@ type MIGMode struct {
 	Pending bool `json:"pending"`
 	// Needs is what a mode waits for that is not in force: "reset" or "reboot".
 	Needs string `json:"needs,omitempty"`
+}
+
+// ECC tells whether a GPU's memory corrects errors, now and after a reset.
+type ECC struct {
+	Current bool `json:"current"`
+	Pending bool `json:"pending"`
 }
 
 // SRIOV tells how many virtual functions a GPU can have and has.

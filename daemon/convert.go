@@ -40,7 +40,7 @@ func gpuOf(g gpu.GPU) api.GPU {
 		ID: string(g.ID), Vendor: g.Vendor, Model: g.Model, PCIAddress: g.PCIAddress, UUID: g.UUID, Serial: g.Serial,
 		IOMMUGroup: g.IOMMUGroup, Driver: api.Driver(g.Driver), MemoryBytes: g.MemoryBytes,
 		Managed: g.Managed, Quarantined: g.Quarantined, Policy: string(cmp.Or(g.Policy, gpu.PolicyReport)), Kinds: texts(g.Kinds),
-		MIG: api.MIGMode(g.MIG), SRIOV: api.SRIOV(g.SRIOV),
+		MIG: api.MIGMode(g.MIG), SRIOV: api.SRIOV(g.SRIOV), ECC: (*api.ECC)(g.Modes.ECC), ComputeMode: string(g.Modes.Compute),
 		Labels: dict(g.Labels), Conditions: convert(g.Conditions, conditionOf),
 	}
 	if g.PCIAddress != "" {

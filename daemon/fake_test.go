@@ -59,6 +59,7 @@ func newFakeHost(t testing.TB) *fakeHost {
 			gpuA: {
 				ID: gpuA, Vendor: "NVIDIA", Model: "L40S", PCIAddress: gpuA, NUMANode: 0, Managed: true,
 				Kinds: []gpu.Kind{gpu.KindMdev}, Labels: map[string]string{"rack": "b7"},
+				Modes:      gpu.Modes{ECC: &gpu.ECC{Pending: true}, Compute: gpu.ComputeDefault},
 				Conditions: []gpu.Condition{{Type: gpu.Ready, Status: true, Reason: "Healthy", Since: born}},
 			},
 			gpuB:     {ID: gpuB, Vendor: "NVIDIA", Model: "A16", PCIAddress: gpuB, NUMANode: -1},

@@ -111,7 +111,7 @@ func TestOpenAPIEnums(t *testing.T) {
 	for schema, goType := range map[string]string{
 		"Kind": "gpu.Kind", "Placement": "gpu.Placement", "Hotplug": "gpu.Hotplug", "Origin": "gpu.Origin",
 		"PartitionState": "gpu.PartitionState", "VMState": "gpu.VMState", "AssignmentState": "gpu.AssignmentState",
-		"Policy": "gpu.Policy", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
+		"Policy": "gpu.Policy", "ComputeMode": "gpu.ComputeMode", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
 		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus",
 	} {
 		want := constants[goType]
@@ -173,7 +173,7 @@ func wireTypes() map[string]reflect.Type {
 		"Problem": reflect.TypeFor[api.Problem](), "Blocker": reflect.TypeFor[api.Blocker](), "Difference": reflect.TypeFor[api.Difference](),
 		"Info": reflect.TypeFor[api.Info](), "Health": reflect.TypeFor[api.Health](), "Event": reflect.TypeFor[api.Event](),
 		"Condition": reflect.TypeFor[api.Condition](), "GPU": reflect.TypeFor[api.GPU](), "Driver": reflect.TypeFor[api.Driver](),
-		"MIGMode": reflect.TypeFor[api.MIGMode](), "SRIOV": reflect.TypeFor[api.SRIOV](), "GPUPatch": reflect.TypeFor[api.GPUPatch](),
+		"MIGMode": reflect.TypeFor[api.MIGMode](), "ECC": reflect.TypeFor[api.ECC](), "SRIOV": reflect.TypeFor[api.SRIOV](), "GPUPatch": reflect.TypeFor[api.GPUPatch](),
 		"Profile": reflect.TypeFor[api.Profile](), "Capacity": reflect.TypeFor[api.Capacity](),
 		"ProfileCapacity": reflect.TypeFor[api.ProfileCapacity](), "GPUCapacity": reflect.TypeFor[api.GPUCapacity](),
 		"MIG": reflect.TypeFor[api.MIG](), "Layout": reflect.TypeFor[api.Layout](), "LayoutInstance": reflect.TypeFor[api.LayoutInstance](),

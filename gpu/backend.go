@@ -54,6 +54,14 @@ type Virtualizer interface {
 	SetVFs(ctx context.Context, id ID, n int) error
 }
 
+// A Monitor is a Backend whose driver tells of GPUs what no file says. That is for people:
+// nothing is decided by it, and a driver that takes long is not waited for.
+type Monitor interface {
+	// Modes reads the modes of GPUs, all at once. A GPU that has none, or does not tell,
+	// is left out.
+	Modes(ctx context.Context, ids ...ID) (map[ID]Modes, error)
+}
+
 // A Cutter is a Backend that cuts a GPU by a layout.
 type Cutter interface {
 	// PlanLayout plans how what is there becomes what is wanted, with the fewest

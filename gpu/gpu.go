@@ -23,6 +23,7 @@ type GPU struct {
 	Kinds       []Kind // kinds of partition that it can make
 	MIG         MIGMode
 	SRIOV       SRIOV
+	Modes       Modes // only where they are asked for
 	Identity    Identity
 
 	Managed     bool

@@ -24,6 +24,7 @@ func (h *Host) GPUs(ctx context.Context) ([]gpu.GPU, error) {
 	for i, l := range looks {
 		gpus[i] = l.GPU
 	}
+	h.addModes(ctx, gpus)
 	return gpus, nil
 }
 
@@ -167,6 +168,17 @@ func absent(r gpu.GPURecord, why error) gpu.GPU {
 
 // GPU returns one GPU, or CodeNotFound.
 func (h *Host) GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
+	g, err := h.gpu(ctx, id)
+	if err != nil {
+		return g, err
+	}
+	out := []gpu.GPU{g}
+	h.addModes(ctx, out)
+	return out[0], nil
+}
+
+// gpu is GPU for what is decided by it.
+func (h *Host) gpu(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
 	l, err := h.look(ctx, id)
 	return l.GPU, err
 }
@@ -265,4 +277,20 @@ func (h *Host) unmanageable(id gpu.ID) error {
 func (h *Host) Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error) {
 	l, err := h.cfg.Inventory.Look(ctx, id)
 	return h.reserved(ctx, []inventory.Look{h.offered(ctx, l)})[0].Profiles, cmp.Or(err, l.Err)
+}
+
+// addModes adds what drivers tell of GPUs beside how they are cut. Where one does not tell
+// that is no news: whatever is wrong with it, the GPU's conditions say.
+func (h *Host) addModes(ctx context.Context, gpus []gpu.GPU) {
+	ids := make([]gpu.ID, len(gpus))
+	for i, g := range gpus {
+		ids[i] = g.ID
+	}
+	modes, err := h.cfg.Inventory.Modes(ctx, ids...)
+	if err != nil {
+		h.cfg.Log.DebugContext(ctx, "modes of gpus are not known", "err", err)
+	}
+	for i, g := range gpus {
+		gpus[i].Modes = modes[g.ID]
+	}
 }

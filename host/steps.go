@@ -155,7 +155,7 @@ func (h *Host) makePartition(ctx context.Context, r gpu.PartitionRecord) (gpu.Pa
 // makeable refuses where a record's card is not the one that was meant, or not to
 // be used.
 func (h *Host) makeable(ctx context.Context, r gpu.PartitionRecord) error {
-	g, err := h.GPU(ctx, r.GPU)
+	g, err := h.gpu(ctx, r.GPU)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (h *Host) undoMake(ctx context.Context, t *operation.Task) ([]operation.Row
 // removePartition removes a partition of ours after making sure that no VM has
 // it and no process holds it. What is not known counts as in use.
 func (h *Host) removePartition(ctx context.Context, r gpu.PartitionRecord) error {
-	g, err := h.GPU(ctx, r.GPU)
+	g, err := h.gpu(ctx, r.GPU)
 	if err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
 		return err
 	}

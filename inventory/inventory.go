@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 
@@ -184,6 +185,30 @@ func (i *Inventory) Partitions(ctx context.Context, g gpu.GPU) ([]gpu.Partition,
 		out = append(out, ps...)
 	}
 	return out, nil
+}
+
+// Modes reads the modes of GPUs from the drivers that tell them. One that is not in the
+// answer has none, or they are not known: the error says of some why.
+func (i *Inventory) Modes(ctx context.Context, ids ...gpu.ID) (map[gpu.ID]gpu.Modes, error) {
+	out := map[gpu.ID]gpu.Modes{}
+	var errs []error
+	for m := range i.monitors() {
+		modes, err := m.Modes(ctx, ids...)
+		maps.Copy(out, modes)
+		errs = append(errs, err)
+	}
+	return out, errors.Join(errs...)
+}
+
+// monitors are the backends whose drivers tell more than how GPUs are cut.
+func (i *Inventory) monitors() iter.Seq[gpu.Monitor] {
+	return func(yield func(gpu.Monitor) bool) {
+		for _, kind := range i.kinds {
+			if m, ok := i.cfg.Backends[kind].(gpu.Monitor); ok && !yield(m) {
+				return
+			}
+		}
+	}
 }
 
 // VMs lists the VMs.

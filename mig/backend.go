@@ -29,6 +29,9 @@ type Options struct {
 	// and over a change before it counts as stuck. Default 1 and 2 min: the first question
 	// after a while may wake every GPU of the host, and a change may take a reset.
 	ReadTimeout, ChangeTimeout time.Duration
+	// GlanceTimeout is how long somebody waits for what is left out where it takes longer.
+	// Default 3 s.
+	GlanceTimeout time.Duration
 }
 
 // Backend makes MIG partitions: GPU instances with their compute instances. It is a
@@ -43,6 +46,7 @@ type Backend struct {
 	opts   Options
 	turn   chan struct{} // holds a token while somebody changes something: the driver takes one at a time
 	absent atomic.Bool   // there was no driver when last looked for, and that was told
+	glance chan struct{} // holds a token while a glance is on its way
 
 	mu   sync.Mutex
 	hung []*question // those that the library has not come back from in time
@@ -55,7 +59,8 @@ func NewBackend(lib Library, fs pci.Sysfs, opts Options) *Backend {
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
 	opts.ReadTimeout = cmp.Or(opts.ReadTimeout, time.Minute)
 	opts.ChangeTimeout = cmp.Or(opts.ChangeTimeout, 2*time.Minute)
-	return &Backend{lib: lib, fs: fs, opts: opts, turn: make(chan struct{}, 1)}
+	opts.GlanceTimeout = cmp.Or(opts.GlanceTimeout, 3*time.Second)
+	return &Backend{lib: lib, fs: fs, opts: opts, turn: make(chan struct{}, 1), glance: make(chan struct{}, 1)}
 }
 
 // open begins a session; without a driver the answer is CodeDriverMissing, which is

@@ -404,7 +404,19 @@ func TestOldLibrary(t *testing.T) {
 	wantCode(t, err, gpu.CodeNotFound)
 }
 
-// A hangingLibrary does not come back from questions about profiles until it is let go.
+// A countingLibrary counts its sessions.
+type countingLibrary struct {
+	mig.Library
+	opened atomic.Int32
+}
+
+func (l *countingLibrary) Open() (mig.Session, error) {
+	l.opened.Add(1)
+	return l.Library.Open()
+}
+
+// A hangingLibrary does not come back from questions about profiles or modes until it is
+// let go.
 type hangingLibrary struct {
 	mig.Library
 	hang atomic.Bool
@@ -436,6 +448,13 @@ func (d hangingDevice) Profiles() ([]mig.DeviceProfile, error) {
 		<-d.l.free
 	}
 	return d.Device.Profiles()
+}
+
+func (d hangingDevice) Modes() (gpu.Modes, error) {
+	if d.l.hang.Load() {
+		<-d.l.free
+	}
+	return d.Device.Modes()
 }
 
 // A library that does not come back is not waited for, nor asked anything else; what it

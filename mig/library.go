@@ -36,6 +36,8 @@ type Device interface {
 	// one that is asked. Where activation is an error the mode is stored and not in
 	// force: ErrInUse, or ErrResetRequired.
 	SetMode(on bool) (activation, err error)
+	// Modes reads how it is set up; what it has not, or the library cannot tell, is absent.
+	Modes() (gpu.Modes, error)
 	// Processes lists who computes or draws on it, on instances and beside them.
 	Processes() ([]Process, error)
 

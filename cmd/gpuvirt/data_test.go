@@ -26,7 +26,7 @@ var (
 		{
 			ID: "0000:5a:00.0", Vendor: "NVIDIA", Model: "A100-PCIE-40GB", PCIAddress: "0000:5a:00.0", PCIID: "10de:20f1", PCISubsystem: "10de:145f",
 			Driver: api.Driver{Name: "nvidia", Version: "580.95.05"}, MemoryBytes: 40 << 30, Managed: true, Kinds: []string{"mig"},
-			MIG: api.MIGMode{Capable: true, Current: true}, Labels: map[string]string{}, Conditions: []api.Condition{},
+			MIG: api.MIGMode{Capable: true, Current: true}, ECC: &api.ECC{Current: true}, ComputeMode: "default", Labels: map[string]string{}, Conditions: []api.Condition{},
 		},
 		{
 			ID: "0000:d8:00.0", Vendor: "NVIDIA", Model: "Tesla T4\x1b[31m", PCIAddress: "0000:d8:00.0", Driver: api.Driver{Name: "nvidia", Version: "535.1"},

@@ -82,25 +82,33 @@ func gpuFields(g api.GPU) []field {
 		{name: "Policy", value: g.Policy},
 	}
 	if g.MIG.Capable {
-		mode := func(on bool) string {
-			if on {
-				return "on"
-			}
-			return "off"
-		}
-		mig := mode(g.MIG.Current)
-		if g.MIG.Pending != g.MIG.Current {
-			mig += ", " + mode(g.MIG.Pending) + " after a reset"
-		}
-		fields = append(fields, field{name: "MIG", value: mig})
+		fields = append(fields, field{name: "MIG", value: onOff(g.MIG.Current, g.MIG.Pending)})
 	}
 	if g.SRIOV.TotalVFs > 0 {
 		fields = append(fields, field{name: "SR-IOV", value: fmt.Sprintf("%d of %d functions", g.SRIOV.NumVFs, g.SRIOV.TotalVFs)})
 	}
 	return append(fields,
+		field{name: "ECC", value: ecc(g.ECC)},
+		field{name: "Compute mode", value: g.ComputeMode},
 		field{name: "Labels", value: pairs(g.Labels)},
 		field{name: "Conditions", below: conditionRows(g.Conditions)},
 	)
+}
+
+// onOff is a mode that a GPU has now and after a reset.
+func onOff(current, pending bool) string {
+	word := map[bool]string{true: "on", false: "off"}
+	if pending != current {
+		return word[current] + ", " + word[pending] + " after a reset"
+	}
+	return word[current]
+}
+
+func ecc(e *api.ECC) string {
+	if e == nil {
+		return ""
+	}
+	return onOff(e.Current, e.Pending)
 }
 
 // gpuSet makes a command that changes one thing about GPUs.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"gpuvirt/gpu"
 	"gpuvirt/mig/cards"
 )
 
@@ -29,6 +30,8 @@ type Card struct {
 	Renumber int
 
 	MIG *MIG // nil: MIG cannot cut it
+
+	Modes gpu.Modes // as the driver's library tells them
 
 	SRIOV      *SRIOV // nil: no virtual functions
 	VGPU       *VGPU  // nil: they have no vGPUs
@@ -116,6 +119,7 @@ func T4(address string, numa int) Card {
 			Vendor: "0x10de", Device: "0x1eb8", SubsystemVendor: "0x10de", SubsystemDevice: "0x12a2",
 			Class: "0x030200", NUMANode: numa, Group: 30 + numa,
 		},
+		Modes: shipped(),
 	}
 	add := func(number int, name string, gib, heads, frl int, resolution string) {
 		c.Types = append(c.Types, Type{
@@ -150,8 +154,14 @@ func A100(address string, numa int) Card {
 			Vendor: nvidia, Device: "0x20f1", SubsystemVendor: "0x10de", SubsystemDevice: "0x145f",
 			Class: "0x030200", NUMANode: numa, Group: 40 + numa, Serial: "1320922000" + address[5:7],
 		},
-		MIG: &MIG{Model: "A100-PCIE-40GB", ResetsForMode: true, KeepsMode: true},
+		MIG:   &MIG{Model: "A100-PCIE-40GB", ResetsForMode: true, KeepsMode: true},
+		Modes: shipped(),
 	}
+}
+
+// shipped are the modes of a card for servers of NVIDIA's as it comes.
+func shipped() gpu.Modes {
+	return gpu.Modes{ECC: &gpu.ECC{Current: true, Pending: true}, Compute: gpu.ComputeDefault}
 }
 
 // H100 is an NVIDIA H100 with 80 GB: the mode takes no reset and is lost at reboot.

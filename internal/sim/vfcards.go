@@ -12,6 +12,7 @@ func A2(address string, numa int) Card {
 			Class: "0x030200", NUMANode: numa, Group: 50 + numa,
 		},
 		SRIOV: &SRIOV{TotalVFs: 16, Offset: 4, Stride: 1, VFDevice: "0x25b6", VFDriver: "nvidia", ToolOnly: true},
+		Modes: shipped(),
 	}
 }
 
