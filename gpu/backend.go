@@ -60,6 +60,9 @@ type Monitor interface {
 	// Modes reads the modes of GPUs, all at once. A GPU that has none, or does not tell,
 	// is left out.
 	Modes(ctx context.Context, ids ...ID) (map[ID]Modes, error)
+	// VGPUTypes lists the types of vGPU that the driver knows for a GPU, whatever fits now,
+	// sorted by id; CodeNotFound where it is none of its driver's.
+	VGPUTypes(ctx context.Context, id ID) ([]VGPUType, error)
 }
 
 // A Cutter is a Backend that cuts a GPU by a layout.

@@ -29,8 +29,11 @@ type Profile struct {
 	Ahead     int
 	NativeID  string // the driver's id: "nvidia-746", "mbochs-small"
 	DeviceAPI string // "vfio-pci", "vfio-ccw", "vfio-ap"
-	// Attributes are further facts as the driver states them, under stable keys:
-	// "name", "description", "num_heads", "max_resolution", "frl_config", …
+	// Attributes are further facts as the driver states them, under stable keys: "name",
+	// "description", "num_heads", "max_resolution" ("7680x4320"), "frl_config" (frames per
+	// second), …; of NVIDIA's vGPUs "series" too (A, B, C or Q), and where the driver's
+	// library tells them "class", "license", "max_per_vm" and, for those on a GPU instance,
+	// "max_per_instance" and "gpu_instance_profile".
 	Attributes map[string]string
 	// NotCreatable says why a partition of this profile cannot be made or attached
 	// on this host at all, empty if it can.

@@ -276,21 +276,7 @@ func (h *Host) unmanageable(id gpu.ID) error {
 // Profiles lists what a GPU can make.
 func (h *Host) Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error) {
 	l, err := h.cfg.Inventory.Look(ctx, id)
-	return h.reserved(ctx, []inventory.Look{h.offered(ctx, l)})[0].Profiles, cmp.Or(err, l.Err)
-}
-
-// addModes adds what drivers tell of GPUs beside how they are cut. Where one does not tell
-// that is no news: whatever is wrong with it, the GPU's conditions say.
-func (h *Host) addModes(ctx context.Context, gpus []gpu.GPU) {
-	ids := make([]gpu.ID, len(gpus))
-	for i, g := range gpus {
-		ids[i] = g.ID
-	}
-	modes, err := h.cfg.Inventory.Modes(ctx, ids...)
-	if err != nil {
-		h.cfg.Log.DebugContext(ctx, "modes of gpus are not known", "err", err)
-	}
-	for i, g := range gpus {
-		gpus[i].Modes = modes[g.ID]
-	}
+	out := h.reserved(ctx, []inventory.Look{h.offered(ctx, l)})[0].Profiles
+	h.describe(ctx, id, out)
+	return out, cmp.Or(err, l.Err)
 }

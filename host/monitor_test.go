@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"slices"
 	"testing"
 
 	"gpuvirt/gpu"
@@ -27,5 +28,53 @@ func TestModesAreShown(t *testing.T) {
 			}
 		}
 		l.sim.NVML.Fail("GetModes", mig.ErrUnknown, 100)
+	}
+}
+
+// What a type of vGPU is for, how it is licensed and how many a VM takes is told under the
+// same keys in all three generations: mediated devices of the card, those of its virtual
+// functions, and functions that take a type (T38).
+func TestAttributesOfVGPUs_T38(t *testing.T) {
+	const turing = "0000:08:00.0"
+	for _, c := range []struct {
+		card sim.Card
+		kind gpu.Kind
+		name string
+	}{
+		{sim.T4(turing, 0), gpu.KindMdev, "T4-8Q"},
+		{sim.A2(turing, 0).WithVGPU(true), gpu.KindMdev, "A2-8Q"},
+		{sim.L40S(turing, 0).WithVGPU(false), gpu.KindVGPU, "L40S-8Q"},
+	} {
+		l := newLab(t, c.card)
+		l.manage(turing)
+		if c.card.SRIOV != nil {
+			l.mustSetVFs(turing, c.card.SRIOV.TotalVFs)
+		}
+		profile := func() gpu.Profile {
+			t.Helper()
+			all, err := l.Profiles(t.Context(), turing)
+			i := slices.IndexFunc(all, func(p gpu.Profile) bool { return p.Name == c.name && p.Kind == c.kind })
+			if err != nil || i < 0 {
+				t.Fatalf("%s: %+v, %v", c.name, all, err)
+			}
+			return all[i]
+		}
+		p := profile()
+		if p.MemoryBytes != 8<<30 || p.MaxInstances == 0 {
+			t.Errorf("%+v", p)
+		}
+		for key, want := range map[string]string{
+			"series": "Q", "class": "Quadro", "num_heads": "4", "max_resolution": "7680x4320", "max_per_vm": "16",
+			"license": "Quadro-Virtual-DWS,5.0;GRID-Virtual-WS,2.0",
+		} {
+			if got := p.Attributes[key]; got != want {
+				t.Errorf("%s: %s is %q, want %q", c.name, key, got, want)
+			}
+		}
+		// Without the library there is what sysfs says.
+		l.sim.NVML.Fail("Init", mig.ErrDriverNotLoaded, 100)
+		if p := profile(); p.Attributes["series"] != "Q" || p.Attributes["license"] != "" {
+			t.Errorf("%+v", p)
+		}
 	}
 }

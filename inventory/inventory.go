@@ -200,6 +200,17 @@ func (i *Inventory) Modes(ctx context.Context, ids ...gpu.ID) (map[gpu.ID]gpu.Mo
 	return out, errors.Join(errs...)
 }
 
+// VGPUTypes lists the types of vGPU that a GPU's driver knows, whatever fits now; none
+// where no driver tells.
+func (i *Inventory) VGPUTypes(ctx context.Context, id gpu.ID) ([]gpu.VGPUType, error) {
+	for m := range i.monitors() {
+		if types, err := m.VGPUTypes(ctx, id); gpu.CodeOf(err) != gpu.CodeNotFound {
+			return types, err
+		}
+	}
+	return nil, nil
+}
+
 // monitors are the backends whose drivers tell more than how GPUs are cut.
 func (i *Inventory) monitors() iter.Seq[gpu.Monitor] {
 	return func(yield func(gpu.Monitor) bool) {

@@ -43,6 +43,7 @@ func TestNVIDIAFixture(t *testing.T) {
 			Name: name, Kind: gpu.KindMdev, GPU: "0000:08:00.0", MemoryBytes: mib << 20, MaxInstances: maximum, Available: available,
 			NativeID: native, DeviceAPI: "vfio-pci", Attributes: map[string]string{
 				"name": "NVIDIA " + name, "num_heads": heads, "frl_config": frl, "max_resolution": resolution, "description": description,
+				"series": name[len(name)-1:],
 			},
 		}
 	}

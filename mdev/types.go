@@ -215,6 +215,9 @@ func (t mdevType) profile(p parent) gpu.Profile {
 	if t.description != "" {
 		attrs["description"] = t.description
 	}
+	if t.nvidia() {
+		addSeries(attrs, t.name)
+	}
 	out := gpu.Profile{
 		Name: t.name, Kind: gpu.KindMdev, GPU: p.id, MemoryBytes: t.memory, MaxInstances: t.max,
 		Available: t.available, NativeID: t.native, DeviceAPI: t.api, Attributes: attrs,

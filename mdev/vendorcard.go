@@ -253,23 +253,11 @@ func (c *card) available(typ uint32) int {
 // profile is a type as a client sees it.
 func (c *card) profile(typ uint32, name, notCreatable string) gpu.Profile {
 	t := c.static[typ]
-	attrs := map[string]string{}
-	add := func(key, value string) {
-		if value != "" && value != "0" {
-			attrs[key] = value
-		}
+	attrs := t.Attributes()
+	if label := c.labels[typ]; label != "" {
+		attrs["name"] = label
 	}
-	add("name", t.Name)
-	add("name", c.labels[typ])
-	add("class", t.Class)
-	add("num_heads", strconv.Itoa(t.Heads))
-	add("max_resolution", t.Resolution)
-	add("license", t.License)
-	add("max_per_vm", strconv.Itoa(t.MaxPerVM))
-	add("max_per_instance", strconv.Itoa(t.MaxPerInstance))
-	if t.GPUInstanceProfile != nil {
-		attrs["gpu_instance_profile"] = strconv.Itoa(*t.GPUInstanceProfile)
-	}
+	addSeries(attrs, name)
 	if err := c.unlisted(); err != nil && notCreatable == "" {
 		notCreatable = fmt.Sprintf("the driver does not say what fits: %s", err)
 	}

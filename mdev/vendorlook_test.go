@@ -48,7 +48,7 @@ func TestVendorFixture(t *testing.T) {
 	}
 	if diff := cmp.Diff([]gpu.Profile{{
 		Name: "L40S-4Q", Kind: gpu.KindVGPU, GPU: id, Available: 1, NativeID: "1150", DeviceAPI: "vfio-pci",
-		Attributes: map[string]string{"name": "NVIDIA L40S-4Q"},
+		Attributes: map[string]string{"name": "NVIDIA L40S-4Q", "series": "Q"},
 	}}, profiles); diff != "" {
 		t.Error(diff)
 	}
@@ -105,7 +105,7 @@ func TestVendorProfiles_T41(t *testing.T) {
 		Name: "L40S-8Q", Kind: gpu.KindVGPU, GPU: l40s, MemoryBytes: 8 << 30, MaxInstances: 6, Available: 6, NativeID: "1152", DeviceAPI: "vfio-pci",
 		Attributes: map[string]string{
 			"name": "NVIDIA L40S-8Q", "class": "Quadro", "num_heads": "4", "max_resolution": "7680x4320",
-			"license": "Quadro-Virtual-DWS,5.0;GRID-Virtual-WS,2.0", "max_per_vm": "16",
+			"license": "Quadro-Virtual-DWS,5.0;GRID-Virtual-WS,2.0", "max_per_vm": "16", "series": "Q",
 		},
 	}, profile(t, b, l40s, "L40S-8Q")); diff != "" {
 		t.Error(diff)

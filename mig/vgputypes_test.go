@@ -13,7 +13,7 @@ import (
 )
 
 func TestVGPUTypes(t *testing.T) {
-	h := simulated(t, sim.H100("0000:41:00.0", 0).WithVGPU(false), sim.A2("0000:08:00.0", 0).WithVGPU(true), sim.T4("0000:88:00.0", 1), sim.Mbochs())
+	h := simulated(t, sim.H100("0000:41:00.0", 0).WithVGPU(false), sim.A2("0000:08:00.0", 0).WithVGPU(true), sim.T4("0000:05:00.0", 1), sim.A100("0000:88:00.0", 1), sim.Mbochs())
 	b := mig.NewBackend(h.NVML, h.Sysfs, mig.Options{})
 	list := func(id gpu.ID) map[string]gpu.VGPUType {
 		t.Helper()
@@ -38,7 +38,11 @@ func TestVGPUTypes(t *testing.T) {
 	if diff := cmp.Diff(want, all[want.Name]); diff != "" || len(all) != 14 || all["NVIDIA H100XM-4C"].GPUInstanceProfile != nil {
 		t.Errorf("%d types; %s", len(all), diff)
 	}
-	// A card that MIG cannot cut has types all the same, and one without any has none.
+	// A card that MIG cannot cut has types all the same, of mediated devices too, and one
+	// without any has none.
+	if got := list("0000:05:00.0")["GRID T4-1Q"]; got.ID != 230 || got.Class != "Quadro" {
+		t.Errorf("%+v", got)
+	}
 	if got := list("0000:08:00.0")["NVIDIA A2-4Q"]; got.ID != 746 || got.MaxInstances != 4 {
 		t.Errorf("%+v", got)
 	}

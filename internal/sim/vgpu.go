@@ -271,10 +271,7 @@ func (s *state) loseVGPUs(address string) (changed []string) {
 // VGPUTypes lists the types of vGPU that the driver knows for a card.
 func (d *migDevice) VGPUTypes() (out []gpu.VGPUType, err error) {
 	err = d.view(func(c *Card, _ *migState) error {
-		if c.VGPU == nil {
-			return nil
-		}
-		for _, t := range c.VGPU.Types {
+		for _, t := range c.vgpuTypes() {
 			x := gpu.VGPUType{
 				ID: uint32(t.Number + c.Renumber), Name: t.Name, Class: t.Class, License: t.License, Heads: t.Heads, //nolint:gosec // a type's number
 				FramebufferBytes: uint64(t.mib()) << 20, MaxInstances: t.Max, MaxPerVM: t.MaxPerVM, Resolution: t.Resolution, //nolint:gosec // MiB of a card

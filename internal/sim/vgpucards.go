@@ -73,17 +73,7 @@ func (f family) typ(c Card, i int, word string) VGPUType {
 	}
 	t := VGPUType{Type: Type{
 		Number: f.first + i, Name: f.label + "-" + short, Use: [2]int{atoi(gib) << 10}, Max: atoi(most),
-	}, Heads: 4, Resolution: "7680x4320", MaxPerVM: 1}
-	switch series {
-	case "C":
-		t.Class, t.License, t.Heads, t.Resolution, t.MaxPerVM = "Compute", "NVIDIA-vComputeServer,9.0", 1, "4096x2160", 16
-	case "Q":
-		t.Class, t.License, t.MaxPerVM = "Quadro", "Quadro-Virtual-DWS,5.0;GRID-Virtual-WS,2.0", 16
-	case "B":
-		t.Class, t.License, t.Resolution = "NVS", "GRID-Virtual-PC,2.0;GRID-Virtual-WS,2.0", "5120x2880"
-	case "A":
-		t.Class, t.License, t.Heads, t.Resolution = "NVS", "GRID-Virtual-Apps,3.0", 1, "1280x1024"
-	}
+	}}.of(series)
 	t.Description = fmt.Sprintf("num_heads=%d, frl_config=60, framebuffer=%dM, max_resolution=%s, max_instance=%d",
 		t.Heads, t.mib(), t.Resolution, t.Max)
 	if !on {
@@ -95,6 +85,33 @@ func (f family) typ(c Card, i int, word string) VGPUType {
 	}
 	t.PerInstance = t.Max / c.MIG.model().Profile(t.Profile).Max
 	return t
+}
+
+// of is a type with what all of its series have.
+func (t VGPUType) of(series string) VGPUType {
+	t.Heads, t.Resolution, t.MaxPerVM = 4, "7680x4320", 1
+	switch series {
+	case "C":
+		t.Class, t.License, t.Heads, t.Resolution, t.MaxPerVM = "Compute", "NVIDIA-vComputeServer,9.0", 1, "4096x2160", 16
+	case "Q":
+		t.Class, t.License, t.MaxPerVM = "Quadro", "Quadro-Virtual-DWS,5.0;GRID-Virtual-WS,2.0", 16
+	case "B":
+		t.Class, t.License, t.Resolution = "NVS", "GRID-Virtual-PC,2.0;GRID-Virtual-WS,2.0", "5120x2880"
+	case "A":
+		t.Class, t.License, t.Heads, t.Resolution = "NVS", "GRID-Virtual-Apps,3.0", 1, "1280x1024"
+	}
+	return t
+}
+
+// vgpuTypes are the types that NVIDIA's driver knows for a card, wherever it offers them.
+func (c *Card) vgpuTypes() (out []VGPUType) {
+	for _, t := range c.Types {
+		out = append(out, VGPUType{Type: t}.of(t.Name[len(t.Name)-1:]))
+	}
+	if c.VGPU != nil {
+		out = append(out, c.VGPU.Types...)
+	}
+	return out
 }
 
 // atoi reads a number of the tables above.
