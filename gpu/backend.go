@@ -63,6 +63,9 @@ type Monitor interface {
 	// VGPUTypes lists the types of vGPU that the driver knows for a GPU, whatever fits now,
 	// sorted by id; CodeNotFound where it is none of its driver's.
 	VGPUTypes(ctx context.Context, id ID) ([]VGPUType, error)
+	// RunningVGPUs lists the vGPUs of a GPU that run in VMs, whoever made them, in any
+	// order; CodeNotFound where it is none of its driver's.
+	RunningVGPUs(ctx context.Context, id ID) ([]RunningVGPU, error)
 }
 
 // A Cutter is a Backend that cuts a GPU by a layout.

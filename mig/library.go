@@ -2,6 +2,7 @@ package mig
 
 import (
 	"fmt"
+	"time"
 
 	"gpuvirt/gpu"
 )
@@ -61,6 +62,27 @@ type Device interface {
 	// VGPUTypes lists the types of vGPU that the driver knows for it, in any order; none
 	// where it has none. ErrFunctionNotFound from a library that cannot tell.
 	VGPUTypes() ([]gpu.VGPUType, error)
+	// VGPUs lists the vGPUs that run in VMs, in any order, without the shares of their usage.
+	// One whose VM ends meanwhile is left out. ErrFunctionNotFound from a library that
+	// cannot tell.
+	VGPUs() ([]ActiveVGPU, error)
+	// VGPUSamples returns what the driver has sampled of them lately, in any order; none
+	// where it has not yet, or cannot.
+	VGPUSamples() ([]VGPUSample, error)
+}
+
+// An ActiveVGPU is a vGPU that runs, with the number that the library has for it.
+type ActiveVGPU struct {
+	ID uint32
+	gpu.RunningVGPU
+}
+
+// A VGPUSample is what a vGPU was seen to use at a time, in percent of the GPU's; below
+// 0: unknown.
+type VGPUSample struct {
+	VGPU                         uint32 // ActiveVGPU.ID
+	Time                         time.Time
+	SM, Memory, Encoder, Decoder int
 }
 
 // Facts are what does not change of a GPU.

@@ -36,6 +36,7 @@ type state struct {
 	VGPUs      map[string]*vgpu     `json:"vgpus,omitempty"` // by address of the virtual function
 	Unloaded   []string             `json:"unloaded,omitempty"`
 	ToolFaults []ToolFault          `json:"tool_faults,omitempty"`
+	Guests     map[string]Guest     `json:"guests,omitempty"` // by UUID or address of the vGPU
 }
 
 type mdev struct {

@@ -35,7 +35,7 @@ func Build(dir string, without ...string) (string, error) {
 	args := []string{
 		"-std=gnu17", "-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations", "-O1", "-fPIC", "-shared",
 		"-DNVML_NO_UNVERSIONED_FUNC_DEFS=1", "-I", filepath.Join(strings.TrimSpace(string(module)), "pkg/nvml"),
-		"-Wl,-soname," + mig.DefaultPath, "-o", out, filepath.Join(source, "nvml.c"),
+		"-Wl,-soname," + mig.DefaultPath, "-o", out, filepath.Join(source, "nvml.c"), filepath.Join(source, "vgpu.c"),
 	}
 	for _, name := range without {
 		args = append(args, "-D"+name+"=absent_"+name)
