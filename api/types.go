@@ -195,8 +195,35 @@ type Partition struct {
 	State      string      `json:"state"`  // making, made, removing, missing
 	Assignment string      `json:"assignment,omitempty"`
 	Holders    []Holder    `json:"holders"`
+	Observed   *Observed   `json:"observed,omitempty"` // nil: it is in no VM that runs, or nothing is known
 	Created    *time.Time  `json:"created,omitempty"`
 	Conditions []Condition `json:"conditions"`
+}
+
+// Observed is what is seen of a partition in a VM that runs, by the driver of the host and
+// by that of the guest.
+type Observed struct {
+	GuestDriver string   `json:"guest_driver,omitempty"` // version; empty: it has not loaded, or is unknown
+	License     *License `json:"license,omitempty"`
+	Usage       *Usage   `json:"usage,omitempty"`
+	Unknown     string   `json:"unknown,omitempty"` // why something is not told
+}
+
+// License is whether a guest has the licence that its vGPU takes.
+type License struct {
+	State   string     `json:"state"`             // uninitialized, unlicensed-unrestricted, unlicensed-restricted, unlicensed, licensed
+	Expires *time.Time `json:"expires,omitempty"` // nil: never, or unknown
+}
+
+// Usage is what a guest uses of its partition. What is nil is not known. The ratios are
+// shares of the GPU's time, 0 to 1, over the last seconds before Sampled.
+type Usage struct {
+	MemoryUsedBytes *uint64    `json:"memory_used_bytes,omitempty"`
+	SMRatio         *float64   `json:"sm_ratio,omitempty"`
+	MemoryRatio     *float64   `json:"memory_ratio,omitempty"` // in which memory was read or written
+	EncoderRatio    *float64   `json:"encoder_ratio,omitempty"`
+	DecoderRatio    *float64   `json:"decoder_ratio,omitempty"`
+	Sampled         *time.Time `json:"sampled,omitempty"`
 }
 
 // PartitionRequest asks for a partition that is not (yet) for a VM.

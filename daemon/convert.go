@@ -31,6 +31,15 @@ func dict(in map[string]string) map[string]string {
 // a microsecond that some clients cannot read.
 func clock(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
+// moment is clock for a time that need not be there.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = clock(t)
+	return &t
+}
+
 func conditionOf(c gpu.Condition) api.Condition {
 	return api.Condition{Type: string(c.Type), Status: c.Status, Reason: c.Reason, Message: c.Message, Since: clock(c.Since)}
 }
@@ -84,10 +93,7 @@ func partitionOf(p gpu.Partition) api.Partition {
 	for _, c := range p.Compute {
 		out.Compute = append(out.Compute, api.Compute(c))
 	}
-	if !p.Created.IsZero() {
-		created := clock(p.Created)
-		out.Created = &created
-	}
+	out.Observed, out.Created = observedOf(p.Observed), moment(p.Created)
 	return out
 }
 

@@ -70,7 +70,7 @@ func newFakeHost(t testing.TB) *fakeHost {
 			{UUID: db1, Name: "db 1 ü", State: gpu.VMShutoff, Persistent: true},
 		},
 		partitions: map[string]gpu.Partition{
-			mdev1:  {ID: mdev1, GPU: gpuA, Kind: gpu.KindMdev, Profile: profile, Origin: gpu.OriginManaged, State: gpu.PartitionMade, Created: born, Holders: []gpu.Holder{{Kind: "vm", ID: web1, Name: "web1"}}},
+			mdev1:  {ID: mdev1, GPU: gpuA, Kind: gpu.KindMdev, Profile: profile, Origin: gpu.OriginManaged, State: gpu.PartitionMade, Created: born, Holders: []gpu.Holder{{Kind: "vm", ID: web1, Name: "web1"}}, Observed: seen()},
 			slotID: {ID: slotID, GPU: gpuA, Kind: gpu.KindMIG, Profile: "1g.10gb+me", Slot: "0", Origin: gpu.OriginForeign, State: gpu.PartitionMade},
 		},
 		assignments: map[string]gpu.Assignment{},

@@ -111,7 +111,7 @@ func TestOpenAPIEnums(t *testing.T) {
 	for schema, goType := range map[string]string{
 		"Kind": "gpu.Kind", "Placement": "gpu.Placement", "Hotplug": "gpu.Hotplug", "Origin": "gpu.Origin",
 		"PartitionState": "gpu.PartitionState", "VMState": "gpu.VMState", "AssignmentState": "gpu.AssignmentState",
-		"Policy": "gpu.Policy", "ComputeMode": "gpu.ComputeMode", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
+		"Policy": "gpu.Policy", "ComputeMode": "gpu.ComputeMode", "LicenseState": "gpu.LicenseState", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
 		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus",
 	} {
 		want := constants[goType]
@@ -182,6 +182,7 @@ func wireTypes() map[string]reflect.Type {
 		"Compute":  reflect.TypeFor[api.Compute](),
 		"Settings": reflect.TypeFor[api.Settings](), "Setting": reflect.TypeFor[api.Setting](),
 		"Handle": reflect.TypeFor[api.Handle](), "Holder": reflect.TypeFor[api.Holder](), "Partition": reflect.TypeFor[api.Partition](),
+		"Observed": reflect.TypeFor[api.Observed](), "License": reflect.TypeFor[api.License](), "Usage": reflect.TypeFor[api.Usage](),
 		"PartitionRequest": reflect.TypeFor[api.PartitionRequest](), "VM": reflect.TypeFor[api.VM](), "Hostdev": reflect.TypeFor[api.Hostdev](),
 		"AssignmentRequest": reflect.TypeFor[api.AssignmentRequest](), "Assignment": reflect.TypeFor[api.Assignment](),
 		"Attached": reflect.TypeFor[api.Attached](), "Plan": reflect.TypeFor[api.Plan](), "PlanStep": reflect.TypeFor[api.PlanStep](),
@@ -203,7 +204,8 @@ func TestOpenAPITypes(t *testing.T) {
 	}
 	kinds := map[reflect.Kind]string{ //nolint:exhaustive // what the wire types are made of
 		reflect.String: "string", reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer",
-		reflect.Slice: "array", reflect.Map: "object", reflect.Struct: "object",
+		reflect.Float64: "number",
+		reflect.Slice:   "array", reflect.Map: "object", reflect.Struct: "object",
 	}
 	for name, typ := range types {
 		ref := doc.Components.Schemas[name]

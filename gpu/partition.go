@@ -28,6 +28,7 @@ type Partition struct {
 	State      PartitionState
 	Assignment string
 	Holders    []Holder
+	Observed   *Observed // in a VM that runs, where it is asked for; nil: nothing is known
 	Created    time.Time // zero for foreign partitions
 	Conditions []Condition
 }

@@ -36,7 +36,9 @@ type lab struct {
 	store  *store.Store
 	inv    *inventory.Inventory
 	vms    host.VMs // set before start: instead of the simulator's
-	stop   func()
+	// monitor, set before start, is what stands before the library's backend.
+	monitor func(*mig.Backend) gpu.Backend
+	stop    func()
 
 	vanishWait, writeTimeout, clearWait time.Duration
 }
@@ -50,6 +52,7 @@ func newLab(t *testing.T, cards ...sim.Card) *lab {
 func openLab(t *testing.T, dir string, cards ...sim.Card) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 300 * time.Millisecond, clearWait: -1}
+	l.monitor = func(b *mig.Backend) gpu.Backend { return b }
 	machine, err := sim.Open(filepath.Join(l.dir, "sim"), cards...)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +84,7 @@ func (l *lab) start() {
 			gpu.KindMdev: mdev.New(l.sim.Sysfs, mdev.Options{
 				VanishWait: l.vanishWait, WriteTimeout: l.writeTimeout, Unused: unused,
 			}),
-			gpu.KindMIG: cutter,
+			gpu.KindMIG: l.monitor(cutter),
 			gpu.KindVGPU: mdev.NewVendor(l.sim.Sysfs, mdev.VendorOptions{
 				WriteTimeout: l.writeTimeout, ClearWait: l.clearWait, Unused: unused, Types: cutter.VGPUTypes,
 			}),

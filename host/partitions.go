@@ -38,6 +38,7 @@ func (h *Host) Partitions(ctx context.Context) ([]gpu.Partition, error) {
 	for i := range out {
 		out[i] = withHolders(ctx, h.cfg.Inventory, out[i], vms, vmErr)
 	}
+	h.addObserved(ctx, out, "", vms)
 	return out, nil
 }
 
@@ -226,19 +227,38 @@ func Unused(ctx context.Context, inv *inventory.Inventory, p gpu.Partition) erro
 
 // Partition returns one partition, or CodeNotFound.
 func (h *Host) Partition(ctx context.Context, id string) (gpu.Partition, error) {
-	p, err := h.partition(ctx, id)
+	all, i, vms, err := h.among(ctx, id)
 	if err != nil {
 		return gpu.Partition{}, err
 	}
-	vms, vmErr := h.cfg.Inventory.VMs(ctx)
-	return withHolders(ctx, h.cfg.Inventory, p, vms, vmErr), nil
+	h.addObserved(ctx, all, id, vms)
+	return all[i], nil
 }
 
-// partition is partitions for one. One of ours is looked for on its GPU, any
-// other everywhere.
+// among finds one partition, with who uses it, among those that were read for it: all of
+// its GPU at least. It returns the VMs that there are, too.
+func (h *Host) among(ctx context.Context, id string) (all []gpu.Partition, at int, vms []gpu.VM, err error) {
+	if all, at, err = h.find(ctx, id); err != nil {
+		return nil, 0, nil, err
+	}
+	vms, vmErr := h.cfg.Inventory.VMs(ctx)
+	all[at] = withHolders(ctx, h.cfg.Inventory, all[at], vms, vmErr)
+	return all, at, vms, nil
+}
+
+// partition is partitions for one.
 func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) {
+	all, at, err := h.find(ctx, id)
+	if err != nil {
+		return gpu.Partition{}, err
+	}
+	return all[at], nil
+}
+
+// find finds one partition among those of its GPU at least. One of ours is looked for on
+// its GPU, any other everywhere.
+func (h *Host) find(ctx context.Context, id string) (all []gpu.Partition, at int, err error) {
 	r, err := h.cfg.Store.PartitionRecord(id)
-	var all []gpu.Partition
 	switch {
 	case err == nil:
 		var looks []inventory.Look
@@ -254,14 +274,12 @@ func (h *Host) partition(ctx context.Context, id string) (gpu.Partition, error) 
 		all, err = h.partitions(ctx)
 	}
 	if err != nil {
-		return gpu.Partition{}, err
+		return nil, 0, err
 	}
-	for _, p := range all {
-		if p.ID == id {
-			return p, nil
-		}
+	if at = slices.IndexFunc(all, func(p gpu.Partition) bool { return p.ID == id }); at < 0 {
+		return nil, 0, gpu.Errorf(gpu.CodeNotFound, "cannot find partition %q", id)
 	}
-	return gpu.Partition{}, gpu.Errorf(gpu.CodeNotFound, "cannot find partition %q", id)
+	return all, at, nil
 }
 
 // placed is a partition that is to be made, with what is to be made first for it to stand
@@ -483,10 +501,11 @@ func (h *Host) held(keys []string) error {
 }
 
 func (h *Host) planDeletePartition(ctx context.Context, id string) (operation.Plan, error) {
-	p, err := h.Partition(ctx, id)
+	all, at, _, err := h.among(ctx, id)
 	if err != nil {
 		return operation.Plan{}, err
 	}
+	p := all[at]
 	if p.Origin == gpu.OriginForeign {
 		return operation.Plan{}, gpu.Errorf(gpu.CodeForeignDevice, "cannot delete partition %q: gpuvirt did not make it", id).
 			WithHint("whoever made it must remove it")

@@ -211,6 +211,17 @@ func (i *Inventory) VGPUTypes(ctx context.Context, id gpu.ID) ([]gpu.VGPUType, e
 	return nil, nil
 }
 
+// RunningVGPUs lists the vGPUs of a GPU that run in VMs, whoever made them; none where no
+// driver tells.
+func (i *Inventory) RunningVGPUs(ctx context.Context, id gpu.ID) ([]gpu.RunningVGPU, error) {
+	for m := range i.monitors() {
+		if running, err := m.RunningVGPUs(ctx, id); gpu.CodeOf(err) != gpu.CodeNotFound {
+			return running, err
+		}
+	}
+	return nil, nil
+}
+
 // monitors are the backends whose drivers tell more than how GPUs are cut.
 func (i *Inventory) monitors() iter.Seq[gpu.Monitor] {
 	return func(yield func(gpu.Monitor) bool) {

@@ -86,15 +86,29 @@ var (
 
 	created = at(5)
 
+	used, expires   = uint64(768 << 20), at(600)
+	half, sampled   = 0.5, at(6)
+	nothing, almost = 0.0, 0.996
+
+	observed = &api.Observed{
+		GuestDriver: "550.90.07", License: &api.License{State: "unlicensed-restricted", Expires: &expires},
+		Usage: &api.Usage{MemoryUsedBytes: &used, SMRatio: &half, MemoryRatio: &almost, EncoderRatio: &nothing, Sampled: &sampled},
+	}
+
 	partitions = []api.Partition{
 		{
 			ID: partUUID, GPU: "0000:3b:00.0", Parent: "0000:3b:00.0", Kind: "mdev", Profile: "T4-1Q", Native: "nvidia-222", DeviceAPI: "vfio-pci", IOMMUGroup: "101",
 			Handle: api.Handle{MdevUUID: partUUID}, Origin: "managed", State: "made", Assignment: "web1-gpu", Created: &created,
-			Holders: []api.Holder{{Kind: "vm", ID: webUUID, Name: "web1"}, {Kind: "process", ID: "4711", Name: "qemu-system-x86"}},
+			Holders:  []api.Holder{{Kind: "vm", ID: webUUID, Name: "web1"}, {Kind: "process", ID: "4711", Name: "qemu-system-x86"}},
+			Observed: observed,
+			Conditions: []api.Condition{
+				{Type: "Degraded", Status: true, Reason: "Unlicensed", Message: "the guest has no licence for its vGPU: its driver throttles it", Since: at(6)},
+			},
 		},
 		{
 			ID: "c0ffee00-0000-4000-8000-00000000000b", GPU: "0000:3b:00.0", Parent: "0000:3b:00.0", Kind: "mdev", Profile: "T4-1Q",
 			Native: "nvidia-222", Origin: "foreign", State: "made", Holders: []api.Holder{},
+			Observed: &api.Observed{Usage: &api.Usage{MemoryUsedBytes: new(uint64)}, Unknown: "the driver\x1b[31m does not answer"},
 		},
 	}
 

@@ -27,6 +27,9 @@ var partitionTable = table[api.Partition]{
 		{title: "NATIVE", wide: true, value: func(p api.Partition) string { return p.Native }},
 		{title: "PARENT", wide: true, value: func(p api.Partition) string { return p.Parent }},
 		{title: "SLOT", wide: true, value: func(p api.Partition) string { return p.Slot }},
+		{title: "MEMORY USED", wide: true, value: func(p api.Partition) string { return memoryUsed(p.Observed) }},
+		{title: "SM", wide: true, value: func(p api.Partition) string { return share(usageOf(p.Observed).SMRatio) }},
+		{title: "LICENSE", wide: true, value: func(p api.Partition) string { return licenseState(p.Observed) }},
 		{title: "HEALTH", wide: true, value: func(p api.Partition) string { return health(p.Conditions) }},
 	},
 }
@@ -53,7 +56,7 @@ func partitionFields(p api.Partition) []field {
 	if p.Created != nil {
 		created = when(*p.Created)
 	}
-	return []field{
+	fields := []field{
 		{name: "ID", value: p.ID},
 		{name: "GPU", value: p.GPU},
 		{name: "Parent", value: p.Parent},
@@ -72,8 +75,9 @@ func partitionFields(p api.Partition) []field {
 		{name: "Assignment", value: p.Assignment},
 		{name: "Held by", value: strings.Join(names(p.Holders, holder), ", ")},
 		{name: "Created", value: created},
-		{name: "Conditions", below: conditionRows(p.Conditions)},
 	}
+	fields = append(fields, observedFields(p.Observed)...)
+	return append(fields, field{name: "Conditions", below: conditionRows(p.Conditions)})
 }
 
 func computeRows(all []api.Compute) (rows [][]string) {
