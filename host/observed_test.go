@@ -319,3 +319,67 @@ func TestFiguresWithoutLibvirt(t *testing.T) {
 		}
 	}
 }
+
+// A slowLibrary does not come back from the question which vGPUs run, until it is let go.
+type slowLibrary struct {
+	mig.Library
+	free chan struct{}
+}
+
+func (l slowLibrary) Open() (mig.Session, error) {
+	s, err := l.Library.Open()
+	return slowSession{s, l.free}, err
+}
+
+type slowSession struct {
+	mig.Session
+	free chan struct{}
+}
+
+func (s slowSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return slowDevice{d, s.free}, err
+}
+
+type slowDevice struct {
+	mig.Device
+	free chan struct{}
+}
+
+func (d slowDevice) VGPUs() ([]mig.ActiveVGPU, error) {
+	<-d.free
+	return d.Device.VGPUs()
+}
+
+// A library that hangs over figures costs figures: lists are answered, of other cards too,
+// no card counts as stuck, and what is asked for is done (T44).
+func TestFiguresHang_T44(t *testing.T) {
+	l := newLab(t, sim.T4("0000:08:00.0", 0), sim.T4("0000:88:00.0", 1))
+	free := make(chan struct{})
+	l.monitor = func(*mig.Backend) gpu.Backend {
+		return mig.NewBackend(slowLibrary{l.sim.NVML, free}, l.sim.Sysfs, mig.Options{GlanceTimeout: 50 * time.Millisecond})
+	}
+	l.restart()
+	l.manage("0000:08:00.0", "0000:88:00.0")
+	l.attach("a", gpu.Wish{VM: "web1", Profile: "T4-4Q", GPU: "0000:08:00.0"})
+	for range 2 {
+		ps, err := l.Partitions(t.Context())
+		if err != nil || len(ps) != 1 || ps[0].Observed == nil || !strings.Contains(ps[0].Observed.Unknown, "has not answered within") {
+			t.Errorf("%+v, %v", ps, err)
+		}
+	}
+	b := l.attach("b", gpu.Wish{VM: "web2", Profile: "T4-8Q", GPU: "0000:88:00.0"})
+	if info := l.Info(t.Context()); info.State != gpu.HostReady {
+		t.Errorf("%+v", info)
+	}
+	close(free)
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		p, err := l.Partition(t.Context(), b.Partition)
+		if err == nil && p.Observed != nil && p.Observed.Unknown == "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it has come back, and there is nothing: %+v, %v", p.Observed, err)
+		}
+	}
+}

@@ -66,5 +66,19 @@ func TestHardware(t *testing.T) {
 		for _, p := range types {
 			t.Logf("%+v", p)
 		}
+		running, err := b.RunningVGPUs(t.Context(), id) // the same
+		if err != nil && !errors.Is(err, mig.ErrFunctionNotFound) {
+			t.Error(err)
+		}
+		for _, v := range running {
+			t.Logf("%+v", v)
+		}
+	}
+	modes, err := b.Modes(t.Context(), ids...)
+	if err != nil || len(modes) != len(ids) {
+		t.Errorf("modes of %d gpus: %+v, %v", len(ids), modes, err)
+	}
+	for id, m := range modes {
+		t.Logf("%s: ECC %+v, compute mode %q", id, m.ECC, m.Compute)
 	}
 }

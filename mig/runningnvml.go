@@ -96,7 +96,7 @@ const noDriver = "Not Available"
 func (d device) guest(in nvml.VgpuInstance) (version string, _ *gpu.License) {
 	if d.in.has("nvmlVgpuInstanceGetVmDriverVersion") {
 		text, ret := in.GetVmDriverVersion()
-		if ret == nvml.SUCCESS && text == noDriver {
+		if ret == nvml.SUCCESS && (text == noDriver || text == "") {
 			return "", nil
 		}
 		if ret == nvml.SUCCESS {

@@ -94,6 +94,7 @@ func ReadOnly(t *testing.T, lib mig.Library) {
 		if err != nil {
 			t.Errorf("%s: Mode: %v", a, err)
 		}
+		monitored(t, a, d)
 		if m.Capable {
 			capable(t, a, d, m)
 		} else if in, err := d.Instances(); len(in) > 0 || err != nil && !errors.Is(err, mig.ErrNotSupported) {
@@ -102,6 +103,32 @@ func ReadOnly(t *testing.T, lib mig.Library) {
 	}
 	if _, err := s.Device(gpu.Address{Domain: 0xfffe, Bus: 0xff, Slot: 0x1f}); !errors.Is(err, mig.ErrNotFound) {
 		t.Errorf("Device of no gpu: %v", err)
+	}
+}
+
+// monitored tries what is only shown. What is absent may be so: most hosts have no VMs.
+func monitored(t *testing.T, a gpu.Address, d mig.Device) {
+	t.Helper()
+	if m, err := d.Modes(); err != nil {
+		t.Errorf("%s: Modes are %+v, %v", a, m, err)
+	}
+	all, err := d.VGPUs()
+	if err != nil && !errors.Is(err, mig.ErrFunctionNotFound) {
+		t.Errorf("%s: VGPUs: %v", a, err)
+	}
+	for _, v := range all {
+		if v.ID == 0 || v.Type == 0 {
+			t.Errorf("%s: a vGPU that is none: %+v", a, v)
+		}
+	}
+	samples, err := d.VGPUSamples()
+	if err != nil {
+		t.Errorf("%s: VGPUSamples: %v", a, err)
+	}
+	for _, s := range samples {
+		if max(s.SM, s.Memory, s.Encoder, s.Decoder) > 100 || s.VGPU == 0 {
+			t.Errorf("%s: a sample %+v", a, s)
+		}
 	}
 }
 
