@@ -172,9 +172,7 @@ func (h *Host) GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
 	if err != nil {
 		return g, err
 	}
-	out := []gpu.GPU{g}
-	h.addModes(ctx, out)
-	return out[0], nil
+	return h.withModes(ctx, g), nil
 }
 
 // gpu is GPU for what is decided by it.
@@ -186,9 +184,17 @@ func (h *Host) gpu(ctx context.Context, id gpu.ID) (gpu.GPU, error) {
 // PatchGPU records what an administrator decides about a GPU. It touches no
 // hardware, and writes nothing where nothing changes.
 func (h *Host) PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatch, dryRun bool) (gpu.GPU, gpu.Plan, error) {
+	g, plan, err := h.patch(ctx, actor, id, p, dryRun)
+	if err != nil {
+		return g, plan, err
+	}
+	return h.withModes(ctx, g), plan, nil // no plan waits for what is only shown
+}
+
+func (h *Host) patch(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatch, dryRun bool) (gpu.GPU, gpu.Plan, error) {
 	h.planning.Lock()
 	defer h.planning.Unlock()
-	g, err := h.GPU(ctx, id)
+	g, err := h.gpu(ctx, id)
 	if err != nil {
 		return gpu.GPU{}, gpu.Plan{}, err
 	}
@@ -245,7 +251,7 @@ func (h *Host) PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUP
 	}
 	h.cfg.Log.Info("gpu record changed", "gpu", id, "actor", actor, "managed", want.Managed, "quarantined", want.Quarantined)
 	h.hub.emit("gpu.changed", string(id), map[string]string{"managed": fmt.Sprint(want.Managed)})
-	g, err = h.GPU(ctx, id)
+	g, err = h.gpu(ctx, id)
 	return g, plan, err
 }
 

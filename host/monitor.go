@@ -8,6 +8,13 @@ import (
 	"gpuvirt/gpu"
 )
 
+// withModes is a GPU with its modes.
+func (h *Host) withModes(ctx context.Context, g gpu.GPU) gpu.GPU {
+	out := []gpu.GPU{g}
+	h.addModes(ctx, out)
+	return out[0]
+}
+
 // addModes adds what drivers tell of GPUs beside how they are cut. Where one does not tell
 // that is no news: whatever is wrong with it, the GPU's conditions say.
 func (h *Host) addModes(ctx context.Context, gpus []gpu.GPU) {
