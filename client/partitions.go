@@ -42,3 +42,13 @@ func (c *Client) DeletePartition(ctx context.Context, id string) (api.Operation,
 func (c *Client) PlanDeletePartition(ctx context.Context, id string) (api.Plan, error) {
 	return one[api.Plan](ctx, c, write(http.MethodDelete, nil, "partitions", id).dryRun())
 }
+
+// AdoptPartition takes a partition that somebody else made under management.
+func (c *Client) AdoptPartition(ctx context.Context, id string) (api.Partition, error) {
+	return one[api.Partition](ctx, c, write(http.MethodPost, nil, "partitions", id, "adopt"))
+}
+
+// PlanAdoptPartition returns what AdoptPartition would do.
+func (c *Client) PlanAdoptPartition(ctx context.Context, id string) (api.Plan, error) {
+	return one[api.Plan](ctx, c, write(http.MethodPost, nil, "partitions", id, "adopt").dryRun())
+}

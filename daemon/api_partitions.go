@@ -98,3 +98,19 @@ func deletePartition(s *Server, q *request) (response, error) {
 	}
 	return accepted(op), nil
 }
+
+func adoptPartition(s *Server, q *request) (response, error) {
+	id := q.path["partition"]
+	err := q.precondition(func() (any, error) {
+		p, err := s.host.Partition(q.Context(), id)
+		return partitionOf(p), err
+	})
+	if err != nil {
+		return response{}, err
+	}
+	p, plan, err := s.host.AdoptPartition(q.Context(), q.who.Actor, id, q.dryRun())
+	if q.dryRun() || err != nil {
+		return s.planned(q, plan, err)
+	}
+	return object(partitionOf(p)), nil
+}

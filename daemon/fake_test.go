@@ -295,6 +295,24 @@ func (h *fakeHost) DeletePartition(_ context.Context, actor, id string) (operati
 	return h.ops.add("remove", actor, operation.Running), nil
 }
 
+func (h *fakeHost) AdoptPartition(_ context.Context, _, id string, dryRun bool) (gpu.Partition, gpu.Plan, error) {
+	leave, err := h.enter()
+	defer leave()
+	if err != nil {
+		return gpu.Partition{}, gpu.Plan{}, err
+	}
+	p, err := h.partition(id)
+	if err != nil || dryRun {
+		return p, gpu.Plan{Summary: "adopt", Changes: true}, err
+	}
+	if err := h.write("AdoptPartition"); err != nil {
+		return p, gpu.Plan{}, err
+	}
+	p.Origin = gpu.OriginManaged
+	h.partitions[id] = p
+	return p, gpu.Plan{}, nil
+}
+
 func (h *fakeHost) mayDelete(id string) error {
 	p, err := h.partition(id)
 	if err == nil && p.Origin == gpu.OriginForeign {

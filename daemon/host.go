@@ -39,6 +39,9 @@ type Host interface {
 	CreatePartition(ctx context.Context, actor string, w gpu.PartitionWish, idem gpu.Idempotency) (operation.Operation, error)
 	PlanPartition(ctx context.Context, w gpu.PartitionWish) (gpu.Plan, error)
 	DeletePartition(ctx context.Context, actor, id string) (operation.Operation, error)
+	// AdoptPartition writes nothing where it is under management already. With dryRun
+	// it only plans.
+	AdoptPartition(ctx context.Context, actor, id string, dryRun bool) (gpu.Partition, gpu.Plan, error)
 	PlanDeletePartition(ctx context.Context, id string) (gpu.Plan, error)
 
 	VMs(ctx context.Context) ([]gpu.VM, error)

@@ -52,6 +52,7 @@ func routes() []route {
 		{method: post, path: "/v1/partitions", access: Operator, handle: createPartition, query: dryRunQuery(), body: true},
 		{method: get, path: "/v1/partitions/{partition}", access: Viewer, handle: getPartition, conditional: true},
 		{method: remove, path: "/v1/partitions/{partition}", access: Operator, handle: deletePartition, query: dryRunQuery(), conditional: true},
+		{method: post, path: "/v1/partitions/{partition}/adopt", access: Admin, handle: adoptPartition, query: dryRunQuery(), conditional: true},
 
 		{method: get, path: "/v1/vms", access: Viewer, handle: listVMs, query: vmQuery()},
 		{method: get, path: "/v1/vms/{vm}", access: Viewer, handle: getVM, conditional: true},

@@ -71,6 +71,8 @@ func goodRequests(running, failed, done string) []good {
 		{method: "POST", target: "/v1/partitions", body: `{"profile":"mbochs-small","gpu":"` + gpuA + `","placement":"spread"}`, header: http.Header{"Idempotency-Key": {"k1"}}, status: 202, contains: `"running"`, write: true},
 		{method: "POST", target: "/v1/partitions?dry_run=true", body: `{"profile":"mbochs-small"}`, status: 200, contains: `"mdev.make"`},
 		{method: "POST", target: "/v1/partitions?dry_run=true", body: `{"profile":"huge"}`, status: 200, contains: `"problem":{"type":"urn:gpuvirt:problem:profile-unknown"`},
+		{method: "POST", target: "/v1/partitions/" + slot + "/adopt", status: 200, contains: `"origin":"managed"`, write: true},
+		{method: "POST", target: "/v1/partitions/" + slot + "/adopt?dry_run=true", status: 200, contains: `"changes":true`},
 		{method: "DELETE", target: "/v1/partitions/" + mdev1, status: 202, contains: `"remove"`, write: true},
 		{method: "DELETE", target: "/v1/partitions/" + slot + "?dry_run=true", status: 200, contains: "foreign-device"},
 
