@@ -21,7 +21,7 @@ func TestUnits(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var units []string
-	for _, name := range []string{"gpuvirtd.service", "gpuvirt-restore.service"} {
+	for _, name := range []string{"gpuvirtd.service", "gpuvirt-restore.service", "gpuvirtd.socket"} {
 		text := regexp.MustCompile(`(?m)^ExecStart=.*$`).ReplaceAllString(read(t, name), "ExecStart=/bin/true")
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -69,6 +69,17 @@ func TestUnitRules(t *testing.T) {
 		if got := words(text, "StateDirectoryMode"); len(got) != 1 || got[0] != "0700" {
 			t.Errorf("%s: StateDirectoryMode=%v", name, got)
 		}
+	}
+}
+
+// A restore that finds a daemon is no failure (75 is what gpuvirtd ends with then), and
+// nothing that a socket may be in goes away with the daemon.
+func TestRestoreBesideDaemon(t *testing.T) {
+	if got := words(read(t, "gpuvirt-restore.service"), "SuccessExitStatus"); !slices.Equal(got, []string{"75"}) {
+		t.Errorf("SuccessExitStatus=%v", got)
+	}
+	if got := words(read(t, "gpuvirtd.service"), "RuntimeDirectoryPreserve"); !slices.Equal(got, []string{"yes"}) {
+		t.Errorf("RuntimeDirectoryPreserve=%v", got)
 	}
 }
 

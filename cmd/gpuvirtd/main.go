@@ -37,6 +37,9 @@ func main() {
 	case errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
 		os.Exit(2)
+	case errors.Is(err, errDaemonRuns):
+		fmt.Fprintln(os.Stderr, "gpuvirtd:", err)
+		os.Exit(75) // EX_TEMPFAIL; gpuvirt-restore.service takes it for well
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "gpuvirtd:", err)
 		os.Exit(1)

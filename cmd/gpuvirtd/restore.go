@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -10,7 +11,12 @@ import (
 	"sync"
 
 	"gpuvirt/host"
+	"gpuvirt/store"
 )
+
+// errDaemonRuns says that nothing was restored, as another process has the store: what
+// has gone missing then is for a person to judge.
+var errDaemonRuns = errors.New("nothing is restored beside a daemon")
 
 // restore puts back, before libvirt starts its guests, what the store says was
 // made. On a host where gpuvirt has never stored anything there is nothing to do.
@@ -27,6 +33,9 @@ func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return nil
 	}
 	db, err := openStore(ctx, o)
+	if locked, ok := errors.AsType[*store.LockedError](err); ok {
+		return fmt.Errorf("%w: %w", errDaemonRuns, locked)
+	}
 	if err != nil {
 		return err
 	}
