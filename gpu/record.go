@@ -24,6 +24,7 @@ type GPURecord struct {
 	Policy      Policy            `json:"policy,omitempty"` // empty: report
 	MIG         *bool             `json:"mig,omitempty"`    // the mode asked for; nil: nobody has asked
 	VFs         *int              `json:"vfs,omitempty"`    // how many were asked for; nil: nobody has asked
+	VGPU        VGPUWish          `json:"vgpu,omitzero"`
 }
 
 // PartitionRecord is a partition that gpuvirt makes or made: enough to make it

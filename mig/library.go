@@ -69,6 +69,7 @@ type Device interface {
 	// VGPUSamples returns what the driver has sampled of them lately, in any order; none
 	// where it has not yet, or cannot.
 	VGPUSamples() ([]VGPUSample, error)
+	Timeslicer
 }
 
 // An ActiveVGPU is a vGPU that runs, with the number that the library has for it.

@@ -3,7 +3,6 @@ package mig
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -16,19 +15,7 @@ import (
 // those that share it by time and those on GPU instances, whatever its mode and what is
 // on it. A driver that is not for hosts of VMs knows none.
 func (b *Backend) VGPUTypes(_ context.Context, id gpu.ID) ([]gpu.VGPUType, error) {
-	none := gpu.Errorf(gpu.CodeNotFound, "NVIDIA's driver has no such gpu")
-	a, err := gpu.ParseAddress(string(id))
-	if err != nil || a.ID() != id {
-		return nil, failure(none, "cannot list the vGPU types of gpu %q", id)
-	}
-	out, err := ask(b, b.opts.ReadTimeout, func(s Session) ([]gpu.VGPUType, error) {
-		d, err := s.Device(a)
-		if errors.Is(err, ErrNotFound) {
-			return nil, none
-		}
-		if err != nil {
-			return nil, err
-		}
+	out, err := withDevice(b, id, b.opts.ReadTimeout, func(d Device) ([]gpu.VGPUType, error) {
 		types, err := d.VGPUTypes()
 		if err != nil {
 			return nil, err
@@ -72,7 +59,7 @@ var vgpuFunctions = []string{
 func (d device) VGPUTypes() ([]gpu.VGPUType, error) {
 	for _, name := range vgpuFunctions {
 		if !d.in.has(name) {
-			return nil, fmt.Errorf("the library lacks %s: %w", name, ErrFunctionNotFound)
+			return nil, lacking(name)
 		}
 	}
 	all, ret := d.GetSupportedVgpus()

@@ -208,7 +208,7 @@ func (s *state) groupHolders(address string) []gpu.Holder {
 // driver has lost count of is found again.
 func (h *Host) Reboot() error {
 	return h.update(func(s *state) ([]string, error) {
-		s.BootID, s.Mdevs, s.PCI, s.VGPUs, s.Holds, s.Groups = newID(), map[string]*mdev{}, nil, nil, nil, 0
+		s.BootID, s.Mdevs, s.PCI, s.VGPUs, s.Timeslices, s.Holds, s.Groups = newID(), map[string]*mdev{}, nil, nil, nil, nil, 0
 		for i := range s.Cards {
 			s.Cards[i].Leaked = 0
 		}

@@ -213,17 +213,22 @@ func (d *migDevice) check(c *Card, m *migState, f func(*cards.Model, *migState) 
 	return f(c.MIG.model(), m)
 }
 
-// call changes something, and is remembered.
+// call changes something of MIG.
 func (d *migDevice) call(name string, args []any, f func(*Card, *cards.Model, *migState) error) error {
+	return d.do(name, args, func(_ *state, c *Card, m *migState) error {
+		return d.check(c, m, func(model *cards.Model, m *migState) error { return f(c, model, m) })
+	})
+}
+
+// do changes something, and is remembered.
+func (d *migDevice) do(name string, args []any, f func(*state, *Card, *migState) error) error {
 	done := Call{Card: d.card, Name: name, Args: strings.TrimSuffix(fmt.Sprintln(args...), "\n")}
 	d.h.watch(done)
 	err := d.h.faultNVML(name)
 	if err == nil {
 		err = d.h.update(func(s *state) ([]string, error) {
 			s.mig(d.card)
-			return []string{d.card}, d.of(s, func(c *Card, m *migState) error {
-				return d.check(c, m, func(model *cards.Model, m *migState) error { return f(c, model, m) })
-			})
+			return []string{d.card}, d.of(s, func(c *Card, m *migState) error { return f(s, c, m) })
 		})
 	}
 	done.Err = err

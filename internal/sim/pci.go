@@ -284,6 +284,7 @@ func (s *state) unbind(f function) []string {
 	st := s.pci(f.address)
 	changed := append(s.loseVGPUs(f.address), f.address)
 	if f.isCard() {
+		delete(s.Timeslices, f.address)
 		changed = append(changed, s.dropVFs(f)...)
 		for uuid, m := range s.Mdevs {
 			if m.Card == f.address {

@@ -32,8 +32,9 @@ type state struct {
 
 	MIG map[string]*migState `json:"mig,omitempty"` // by card
 
-	PCI        map[string]*pciState `json:"pci,omitempty"`   // by address
-	VGPUs      map[string]*vgpu     `json:"vgpus,omitempty"` // by address of the virtual function
+	PCI        map[string]*pciState `json:"pci,omitempty"`        // by address
+	VGPUs      map[string]*vgpu     `json:"vgpus,omitempty"`      // by address of the virtual function
+	Timeslices map[string]timeslice `json:"timeslices,omitempty"` // by card, where somebody has set something
 	Unloaded   []string             `json:"unloaded,omitempty"`
 	ToolFaults []ToolFault          `json:"tool_faults,omitempty"`
 	Guests     map[string]Guest     `json:"guests,omitempty"` // by UUID or address of the vGPU

@@ -907,3 +907,5 @@ nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *i
 		ret = instance_id(device, id, true);
 	} DONE;
 }
+
+#include "share.c"
