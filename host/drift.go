@@ -44,6 +44,7 @@ func (h *Host) reportDrift(ctx context.Context) {
 	now := map[string]string{}
 	h.reportLayouts(ctx, now)
 	h.reportVFs(ctx, now)
+	h.reportVGPUs(ctx, now)
 	h.reportAssignments(ctx, now)
 	h.drift = now
 }

@@ -54,6 +54,7 @@ func (h *Host) looks(ctx context.Context) ([]inventory.Look, error) {
 			if looks[i].GPU, err = h.decided(l.GPU, r); err != nil {
 				return nil, err
 			}
+			looks[i].GPU = h.shared(ctx, looks[i].GPU, r)
 		}
 	}
 	for _, r := range records {
@@ -76,6 +77,7 @@ func (h *Host) look(ctx context.Context, id gpu.ID) (inventory.Look, error) {
 	switch {
 	case err == nil && known:
 		l.GPU, err = h.decided(l.GPU, r)
+		l.GPU = h.shared(ctx, l.GPU, r)
 	case err != nil && r.Managed && gpu.CodeOf(err) == gpu.CodeNotFound:
 		return inventory.Look{GPU: absent(r, nil)}, nil
 	case err != nil && r.Managed:
@@ -234,7 +236,7 @@ func (h *Host) patch(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatc
 		plan.Refusal = h.unmanageable(id)
 	}
 	// One of these on its way brings the record back as it was, should it be undone.
-	if op, ok := h.cfg.Engine.Holder("gpu/" + string(id)); ok && (op.Kind == kindLayout || op.Kind == kindVFs) && plan.Changes {
+	if op, ok := h.cfg.Engine.Holder("gpu/" + string(id)); ok && (op.Kind == kindLayout || op.Kind == kindVFs || op.Kind == kindVGPU) && plan.Changes {
 		plan.Refusal = &operation.ConflictError{Key: "gpu/" + string(id), Holder: op.ID, Summary: op.Summary}
 	}
 	if dryRun {

@@ -25,8 +25,8 @@ type Restored struct {
 // store says was made: same identity, same parent, same type. It waits for parents
 // that are not there yet until ctx ends, and goes on with the others meanwhile. It
 // writes nothing to the store, and nothing to the kernel where all is there. Before
-// them a GPU gets the MIG mode that was asked for, which some lose with the power, and
-// its virtual functions, which all do.
+// them a GPU gets the MIG mode that was asked for, which some lose with the power, its
+// virtual functions, which all do, and how its vGPUs share it.
 // changed delivers something whenever a parent may have appeared.
 func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionRecord, inv *inventory.Inventory, changed <-chan struct{}, log *slog.Logger) ([]Restored, error) {
 	records = slices.DeleteFunc(slices.Clone(records), func(r gpu.PartitionRecord) bool {
@@ -45,6 +45,7 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 			vfs[g.ID] = errNotTried
 		}
 	}
+	shares := newSharing(gpus, records)
 	again := time.NewTicker(restoreEvery)
 	defer again.Stop()
 	for {
@@ -52,7 +53,8 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 		// takes MIG instances with it, and the mode cannot be changed once they are on.
 		waiting := restoreModes(ctx, gpus, modes, inv, log)
 		waiting = restoreVFs(ctx, gpus, modes, vfs, inv, log) || waiting
-		if !restoreAll(ctx, done, modes, vfs, inv, log) && !waiting {
+		waiting = shares.restore(ctx, gpus, vfs, inv, log) || waiting
+		if !restoreAll(ctx, done, modes, vfs, shares, inv, log) && !waiting {
 			break
 		}
 		select {
@@ -72,6 +74,7 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 		if vfs[g.ID] != nil {
 			errs = append(errs, fmt.Errorf("cannot restore the virtual functions of gpu %s: %w", g.ID, vfs[g.ID]))
 		}
+		errs = append(errs, shares.errs(g.ID)...)
 	}
 	for _, d := range done {
 		if d.Err != nil {
@@ -178,7 +181,7 @@ func comesLater(code gpu.Code) bool {
 
 // restoreAll tries each that is not there, and reports whether one waits for its
 // parent to appear.
-func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
+func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]error, shares *sharing, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
 	for i := range done {
 		d := &done[i]
@@ -202,6 +205,11 @@ func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]erro
 		if err := vfs[d.Record.GPU]; err != nil { // what is made before they are on may go with it
 			d.Err = fmt.Errorf("the virtual functions of its gpu are not restored: %w", err)
 			d.settled = !comesLater(gpu.CodeOf(err))
+			continue
+		}
+		if err := shares.missing(d.Record); err != nil { // it could not be set beside this one
+			d.Err, d.settled = err, !comesLater(gpu.CodeOf(err))
+			waiting = waiting || !d.settled
 			continue
 		}
 		d.Err = restoreOne(ctx, d.Record, inv)

@@ -229,6 +229,9 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 	p.op.Steps = []operation.PlanStep{{
 		Kind: stepVFs, Summary: summary, Args: vfsArgs{GPU: id, Identity: g.Identity, Num: n, Was: len(s.Functions)},
 	}}
+	if n > 0 {
+		p.op.Steps = append(p.op.Steps, vgpuStepsAfterVFs(g, old.VGPU)...)
+	}
 	return p, nil
 }
 
@@ -300,6 +303,9 @@ func (h *Host) undoVFs(ctx context.Context, t *operation.Task) ([]operation.Row,
 		return nil, err
 	}
 	err := h.patient(t, h.setVFs(ctx, a, a.Was))
+	if err == nil && a.Was > 0 {
+		h.vgpuAgain(ctx, a)
+	}
 	if gpu.CodeOf(err) == gpu.CodeGPUBusy {
 		if _, again := errors.AsType[*operation.RetryError](err); !again {
 			h.cfg.Log.WarnContext(ctx, "the virtual functions stay, as somebody uses them", "gpu", a.GPU, "err", err)

@@ -55,6 +55,7 @@ func (h *Host) register(e *operation.Engine) {
 	e.Handle(stepDetach, operation.Handler{Do: h.doDetach, Undo: h.undoDetach})
 	e.Handle(stepMode, operation.Handler{Do: h.doMode, Undo: h.undoMode})
 	e.Handle(stepVFs, operation.Handler{Do: h.doVFs, Undo: h.undoVFs})
+	e.Handle(stepVGPU, operation.Handler{Do: h.doVGPU, Undo: h.undoVGPU})
 }
 
 // patient turns an error that may pass by itself into another try, for as long as
