@@ -211,6 +211,7 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/gpus/x/sriov", `{}`, `"num_vfs" is missing`},
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":-1}`, `"num_vfs" is not from 0 to 65535`},
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":65536}`, `"num_vfs" is not from 0 to 65535`},
+		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{"profile":"p","computes":[]}]}`, `"instances.computes" is unknown: there are profile, placement, compute`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true}`, `"instances" is missing`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":false,"instances":[{"profile":"p"}]}`, `"instances" must be empty`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{}]}`, `"instances[0].profile" is missing`},

@@ -26,7 +26,7 @@ func decode[T any](q *request) (T, error) {
 	if !utf8.Valid(q.body) {
 		return v, invalid("the body is not valid UTF-8")
 	}
-	if err := checkShape(q.body, fieldsOf(reflect.TypeFor[T]())); err != nil {
+	if err := checkShape(q.body, reflect.TypeFor[T]()); err != nil {
 		return v, err
 	}
 	if err := json.Unmarshal(q.body, &v); err != nil {
@@ -73,9 +73,33 @@ func fieldsOf(t reflect.Type) []string {
 	return names
 }
 
+// typeIn is the type of what stands in a value of type t: of an object under a name. It is
+// nil where the value should have nothing in it, which is told when it is read.
+func typeIn(t reflect.Type, name string) reflect.Type {
+	switch {
+	case t == nil:
+		return nil
+	case t.Kind() == reflect.Struct:
+		i := slices.Index(fieldsOf(t), name)
+		if i < 0 {
+			return nil
+		}
+		t = t.Field(i).Type
+	case t.Kind() == reflect.Slice, t.Kind() == reflect.Map:
+		t = t.Elem()
+	default:
+		return nil
+	}
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t
+}
+
 // A level is an object or array that is open while a body is read.
 type level struct {
 	object bool
+	of     reflect.Type    // what it is read into, nil: nothing
 	name   string          // under which it stands in its parent
 	seen   map[string]bool // names so far, of an object
 	key    string          // the name whose value comes next
@@ -83,7 +107,7 @@ type level struct {
 }
 
 // checkShape reads a body token by token for what encoding/json would let pass.
-func checkShape(body []byte, fields []string) error {
+func checkShape(body []byte, t reflect.Type) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.UseNumber()
 	var open []*level
@@ -101,14 +125,14 @@ func checkShape(body []byte, fields []string) error {
 		if !first && len(open) == 0 {
 			return invalid("something follows the JSON object in the body")
 		}
-		if open, err = step(open, tok, fields); err != nil {
+		if open, err = step(open, tok, t); err != nil {
 			return err
 		}
 	}
 }
 
-// step follows one token.
-func step(open []*level, tok json.Token, fields []string) ([]*level, error) {
+// step follows one token of a body that is read into t.
+func step(open []*level, tok json.Token, t reflect.Type) ([]*level, error) {
 	var top *level
 	if len(open) > 0 {
 		top = open[len(open)-1]
@@ -118,8 +142,8 @@ func step(open []*level, tok json.Token, fields []string) ([]*level, error) {
 	}
 	if top != nil && top.object && top.wants {
 		key := fmt.Sprint(tok) // a string: the decoder sees to that
-		if len(open) == 1 && !slices.Contains(fields, key) {
-			return nil, invalid("field %s is unknown: there are %s", quote(key), strings.Join(fields, ", "))
+		if top.of != nil && top.of.Kind() == reflect.Struct && !slices.Contains(fieldsOf(top.of), key) {
+			return nil, invalid("field %s is unknown: there are %s", quote(pathOf(open, key)), strings.Join(fieldsOf(top.of), ", "))
 		}
 		if top.seen[key] {
 			return nil, invalid("field %s stands there twice", quote(pathOf(open, key)))
@@ -137,9 +161,9 @@ func step(open []*level, tok json.Token, fields []string) ([]*level, error) {
 		if len(open) == maxDepth {
 			return nil, invalid("the body is nested deeper than %d levels", maxDepth)
 		}
-		l := &level{object: d == '{', wants: d == '{', seen: map[string]bool{}}
+		l := &level{object: d == '{', of: t, wants: d == '{', seen: map[string]bool{}}
 		if top != nil {
-			l.name = top.key
+			l.name, l.of = top.key, typeIn(top.of, top.key)
 		}
 		open = append(open, l)
 	}
@@ -149,7 +173,9 @@ func step(open []*level, tok json.Token, fields []string) ([]*level, error) {
 func pathOf(open []*level, key string) string {
 	var names []string
 	for _, l := range open[1:] {
-		names = append(names, l.name)
+		if l.name != "" { // what is in an array has none
+			names = append(names, l.name)
+		}
 	}
 	return strings.Join(append(names, key), ".")
 }
