@@ -120,6 +120,15 @@ func TestRoutes(t *testing.T) {
 			_, err := c.PlanPutVFs(ctx, "g", 4)
 			return err
 		}, want: "PUT /v1/gpus/g/sriov?dry_run=true", body: `{"num_vfs":4}`},
+		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VGPUSettings(ctx, "g"); return err }, want: "GET /v1/gpus/g/vgpu"},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, _, err := c.PutVGPUSettings(ctx, "g", api.VGPUSettingsRequest{Scheduler: &api.SchedulerRequest{Policy: "equal-share"}})
+			return err
+		}, want: "PUT /v1/gpus/g/vgpu", body: `{"scheduler":{"policy":"equal-share"}}`},
+		{call: func(ctx context.Context, c *client.Client) error {
+			_, err := c.PlanPutVGPUSettings(ctx, "g", api.VGPUSettingsRequest{})
+			return err
+		}, want: "PUT /v1/gpus/g/vgpu?dry_run=true", body: `{}`},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VMs(ctx, all); return err }, want: "GET /v1/vms"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.VM(ctx, "web1"); return err }, want: "GET /v1/vms/web1"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.Assignments(ctx, all); return err }, want: "GET /v1/assignments"},

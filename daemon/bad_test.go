@@ -47,6 +47,8 @@ func sampleBody(rt route) string {
 		return `{"assignments":[` + named("new") + `]}`
 	case rt.path == "/v1/gpus/{gpu}/sriov":
 		return `{"num_vfs":4}`
+	case rt.path == "/v1/gpus/{gpu}/vgpu":
+		return `{"scheduler":{"policy":"fixed-share"}}`
 	case rt.method == patch:
 		return `{"managed":true}`
 	case rt.method == post:
@@ -211,6 +213,16 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/gpus/x/sriov", `{}`, `"num_vfs" is missing`},
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":-1}`, `"num_vfs" is not from 0 to 65535`},
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":65536}`, `"num_vfs" is not from 0 to 65535`},
+		{"PUT", "/v1/gpus/x/vgpu", `{}`, `nothing is asked for`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{}}`, `"scheduler.policy" is missing`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"policy":"lottery"}}`, `"scheduler.policy" is malformed: "lottery" is none of best-effort, equal-share, fixed-share`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"policy":"fixed-share","time_slice_ns":0}}`, `"scheduler.time_slice_ns" is not from 1 to 4294967295`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"policy":"fixed-share","time_slice_ns":-1}}`, `"scheduler.time_slice_ns" is not from 1 to 4294967295`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"policy":"fixed-share","time_slice_ns":4294967296}}`, `"scheduler.time_slice_ns" is not from 1 to 4294967295`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"policy":"fixed-share","timeslice_ns":5}}`, `"scheduler.timeslice_ns" is unknown: there are policy, time_slice_ns`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"Policy":"fixed-share"}}`, `"scheduler.Policy" is unknown`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":null}`, `"scheduler" must not be null`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":["policy"]}`, `"scheduler" must be an object`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true,"instances":[{"profile":"p","computes":[]}]}`, `"instances.computes" is unknown: there are profile, placement, compute`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":true}`, `"instances" is missing`},
 		{"PUT", "/v1/gpus/x/mig", `{"enabled":false,"instances":[{"profile":"p"}]}`, `"instances" must be empty`},

@@ -31,6 +31,10 @@ type Host interface {
 	// where there are as many already.
 	PutVFs(ctx context.Context, actor string, id gpu.ID, n int) (gpu.VFState, *operation.Operation, error)
 	PlanPutVFs(ctx context.Context, id gpu.ID, n int) (gpu.Plan, error)
+	VGPUSettings(ctx context.Context, id gpu.ID) (gpu.VGPUState, error)
+	// PutVGPUSettings returns the operation that sets them, or nil where all is so already.
+	PutVGPUSettings(ctx context.Context, actor string, id gpu.ID, want gpu.VGPUWish) (gpu.VGPUState, *operation.Operation, error)
+	PlanPutVGPUSettings(ctx context.Context, id gpu.ID, want gpu.VGPUWish) (gpu.Plan, error)
 	Capacity(ctx context.Context, profile string) ([]gpu.ProfileCapacity, error)
 
 	Partitions(ctx context.Context) ([]gpu.Partition, error)

@@ -178,6 +178,8 @@ func wireTypes() map[string]reflect.Type {
 		"ProfileCapacity": reflect.TypeFor[api.ProfileCapacity](), "GPUCapacity": reflect.TypeFor[api.GPUCapacity](),
 		"MIG": reflect.TypeFor[api.MIG](), "Layout": reflect.TypeFor[api.Layout](), "LayoutInstance": reflect.TypeFor[api.LayoutInstance](),
 		"VFs": reflect.TypeFor[api.VFs](), "Function": reflect.TypeFor[api.Function](), "VFsRequest": reflect.TypeFor[api.VFsRequest](),
+		"VGPUSettings": reflect.TypeFor[api.VGPUSettings](), "VGPUSettingsRequest": reflect.TypeFor[api.VGPUSettingsRequest](),
+		"SchedulerState": reflect.TypeFor[api.SchedulerState](), "Scheduler": reflect.TypeFor[api.Scheduler](), "SchedulerRequest": reflect.TypeFor[api.SchedulerRequest](),
 		"ApplyRequest": reflect.TypeFor[api.ApplyRequest](), "NamedAssignmentRequest": reflect.TypeFor[api.NamedAssignmentRequest](),
 		"Compute":  reflect.TypeFor[api.Compute](),
 		"Settings": reflect.TypeFor[api.Settings](), "Setting": reflect.TypeFor[api.Setting](),

@@ -46,6 +46,8 @@ func routes() []route {
 		{method: put, path: "/v1/gpus/{gpu}/mig", access: Admin, handle: putMIG, query: dryRunQuery(), body: true, conditional: true},
 		{method: get, path: "/v1/gpus/{gpu}/sriov", access: Viewer, handle: getVFs, conditional: true},
 		{method: put, path: "/v1/gpus/{gpu}/sriov", access: Admin, handle: putVFs, query: dryRunQuery(), body: true, conditional: true},
+		{method: get, path: "/v1/gpus/{gpu}/vgpu", access: Viewer, handle: getVGPU, conditional: true},
+		{method: put, path: "/v1/gpus/{gpu}/vgpu", access: Admin, handle: putVGPU, query: dryRunQuery(), body: true, conditional: true},
 		{method: get, path: "/v1/capacity", access: Viewer, handle: getCapacity, query: capacityQuery()},
 
 		{method: get, path: "/v1/partitions", access: Viewer, handle: listPartitions, query: partitionQuery()},

@@ -58,6 +58,12 @@ var (
 		{Index: 1, PCIAddress: "0000:5a:00.5", IOMMUGroup: "72", Driver: "nvidia"},
 	}}
 
+	vgpuSettings = api.VGPUSettings{GPU: "0000:3b:00.0", Scheduler: api.SchedulerState{
+		Policies: []string{"best-effort", "equal-share", "fixed-share"}, MinTimeSliceNS: 1e6, MaxTimeSliceNS: 30e6,
+		Wanted: &api.Scheduler{Policy: "fixed-share", TimeSliceNS: 5e6},
+		Actual: &api.Scheduler{Policy: "equal-share", TimeSliceNS: 2e6, Adaptive: true},
+	}}
+
 	mig = api.MIG{
 		GPU: "0000:5a:00.0", Mode: api.MIGMode{Capable: true, Current: true},
 		Wanted: &api.Layout{Enabled: true, Instances: []api.LayoutInstance{place("3g.20gb", 4), place("1g.5gb", 0), place("2g.10gb", 2)}},

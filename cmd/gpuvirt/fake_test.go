@@ -97,6 +97,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, g)
 	case r.Method == http.MethodPut && strings.HasSuffix(path, "/sriov"):
 		answer(w, accepted{operations["lay"]})
+	case r.Method == http.MethodPut && strings.HasSuffix(path, "/vgpu"):
+		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut && strings.HasSuffix(path, "/mig"):
 		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut:
@@ -168,6 +170,8 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 		answer(w, api.List[api.Profile]{Items: items})
 	case strings.HasSuffix(path, "/sriov") && id == vfs.GPU+"/sriov":
 		answer(w, vfs)
+	case strings.HasSuffix(path, "/vgpu") && id == vgpuSettings.GPU+"/vgpu":
+		answer(w, vgpuSettings)
 	case strings.HasSuffix(path, "/mig") && id == mig.GPU+"/mig":
 		answer(w, mig)
 	case path == "partitions" && r.FormValue("kind") == "mig":

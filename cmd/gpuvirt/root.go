@@ -81,7 +81,7 @@ func newRoot(c *cli) *cobra.Command {
 	fixed(root, "output", formats...)
 
 	root.AddCommand(
-		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), partitionCommand(c), vmCommand(c),
+		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), vgpuCommand(c), partitionCommand(c), vmCommand(c),
 		attachCommand(c), applyCommand(c), detachCommand(c), adoptCommand(c), assignmentCommand(c), operationCommand(c),
 		capacityCommand(c), eventsCommand(c), healthCommand(c), configCommand(c), backupCommand(c), versionCommand(c),
 	)

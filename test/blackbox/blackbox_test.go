@@ -78,6 +78,7 @@ var someCards = map[string]func(address string, numa int) sim.Card{
 		c.MIG = &sim.MIG{Model: "RTX PRO 6000 Blackwell Server Edition"}
 		return c
 	},
+	"vgpu": func(address string, numa int) sim.Card { return sim.L40S(address, numa).WithVGPU(false) },
 }
 
 func onCard(change func(*sim.Card)) func(*testscript.TestScript, bool, []string) {
