@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -17,21 +18,66 @@ type Timeslicer interface {
 	// SetScheduler sets the policy, and the time slice if one is wanted. Where it is right
 	// already nothing is written. The driver refuses while there is a vGPU or MIG is on.
 	SetScheduler(ctx context.Context, id ID, want Scheduler) error
+	// SetMixedSize sets whether vGPUs of the GPU may differ in size. Where it is right
+	// already nothing is written. The driver refuses while there is a vGPU or MIG is on.
+	SetMixedSize(ctx context.Context, id ID, on bool) error
+	// Placements lists where vGPUs of each type may begin while they may differ in size.
+	Placements(ctx context.Context, id ID) ([]VGPUPlacements, error)
 }
 
 // Timeslicing is how the vGPUs of a GPU share it by time, as its driver says.
 type Timeslicing struct {
 	MIG       bool // MIG is on: none of it is a matter of the whole GPU then
+	MixedSize MixedSizeState
 	Scheduler SchedulerState
 }
 
+// A MixedSizeState is whether vGPUs of a GPU may differ in size.
+type MixedSizeState struct {
+	Supported   bool
+	Actual      *bool  // nil: the driver does not tell
+	Unavailable string // why it is not supported, or not told; empty if neither
+}
+
+// VGPUPlacements are where vGPUs of a type may begin on a GPU whose vGPUs may differ in
+// size. Each takes Size slots from there.
+type VGPUPlacements struct {
+	Type   uint32 // the driver's id
+	Size   int
+	Starts []int // in the order in which the driver tries them
+	Free   []int // those of Starts where one fits now
+}
+
 // Check refuses what the driver would refuse of wishes, whatever is on the GPU.
-func (t Timeslicing) Check(_ SRIOV, want VGPUWish) error {
+func (t Timeslicing) Check(v SRIOV, want VGPUWish) error {
 	if t.MIG {
 		return Errorf(CodeConflict, "MIG is on: its vGPUs stand on MIG instances, and share each of them")
 	}
+	if want.MixedSize != nil && *want.MixedSize {
+		if err := t.checkMixed(v, want); err != nil {
+			return err
+		}
+	}
 	if want.Scheduler != nil {
 		return t.Scheduler.Check(*want.Scheduler)
+	}
+	return nil
+}
+
+// checkMixed refuses vGPUs of different sizes. NVIDIA's driver schedules them by best
+// effort or in equal shares: a fixed share is one of as many as there can be of one size.
+func (t Timeslicing) checkMixed(v SRIOV, want VGPUWish) error {
+	switch {
+	case !t.MixedSize.Supported && v.TotalVFs > 0 && v.NumVFs == 0:
+		return Errorf(CodeConflict, "sizes can be mixed on virtual functions only, and none of its %d are on", v.TotalVFs).
+			WithHint("turn them on first: gpuvirt sriov set GPU NUMBER")
+	case !t.MixedSize.Supported:
+		return Errorf(CodeNotFound, "its vGPUs cannot differ in size: %s", t.MixedSize.Unavailable)
+	case want.Scheduler != nil && want.Scheduler.Policy == FixedShare:
+		return Errorf(CodeInvalid, "the policy %s is not for vGPUs of mixed sizes", FixedShare)
+	case want.Scheduler == nil && t.Scheduler.Actual != nil && t.Scheduler.Actual.Policy == FixedShare:
+		return Errorf(CodeInvalid, "its policy is %s, which is not for vGPUs of mixed sizes", FixedShare).
+			WithHint("ask for another scheduler with it")
 	}
 	return nil
 }
@@ -42,7 +88,8 @@ type VGPUChange struct {
 }
 
 // Changes lists what has to be set for what is wanted, in the order in which the driver
-// takes it.
+// takes it: a policy that is not for mixed sizes goes before they come, and comes after
+// they have gone.
 func (t Timeslicing) Changes(want VGPUWish) (out []VGPUChange) {
 	if w := want.Scheduler; w != nil && (t.Scheduler.Actual == nil || !t.Scheduler.Actual.Is(*w)) {
 		c := VGPUChange{Want: VGPUWish{Scheduler: w}}
@@ -54,6 +101,14 @@ func (t Timeslicing) Changes(want VGPUWish) (out []VGPUChange) {
 			c.Was.Scheduler = &was
 		}
 		out = append(out, c)
+	}
+	// Where it is not told it is off.
+	if w, is := want.MixedSize, t.MixedSize.Actual; w != nil && *w != (is != nil && *is) {
+		c := VGPUChange{Want: VGPUWish{MixedSize: w}, Was: VGPUWish{MixedSize: is}}
+		if *w {
+			return append(out, c)
+		}
+		return append([]VGPUChange{c}, out...)
 	}
 	return out
 }
@@ -123,6 +178,7 @@ func (s SchedulerState) Check(want Scheduler) error {
 
 // A VGPUWish is how the vGPUs of a GPU should share it. What is nil, nobody has asked for.
 type VGPUWish struct {
+	MixedSize *bool      `json:"mixed_size,omitempty"`
 	Scheduler *Scheduler `json:"scheduler,omitempty"`
 }
 
@@ -130,24 +186,31 @@ type VGPUWish struct {
 func (w VGPUWish) Empty() bool { return w == VGPUWish{} }
 
 // Equal reports whether two wishes are the same.
-func (w VGPUWish) Equal(v VGPUWish) bool { return same(w.Scheduler, v.Scheduler) }
+func (w VGPUWish) Equal(v VGPUWish) bool {
+	return same(w.MixedSize, v.MixedSize) && same(w.Scheduler, v.Scheduler)
+}
 
 func same[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
 
 // Over is the wish laid over one from before: what it leaves out stays.
 func (w VGPUWish) Over(old VGPUWish) VGPUWish {
-	if w.Scheduler != nil {
-		old.Scheduler = w.Scheduler
-	}
+	old.MixedSize, old.Scheduler = cmp.Or(w.MixedSize, old.MixedSize), cmp.Or(w.Scheduler, old.Scheduler)
 	return old
 }
 
-// String is the wish in words: "scheduler fixed-share, 2000000 ns".
+// String is the wish in words: "mixed sizes on and scheduler equal-share, 2000000 ns".
 func (w VGPUWish) String() string {
-	if w.Scheduler == nil {
+	var words []string
+	if w.MixedSize != nil {
+		words = append(words, "mixed sizes "+map[bool]string{true: "on", false: "off"}[*w.MixedSize])
+	}
+	if w.Scheduler != nil {
+		words = append(words, "scheduler "+w.Scheduler.String())
+	}
+	if len(words) == 0 {
 		return "nothing"
 	}
-	return "scheduler " + w.Scheduler.String()
+	return strings.Join(words, " and ")
 }
 
 // VGPUState is how the vGPUs of a GPU should share it, and how they do.
@@ -165,11 +228,16 @@ func (s VGPUState) Differences(v SRIOV) (out []string) {
 		return nil
 	}
 	for _, c := range s.Actual.Changes(s.Wanted) {
-		is := "it is " + c.Was.String()
-		if c.Was.Empty() {
-			is = "it cannot be told what is: " + s.Actual.Scheduler.Unavailable
-		} else if c.Want.Scheduler != nil {
+		var is string
+		switch {
+		case c.Want.MixedSize != nil && s.Actual.MixedSize.Unavailable != "":
+			is = s.Actual.MixedSize.Unavailable
+		case c.Want.MixedSize != nil:
+			is = "they are " + map[bool]string{true: "off", false: "on"}[*c.Want.MixedSize]
+		case s.Actual.Scheduler.Actual != nil:
 			is = "it is " + s.Actual.Scheduler.Actual.String()
+		default:
+			is = "what is cannot be told: " + s.Actual.Scheduler.Unavailable
 		}
 		out = append(out, fmt.Sprintf("asked for %s, but %s", c.Want, is))
 	}

@@ -138,7 +138,10 @@ func TestFunctionIsTaken_T04(t *testing.T) {
 
 // Sizes share the card: how many more fit is not to be known from one size's maximum.
 func TestFunctionsMixed_T40(t *testing.T) {
-	_, b := mdevVFs(t, func(c *sim.Card) { c.VGPU.Mixed = true })
+	h, b := mdevVFs(t)
+	if err := h.Mix(string(a2), true); err != nil {
+		t.Fatal(err)
+	}
 	mustMake(t, b, gpu.Partition{ID: uuid, GPU: a2, Profile: "A2-8Q"})
 	mustMake(t, b, gpu.Partition{ID: uuid2, GPU: a2, Profile: "A2-4Q"})
 	if got := available(t, b, a2); got["A2-4Q"] != 1 || got["A2-1Q"] != 1 || got["A2-8Q"] != 0 {

@@ -135,11 +135,21 @@ func TestVendorCapacity_T40_R85(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"L40S-12Q": 1, "L40S-12C": 1}, available(t, vague, l40s)); diff != "" {
 		t.Error(diff)
 	}
-	if err := h.Change(string(l40s), func(c *sim.Card) { c.VGPU.Mixed = true }); err != nil {
+}
+
+// Where sizes share the card one more is certain, and no number is.
+func TestVendorMixed_T40(t *testing.T) {
+	h := vfHost(t)
+	if err := h.Mix(string(l40s), true); err != nil {
 		t.Fatal(err)
 	}
-	// Sizes share the card now: one more is certain, and no number is.
-	if got := available(t, b, l40s); got["L40S-12Q"] != 1 || got["L40S-1Q"] != 1 || got["L40S-48Q"] != 0 {
+	b := mdev.NewVendor(h.Sysfs, mdev.VendorOptions{Types: types(h)})
+	for i, name := range []string{"L40S-24Q", "L40S-12C"} {
+		if _, err := b.Make(t.Context(), on(l40s, 7*i, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := available(t, b, l40s); got["L40S-12Q"] != 1 || got["L40S-1Q"] != 1 || got["L40S-16Q"] != 0 || got["L40S-24Q"] != 0 {
 		t.Error(got)
 	}
 }

@@ -20,7 +20,19 @@ type Timeslicer interface {
 	// SetScheduler sets it; ErrNotSupported while there is a vGPU or MIG is on,
 	// ErrResetRequired where the GPU is of no use before a reboot.
 	SetScheduler(want gpu.Scheduler) error
+	// MixedSize tells whether vGPUs may differ in size; ErrNotSupported where MIG is on, or
+	// the GPU has no such mode.
+	MixedSize() (MixedSize, error)
+	// SetMixedSize turns it on or off; ErrInUse while there is a vGPU, ErrNotSupported where
+	// MIG is on.
+	SetMixedSize(on bool) error
+	// Placements lists where vGPUs of a type may begin while MixedSize is on;
+	// ErrFunctionNotFound from a library that cannot tell.
+	Placements(typ uint32) (gpu.VGPUPlacements, error)
 }
+
+// MixedSize is whether a GPU can have vGPUs of different sizes, and may now.
+type MixedSize struct{ Supported, On bool }
 
 // SchedulerCapabilities are what the scheduler of a GPU can be.
 type SchedulerCapabilities struct {
@@ -93,8 +105,19 @@ func timeslicing(d Device) (out gpu.Timeslicing, err error) {
 		return out, err
 	}
 	out.MIG = mode.Current
-	out.Scheduler, err = schedulerState(d, mode.Current)
-	return out, err
+	if out.Scheduler, err = schedulerState(d, mode.Current); err != nil {
+		return out, err
+	}
+	mixed, err := d.MixedSize()
+	if err != nil {
+		out.MixedSize.Unavailable, err = untold(err, mode.Current, "mixed sizes of vGPUs")
+		return out, err
+	}
+	out.MixedSize = gpu.MixedSizeState{Supported: mixed.Supported, Actual: &mixed.On}
+	if !mixed.Supported {
+		out.MixedSize.Unavailable = "NVIDIA's driver has no mixed sizes of vGPUs for this gpu"
+	}
+	return out, nil
 }
 
 // untold is why the driver does not tell something, or the error that it is.
@@ -154,6 +177,63 @@ func (b *Backend) SetScheduler(ctx context.Context, id gpu.ID, want gpu.Schedule
 		b.opts.Log.Info("scheduler of vGPUs set", "gpu", id, "scheduler", want.String())
 	}
 	return nil
+}
+
+// SetMixedSize sets whether vGPUs of a GPU may differ in size, and looks whether it is so
+// then.
+func (b *Backend) SetMixedSize(ctx context.Context, id gpu.ID, on bool) error {
+	word := map[bool]string{true: "on", false: "off"}[on]
+	changed := false
+	err := changeDevice(ctx, b, id, func(d Device) error {
+		is, err := d.MixedSize()
+		if err == nil && is.On == on {
+			return nil
+		}
+		if err := d.SetMixedSize(on); err != nil {
+			return err
+		}
+		changed = true
+		if is, err = d.MixedSize(); err != nil {
+			return err
+		}
+		if is.On != on {
+			return gpu.Errorf(gpu.CodeUnavailable, "the driver has taken it, and it is not so")
+		}
+		return nil
+	})
+	if err != nil {
+		return failure(refusal(err), "cannot turn mixed sizes of vGPUs %s on gpu %q", word, id)
+	}
+	if changed {
+		b.opts.Log.Info("mixed sizes of vGPUs set", "gpu", id, "on", on)
+	}
+	return nil
+}
+
+// Placements lists where vGPUs of each type that shares a GPU by time may begin, while
+// they may differ in size.
+func (b *Backend) Placements(_ context.Context, id gpu.ID) ([]gpu.VGPUPlacements, error) {
+	out, err := withDevice(b, id, b.opts.ReadTimeout, func(d Device) (out []gpu.VGPUPlacements, err error) {
+		types, err := d.VGPUTypes()
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range types {
+			if t.GPUInstanceProfile != nil {
+				continue
+			}
+			p, err := d.Placements(t.ID)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, p)
+		}
+		return out, nil
+	}, nothing)
+	if err != nil {
+		return nil, failure(refusal(err), "cannot list the places of vGPUs on gpu %q", id)
+	}
+	return out, nil
 }
 
 // refusal says of what the driver answers to a setting of vGPUs what it means.

@@ -56,25 +56,18 @@ func lookAlikeShare(t *testing.T) sharedHost {
 	t.Helper()
 	h := simulated(t, sim.Mbochs())
 	lib, f := lookAlike(t, nvml.GPU{Address: target})
-	share := nvml.Share{Address: target, Policy: 1}
-	put := func(s nvml.Share) {
-		t.Helper()
-		if err := f.Shares(s); err != nil {
-			t.Fatal(err)
-		}
+	if err := f.Shares(nvml.Share{Address: target, Policy: 1, Sizes: true}); err != nil {
+		t.Fatal(err)
 	}
-	put(share)
 	return sharedHost{lib: lib, fs: h.Sysfs, occupied: func(on bool) {
 		t.Helper()
-		is, err := f.Share(target)
-		if err != nil {
+		n := 0
+		if on {
+			n = 1
+		}
+		if err := f.Occupy(target, n); err != nil {
 			t.Fatal(err)
 		}
-		is.VGPUs = 0
-		if on {
-			is.VGPUs = 1
-		}
-		put(is)
 	}}
 }
 
@@ -257,3 +250,4 @@ func (s forgetfulSession) Device(a gpu.Address) (mig.Device, error) {
 type forgetfulDevice struct{ mig.Device }
 
 func (forgetfulDevice) SetScheduler(gpu.Scheduler) error { return nil }
+func (forgetfulDevice) SetMixedSize(bool) error          { return nil }

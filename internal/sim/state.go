@@ -41,14 +41,15 @@ type state struct {
 }
 
 type mdev struct {
-	Card     string    `json:"card"`
-	VF       string    `json:"vf,omitempty"`       // virtual function that it is on; empty: on the card itself
-	Type     int       `json:"type"`               // index in the card's types, or in those of its virtual functions
-	Instance int       `json:"instance,omitempty"` // GPU instance, for one on a virtual function; -1: none
-	Group    int       `json:"group"`
-	Params   string    `json:"params,omitempty"`
-	Removing bool      `json:"removing,omitempty"` // waits for whoever holds it
-	VanishAt time.Time `json:"vanish_at"`          // the driver removes it by itself then
+	Card      string    `json:"card"`
+	VF        string    `json:"vf,omitempty"`        // virtual function that it is on; empty: on the card itself
+	Type      int       `json:"type"`                // index in the card's types, or in those of its virtual functions
+	Instance  int       `json:"instance,omitempty"`  // GPU instance, for one on a virtual function; -1: none
+	Placement int       `json:"placement,omitempty"` // where it begins, where sizes may differ
+	Group     int       `json:"group"`
+	Params    string    `json:"params,omitempty"`
+	Removing  bool      `json:"removing,omitempty"` // waits for whoever holds it
+	VanishAt  time.Time `json:"vanish_at"`          // the driver removes it by itself then
 }
 
 type vm struct {

@@ -14,6 +14,7 @@ type timeslice struct {
 	Policy   gpu.SchedulerPolicy `json:"policy,omitempty"`
 	NS       uint32              `json:"ns,omitempty"`
 	Adaptive bool                `json:"adaptive,omitempty"`
+	Mixed    bool                `json:"mixed,omitempty"` // sizes may differ
 }
 
 // What NVIDIA's driver takes and does by itself, in ns.

@@ -19,9 +19,8 @@ type VGPU struct {
 	Types     []VGPUType
 	Mdev      bool
 	MemoryMiB int
-	// Mixed lets sizes share the card as far as the memory goes. Else there is one size at
-	// a time.
-	Mixed bool
+	// OneSize is a driver, or a card, that has no mode for sizes that differ.
+	OneSize bool
 	// Terse makes the driver answer with the errors of the upstream proposal, and leave
 	// out the header of an empty list.
 	Terse bool
@@ -48,8 +47,9 @@ func (t VGPUType) mib() int { return t.Use[0] }
 // A vgpu is on a virtual function.
 type vgpu struct {
 	Card      string    `json:"card"`
-	Type      int       `json:"type"`     // index in the card's types
-	Instance  int       `json:"instance"` // GPU instance, -1: none
+	Type      int       `json:"type"`                // index in the card's types
+	Instance  int       `json:"instance"`            // GPU instance, -1: none
+	Placement int       `json:"placement,omitempty"` // where it begins, where sizes may differ
 	Open      bool      `json:"open,omitempty"`
 	Params    string    `json:"params,omitempty"`
 	LingersTo time.Time `json:"lingers_to"`
@@ -68,28 +68,33 @@ func (s *state) vgpusOn(c *Card) []vgpu {
 	}
 	for _, m := range s.Mdevs {
 		if m.Card == c.Name && m.VF != "" {
-			out = append(out, vgpu{Card: c.Name, Type: m.Type, Instance: m.Instance})
+			out = append(out, vgpu{Card: c.Name, Type: m.Type, Instance: m.Instance, Placement: m.Placement})
 		}
 	}
 	return out
 }
 
 // seat is the GPU instance that one more vGPU of a type would live on beside those that
-// are there, or -1 for one that needs none; it is false where the driver would refuse.
-func (s *state) seat(c *Card, there []vgpu, t VGPUType) (instance int, ok bool) {
+// are there, or -1 for one that needs none, and where it begins; it is false where the
+// driver would refuse.
+func (s *state) seat(c *Card, there []vgpu, t VGPUType) (instance, placement int, ok bool) {
 	m := s.MIG[c.Name]
 	if on := m != nil && m.Current; on != (t.Profile != "") {
-		return 0, false
+		return 0, 0, false
+	}
+	if t.Profile == "" && s.Timeslices[c.Name].Mixed {
+		if free := c.places(t, there); len(free) > 0 {
+			return -1, free[0], true
+		}
+		return 0, 0, false
 	}
 	if t.Profile == "" {
-		memory := c.VGPU.MemoryMiB
 		for _, v := range there {
-			other := c.VGPU.Types[v.Type]
-			if memory -= other.mib(); !c.VGPU.Mixed && other.mib() != t.mib() {
-				return 0, false
+			if c.VGPU.Types[v.Type].mib() != t.mib() {
+				return 0, 0, false
 			}
 		}
-		return -1, len(there) < t.Max && (!c.VGPU.Mixed || t.mib() <= memory)
+		return -1, 0, len(there) < t.Max
 	}
 	for _, in := range m.Instances {
 		n, fits := 0, in.Profile == t.Profile
@@ -100,10 +105,10 @@ func (s *state) seat(c *Card, there []vgpu, t VGPUType) (instance int, ok bool) 
 			}
 		}
 		if fits && n < t.PerInstance {
-			return in.ID, true
+			return in.ID, 0, true
 		}
 	}
-	return 0, false
+	return 0, 0, false
 }
 
 // creatable is what the driver lists for a virtual function.
@@ -117,7 +122,7 @@ func (s *state) creatable(f function) string {
 	}
 	there := s.vgpusOn(c)
 	for _, t := range c.VGPU.Types {
-		if _, ok := s.seat(c, there, t); ok {
+		if _, _, ok := s.seat(c, there, t); ok {
 			out += fmt.Sprintf("%-5d : %s\n", t.Number+c.Renumber, t.Name)
 		}
 	}
@@ -142,7 +147,7 @@ func (h *Host) addVGPU(t *tree, s *state, f function) {
 	number, instance, placement := 0, node{errno: syscall.ENXIO}, node{errno: syscall.ENXIO}
 	if v != nil {
 		number = f.card.VGPU.Types[v.Type].Number + f.card.Renumber
-		instance, placement = node{text: fmt.Sprintf("%d\n", max(0, v.Instance))}, node{text: "0\n"}
+		instance, placement = node{text: fmt.Sprintf("%d\n", max(0, v.Instance))}, node{text: fmt.Sprintf("%d\n", v.Placement)}
 	}
 	at := path.Join(f.dir, "nvidia")
 	t.file(path.Join(at, "creatable_vgpu_types"), s.creatable(f))
@@ -164,7 +169,7 @@ func (h *Host) addMdevVF(t *tree, s *state, f function) {
 	there := s.vgpusOn(f.card)
 	for i, typ := range f.card.VGPU.Types {
 		at := path.Join(f.dir, "mdev_supported_types", f.card.dirName(typ.Type))
-		_, fits := s.seat(f.card, there, typ)
+		_, _, fits := s.seat(f.card, there, typ)
 		h.addType(t, at, typ.Type, number(fits && !taken), func(value string) error { return h.createOnVF(f.address, i, value) })
 	}
 }
@@ -188,12 +193,12 @@ func (h *Host) createOnVF(address string, typ int, value string) error {
 				return nil, syscall.EIO
 			}
 		}
-		instance, fits := s.seat(f.card, s.vgpusOn(f.card), f.card.VGPU.Types[typ])
+		instance, placement, fits := s.seat(f.card, s.vgpusOn(f.card), f.card.VGPU.Types[typ])
 		if !fits {
 			return nil, syscall.EIO // NVIDIA says no more than that
 		}
 		s.Groups++
-		s.Mdevs[uuid] = &mdev{Card: f.card.Name, VF: address, Type: typ, Instance: instance, Group: 100 + s.Groups}
+		s.Mdevs[uuid] = &mdev{Card: f.card.Name, VF: address, Type: typ, Instance: instance, Placement: placement, Group: 100 + s.Groups}
 		return []string{uuid}, nil
 	})
 }
@@ -233,14 +238,14 @@ func (h *Host) setVGPU(address, value string) error {
 		if i < 0 {
 			return nil, or(syscall.EIO, syscall.ENODEV)
 		}
-		instance, fits := s.seat(c, s.vgpusOn(c), c.VGPU.Types[i])
+		instance, placement, fits := s.seat(c, s.vgpusOn(c), c.VGPU.Types[i])
 		if !fits {
 			return nil, or(syscall.EIO, syscall.ENOSPC)
 		}
 		if s.VGPUs == nil {
 			s.VGPUs = map[string]*vgpu{}
 		}
-		s.VGPUs[address] = &vgpu{Card: c.Name, Type: i, Instance: instance}
+		s.VGPUs[address] = &vgpu{Card: c.Name, Type: i, Instance: instance, Placement: placement}
 		return []string{address}, nil
 	})
 }

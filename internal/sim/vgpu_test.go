@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -89,16 +90,67 @@ func TestVGPUOnFunction(t *testing.T) {
 	}
 }
 
+// In a card that may have several sizes each begins at certain slots of its memory. That
+// the sum of the sizes fits is not enough.
 func TestVGPUMixed(t *testing.T) {
-	c := L40S(l40s, 0).WithVGPU(false)
-	c.VGPU.Mixed = true
-	h := vgpuHost(t, c)
-	write(t, h, ofVF("4", "current_vgpu_type"), "1155", 0) // 24 of 48 GB
-	write(t, h, ofVF("5", "current_vgpu_type"), "1154", 0) // 16
-	write(t, h, ofVF("6", "current_vgpu_type"), "1153", syscall.EIO)
-	write(t, h, ofVF("6", "current_vgpu_type"), "1152", 0) // 8
+	h := vgpuHost(t, L40S(l40s, 0).WithVGPU(false))
+	session, err := h.NVML.Open()
+	must(t, err)
+	a, err := gpu.ParseAddress(l40s)
+	must(t, err)
+	d, err := session.Device(a)
+	must(t, err)
+	places := func(typ uint32) gpu.VGPUPlacements {
+		t.Helper()
+		p, err := d.Placements(typ)
+		must(t, err)
+		return p
+	}
+	if _, err := d.Placements(1155); !errors.Is(err, mig.ErrNotSupported) {
+		t.Error(err)
+	}
+	must(t, d.SetMixedSize(true))
+	for typ, want := range map[uint32][]int{
+		1156: {0}, 1155: {0, 24}, 1154: {0, 32}, 1153: {0, 12, 24, 36}, 1152: {0, 16, 24, 40},
+	} {
+		if got := places(typ); !slices.Equal(got.Starts, want) {
+			t.Errorf("%d: %+v", typ, got)
+		}
+	}
+	write(t, h, ofVF("4", "current_vgpu_type"), "1155", 0) // 24 of 48 GB, at 0
+	write(t, h, ofVF("5", "current_vgpu_type"), "1154", 0) // 16, at 32
+	reads(t, h, ofVF("5", "placement_id"), "32")
+	if got := places(1154); len(got.Free) != 0 {
+		t.Errorf("%+v", got)
+	}
+	write(t, h, ofVF("6", "current_vgpu_type"), "1153", syscall.EIO) // 12, and 8 are left
+	write(t, h, ofVF("6", "current_vgpu_type"), "1152", 0)           // 8, at 24
 	if n, text := listed(t, h, "7"); n != 0 {
 		t.Error(text)
+	}
+	if err := d.SetMixedSize(false); !errors.Is(err, mig.ErrInUse) {
+		t.Error(err)
+	}
+	for _, vf := range []string{"4", "5", "6"} {
+		write(t, h, ofVF(vf, "current_vgpu_type"), "0", 0)
+	}
+	// Two of 16 GB leave 16 between them, and no third fits there.
+	write(t, h, ofVF("4", "current_vgpu_type"), "1154", 0)
+	write(t, h, ofVF("5", "current_vgpu_type"), "1154", 0)
+	write(t, h, ofVF("6", "current_vgpu_type"), "1154", syscall.EIO)
+	write(t, h, ofVF("6", "current_vgpu_type"), "1152", 0)
+	for _, vf := range []string{"4", "5", "6"} {
+		write(t, h, ofVF(vf, "current_vgpu_type"), "0", 0)
+	}
+	// The driver forgets it when it is bound anew.
+	must(t, session.Close())
+	manage(t, h, 0, "", "-d", l40s)
+	if _, err := d.MixedSize(); !errors.Is(err, mig.ErrNotSupported) {
+		t.Error(err)
+	}
+	manage(t, h, 0, "", "-e", l40s)
+	if m, err := d.MixedSize(); err != nil || !m.Supported || m.On {
+		t.Errorf("%+v, %v", m, err)
 	}
 }
 
