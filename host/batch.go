@@ -27,6 +27,7 @@ type claim struct {
 type batch struct {
 	claims []claim
 	seen   map[gpu.ID]inventory.Look // each GPU is looked at once for all of them
+	mixed  map[gpu.ID]*mixedCard     // those of them whose vGPUs may differ in size
 }
 
 func (b *batch) list() []claim {
@@ -47,6 +48,9 @@ func (h *Host) offerFor(ctx context.Context, id gpu.ID, b *batch) (inventory.Loo
 	l, err := h.offer(ctx, id)
 	if err == nil {
 		b.seen[id] = l
+		if m := mixed(ctx, h.cfg.Inventory, l); m != nil {
+			b.mixed[id] = m
+		}
 	}
 	return l, err
 }
@@ -66,17 +70,50 @@ func (b *batch) reduce(offers []inventory.Look) []inventory.Look {
 	offers = slices.Clone(offers)
 	for i := range offers {
 		offers[i].Profiles = slices.Clone(offers[i].Profiles)
+		m := b.mixed[offers[i].GPU.ID]
 		for _, c := range b.list() {
 			if c.part.GPU != offers[i].GPU.ID {
 				continue
 			}
 			for j, p := range offers[i].Profiles {
+				if m != nil && sharesByTime(p) && isVGPU(c.part.Kind) {
+					continue // reckoned below, for all of them at once
+				}
 				n := max(0, left(offers[i].GPU, p, c.profile))
 				offers[i].Profiles[j].Available, offers[i].Profiles[j].Ahead = n, min(p.Ahead, n)
 			}
 		}
+		if _, planned := b.vgpus(offers[i].GPU.ID); m != nil && len(planned) > 0 {
+			offers[i].Profiles = m.reduce(offers[i].Profiles, planned)
+		}
 	}
 	return offers
+}
+
+// vgpus lists the vGPUs of a batch on a GPU, by their indices and by what they are.
+func (b *batch) vgpus(id gpu.ID) (at []int, of []gpu.Profile) {
+	for i, c := range b.list() {
+		if c.part.GPU == id && isVGPU(c.part.Kind) {
+			at, of = append(at, i), append(of, gpu.Profile{NativeID: c.part.Native, MemoryBytes: c.profile.MemoryBytes})
+		}
+	}
+	return at, of
+}
+
+// making is the order in which what is claimed is made, as indices: of vGPUs of different
+// sizes on one GPU each has to find its place.
+func (b *batch) making() []int {
+	order := make([]int, len(b.claims))
+	for i := range order {
+		order[i] = i
+	}
+	for id, m := range b.mixed {
+		at, profiles := b.vgpus(id)
+		for k, j := range m.order(profiles) {
+			order[at[k]] = at[j]
+		}
+	}
+	return order
 }
 
 // left is how many of a profile a GPU can make after one of another. The driver decides
@@ -111,7 +148,7 @@ type applyPlan struct {
 // is impossible makes all of them so.
 func (h *Host) planApply(ctx context.Context, wishes []gpu.NamedWish) (applyPlan, error) {
 	var out applyPlan
-	planned := &batch{seen: map[gpu.ID]inventory.Look{}}
+	planned := &batch{seen: map[gpu.ID]inventory.Look{}, mixed: map[gpu.ID]*mixedCard{}}
 	var plans []operation.Plan
 	for _, w := range wishes {
 		p, err := h.planAttach(ctx, w.Name, w.Wish, planned)
@@ -131,7 +168,7 @@ func (h *Host) planApply(ctx context.Context, wishes []gpu.NamedWish) (applyPlan
 	if out.running != nil && len(plans) > 0 {
 		return applyPlan{}, &operation.ConflictError{Key: out.running.Keys[0], Holder: out.running.ID, Summary: out.running.Summary}
 	}
-	out.op = joinPlans(plans)
+	out.op = joinPlans(plans, planned.making())
 	return out, nil
 }
 
@@ -145,8 +182,8 @@ func named(err error, name string) error {
 }
 
 // joinPlans makes one operation of several. All devices are made before the first VM is
-// touched, and what is given up goes last: it cannot come back.
-func joinPlans(plans []operation.Plan) operation.Plan {
+// touched, in the given order, and what is given up goes last: it cannot come back.
+func joinPlans(plans []operation.Plan, making []int) operation.Plan {
 	out := operation.Plan{Kind: kindApply, Summary: fmt.Sprintf("carry out %d assignments", len(plans))}
 	if len(plans) == 1 {
 		out.Summary = plans[0].Summary
@@ -156,13 +193,19 @@ func joinPlans(plans []operation.Plan) operation.Plan {
 		out.Rows = append(out.Rows, p.Rows...)
 		out.Release = append(p.Release, out.Release...) //nolint:gocritic // newest first
 	}
-	for _, kind := range []string{stepMake, stepDetach, stepAttach, stepRemove} {
-		for _, p := range plans {
-			for _, s := range p.Steps {
-				if s.Kind == kind {
-					out.Steps = append(out.Steps, s)
-				}
+	steps := func(p operation.Plan, kind string) {
+		for _, s := range p.Steps {
+			if s.Kind == kind {
+				out.Steps = append(out.Steps, s)
 			}
+		}
+	}
+	for _, i := range making {
+		steps(plans[i], stepMake)
+	}
+	for _, kind := range []string{stepDetach, stepAttach, stepRemove} {
+		for _, p := range plans {
+			steps(p, kind)
 		}
 	}
 	slices.Sort(out.Keys)

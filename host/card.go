@@ -12,7 +12,7 @@ import (
 // offered takes from what a GPU offers what this libvirt cannot give to a VM, and the whole
 // card while a part of it is there: each backend knows only its own kind (T39).
 func (h *Host) offered(ctx context.Context, l inventory.Look) inventory.Look {
-	l = h.ahead(ctx, h.attachableKinds(ctx, l))
+	l = h.mixedRoom(ctx, h.ahead(ctx, h.attachableKinds(ctx, l)))
 	i := slices.IndexFunc(l.Profiles, func(p gpu.Profile) bool { return p.Kind == gpu.KindCard && p.Available > 0 })
 	if i < 0 {
 		return l

@@ -38,6 +38,8 @@ type lab struct {
 	vms    host.VMs // set before start: instead of the simulator's
 	// monitor, set before start, is what stands before the library's backend.
 	monitor func(*mig.Backend) gpu.Backend
+	// library is NVIDIA's, set before start: instead of the simulator's.
+	library mig.Library
 	stop    func()
 
 	vanishWait, writeTimeout, clearWait time.Duration
@@ -74,7 +76,10 @@ func (l *lab) start() {
 	log := slog.New(slog.DiscardHandler)
 	l.store = db
 	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, l.inv, p) }
-	gate := mig.NewGate(l.sim.NVML)
+	if l.library == nil {
+		l.library = l.sim.NVML
+	}
+	gate := mig.NewGate(l.library)
 	functions := sriov.Options{
 		WriteTimeout: l.writeTimeout, Unused: unused, Run: l.sim.RunTool, CloseNVML: gate.Shut, UnbindLock: sriov.UnbindLock(l.sim.Proc),
 	}

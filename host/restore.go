@@ -183,7 +183,7 @@ func comesLater(code gpu.Code) bool {
 // parent to appear.
 func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]error, shares *sharing, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
-	for i := range done {
+	for _, i := range shares.order(ctx, done, inv) {
 		d := &done[i]
 		if d.settled {
 			continue

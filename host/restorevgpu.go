@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"gpuvirt/gpu"
@@ -17,13 +18,14 @@ const schedulerPatience = 10 * time.Second
 // A sharing is how vGPUs are to share GPUs, as far as that is restored: errors by GPU, nil
 // for what is as it should be.
 type sharing struct {
-	schedulers map[gpu.ID]error
-	since      map[gpu.ID]time.Time // when a scheduler was first refused
+	schedulers, mixed map[gpu.ID]error
+	since             map[gpu.ID]time.Time // when a scheduler was first refused
 }
 
-// newSharing lists what is to be restored. On instances of MIG there is nothing.
+// newSharing lists what is to be restored. On instances of MIG there is nothing, and sizes
+// are mixed on virtual functions only.
 func newSharing(gpus []gpu.GPURecord, records []gpu.PartitionRecord) *sharing {
-	s := &sharing{schedulers: map[gpu.ID]error{}, since: map[gpu.ID]time.Time{}}
+	s := &sharing{schedulers: map[gpu.ID]error{}, mixed: map[gpu.ID]error{}, since: map[gpu.ID]time.Time{}}
 	for _, g := range gpus {
 		if !g.Managed || wantsMIG(g, records) || givenAway(g.ID, records) {
 			continue
@@ -31,22 +33,38 @@ func newSharing(gpus []gpu.GPURecord, records []gpu.PartitionRecord) *sharing {
 		if g.VGPU.Scheduler != nil {
 			s.schedulers[g.ID] = errNotTried
 		}
+		functions := g.VFs != nil && *g.VFs > 0 || slices.ContainsFunc(records, func(r gpu.PartitionRecord) bool { return r.GPU == g.ID && isVGPU(r.Kind) })
+		if g.VGPU.MixedSize != nil && *g.VGPU.MixedSize && functions {
+			s.mixed[g.ID] = errNotTried
+		}
 	}
 	return s
 }
 
 // restore sets what is not as it should be, after the virtual functions and before the
-// first vGPU, and reports whether a GPU is waited for.
+// first vGPU, and reports whether a GPU is waited for. The scheduler comes first: what it
+// is by itself may be none for mixed sizes.
 func (s *sharing) restore(ctx context.Context, gpus []gpu.GPURecord, vfs map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
-	return restoreEach(gpus, s.schedulers,
+	try := func(g gpu.GPURecord, want gpu.VGPUWish) (bool, error) {
+		if err := vfs[g.ID]; err != nil {
+			return false, fmt.Errorf("its virtual functions are not restored: %w", err)
+		}
+		return restoreSharing(ctx, g, want, inv)
+	}
+	waiting := restoreEach(gpus, s.schedulers,
 		func(g gpu.GPURecord) (bool, error) {
-			if err := vfs[g.ID]; err != nil {
-				return false, fmt.Errorf("its virtual functions are not restored: %w", err)
-			}
-			changed, err := restoreSharing(ctx, g, gpu.VGPUWish{Scheduler: g.VGPU.Scheduler}, inv)
+			changed, err := try(g, gpu.VGPUWish{Scheduler: g.VGPU.Scheduler})
 			return changed, s.impatient(g.ID, err)
 		},
-		func(g gpu.GPURecord, err error) { tellSharing(log, g, err, "scheduler of vGPUs") })
+		func(g gpu.GPURecord, err error) { tellSharing(log, g, err, "scheduler") })
+	return restoreEach(gpus, s.mixed,
+		func(g gpu.GPURecord) (bool, error) {
+			if err := s.schedulers[g.ID]; err != nil && comesLater(gpu.CodeOf(err)) {
+				return false, err
+			}
+			return try(g, gpu.VGPUWish{MixedSize: g.VGPU.MixedSize})
+		},
+		func(g gpu.GPURecord, err error) { tellSharing(log, g, err, "mixed sizes") }) || waiting
 }
 
 func tellSharing(log *slog.Logger, g gpu.GPURecord, err error, what string) {
@@ -79,8 +97,7 @@ func restoreSharing(ctx context.Context, r gpu.GPURecord, want gpu.VGPUWish, inv
 	if err != nil {
 		return false, err
 	}
-	l, err := lookAgain(ctx, inv, r.ID, r.Identity)
-	if err != nil {
+	if _, err := lookAgain(ctx, inv, r.ID, r.Identity); err != nil {
 		return false, err
 	}
 	is, err := t.Timeslicing(ctx, r.ID)
@@ -91,10 +108,7 @@ func restoreSharing(ctx context.Context, r gpu.GPURecord, want gpu.VGPUWish, inv
 	if is.MIG || len(left) == 0 {
 		return false, nil // somebody else has turned MIG on, or it is so
 	}
-	if err := is.Check(l.GPU.SRIOV, want); err != nil {
-		if gpu.CodeOf(err) == gpu.CodeNotFound { // the driver may not be ready
-			err = gpu.Errorf(gpu.CodeUnavailable, "not yet: %w", err)
-		}
+	if err := ready(is, want); err != nil {
 		return false, err
 	}
 	for _, c := range left {
@@ -106,12 +120,34 @@ func restoreSharing(ctx context.Context, r gpu.GPURecord, want gpu.VGPUWish, inv
 	return changed, nil
 }
 
-// missing says what of how a GPU is to be shared a vGPU has to wait for, or go without.
+// ready refuses what a driver does not have, or not yet.
+func ready(is gpu.Timeslicing, want gpu.VGPUWish) error {
+	switch {
+	case want.MixedSize != nil && !is.MixedSize.Supported:
+		return gpu.Errorf(gpu.CodeUnavailable, "its vGPUs cannot differ in size now: %s", is.MixedSize.Unavailable)
+	case want.Scheduler != nil && len(is.Scheduler.Policies) == 0:
+		return gpu.Errorf(gpu.CodeUnavailable, "it has no scheduler that can be chosen now: %s", is.Scheduler.Unavailable)
+	case want.Scheduler != nil:
+		return is.Scheduler.Check(*want.Scheduler)
+	default:
+		return nil
+	}
+}
+
+// missing says what of how a GPU is to be shared a vGPU has to wait for, or cannot do
+// without. Without its scheduler a GPU is Degraded, and of use; without mixed sizes the
+// first vGPU would rule out those of other sizes, whichever it is.
 func (s *sharing) missing(r gpu.PartitionRecord) error {
-	if err := s.schedulers[r.GPU]; isVGPU(r.Kind) && err != nil && comesLater(gpu.CodeOf(err)) {
+	if !isVGPU(r.Kind) {
+		return nil
+	}
+	if err := s.schedulers[r.GPU]; err != nil && comesLater(gpu.CodeOf(err)) {
 		return fmt.Errorf("the scheduler of its gpu is not restored: %w", err)
 	}
-	return nil // without its scheduler a GPU is Degraded, and of use
+	if err := s.mixed[r.GPU]; err != nil {
+		return fmt.Errorf("sizes of vGPUs cannot be mixed on its gpu: %w", err)
+	}
+	return nil
 }
 
 // errs are what could not be restored.
@@ -119,5 +155,41 @@ func (s *sharing) errs(id gpu.ID) (out []error) {
 	if err := s.schedulers[id]; err != nil {
 		out = append(out, fmt.Errorf("cannot restore the scheduler of vGPUs of gpu %s: %w", id, err))
 	}
+	if err := s.mixed[id]; err != nil {
+		out = append(out, fmt.Errorf("cannot restore mixed sizes of vGPUs of gpu %s: %w", id, err))
+	}
 	return out
+}
+
+// order is the order in which partitions are made again, as indices: where sizes are mixed
+// each vGPU has to find its place, and the driver chooses it.
+func (s *sharing) order(ctx context.Context, done []Restored, inv *inventory.Inventory) []int {
+	order := make([]int, len(done))
+	for i := range order {
+		order[i] = i
+	}
+	for id, err := range s.mixed {
+		var at []int
+		for i, d := range done {
+			if d.Record.GPU == id && isVGPU(d.Record.Kind) && !d.settled {
+				at = append(at, i)
+			}
+		}
+		l, lerr := inv.Look(ctx, id)
+		if err != nil || len(at) < 2 || lerr != nil {
+			continue
+		}
+		m := mixed(ctx, inv, l)
+		if m == nil {
+			continue
+		}
+		profiles := make([]gpu.Profile, len(at)) // as the driver numbers them now
+		for k, i := range at {
+			profiles[k], _ = find(l.Profiles, done[i].Record.Profile)
+		}
+		for k, j := range m.order(profiles) {
+			order[at[k]] = at[j]
+		}
+	}
+	return order
 }

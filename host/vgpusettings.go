@@ -285,10 +285,14 @@ func (h *Host) setVGPU(ctx context.Context, a vgpuArgs, want gpu.VGPUWish) error
 
 // setVGPU has the driver do what is asked for.
 func setVGPU(ctx context.Context, t gpu.Timeslicer, id gpu.ID, want gpu.VGPUWish) error {
-	if want.Scheduler != nil {
+	switch {
+	case want.MixedSize != nil:
+		return t.SetMixedSize(ctx, id, *want.MixedSize)
+	case want.Scheduler != nil:
 		return t.SetScheduler(ctx, id, *want.Scheduler)
+	default:
+		return nil
 	}
-	return nil
 }
 
 // shared adds to a GPU that its vGPUs share it otherwise than was asked.

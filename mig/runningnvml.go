@@ -89,14 +89,14 @@ func (d device) vgpu(in nvml.VgpuInstance) (v ActiveVGPU, ret nvml.Return) {
 	return v, nvml.SUCCESS
 }
 
-// noDriver is the version of a guest's driver that has not loaded.
-const noDriver = "Not Available"
+// noGuestDriver is the version of a guest's driver that has not loaded.
+const noGuestDriver = "Not Available"
 
 // guest asks for what a guest's driver tells. While it has not loaded there is no licence.
 func (d device) guest(in nvml.VgpuInstance) (version string, _ *gpu.License) {
 	if d.in.has("nvmlVgpuInstanceGetVmDriverVersion") {
 		text, ret := in.GetVmDriverVersion()
-		if ret == nvml.SUCCESS && (text == noDriver || text == "") {
+		if ret == nvml.SUCCESS && (text == noGuestDriver || text == "") {
 			return "", nil
 		}
 		if ret == nvml.SUCCESS {
