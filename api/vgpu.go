@@ -3,8 +3,17 @@ package api
 // VGPUSettings is how the vGPUs of a GPU should share it, and how they do.
 type VGPUSettings struct {
 	GPU       string         `json:"gpu"`
+	MixedSize MixedSizeState `json:"mixed_size"`
 	Scheduler SchedulerState `json:"scheduler"`
 	Equal     bool           `json:"equal"` // what is wanted is what is
+}
+
+// MixedSizeState is whether vGPUs of a GPU may differ in size.
+type MixedSizeState struct {
+	Supported   bool   `json:"supported"`
+	Wanted      *bool  `json:"wanted,omitempty"`      // nil: nobody has asked
+	Actual      *bool  `json:"actual,omitempty"`      // nil: the driver does not tell
+	Unavailable string `json:"unavailable,omitempty"` // why it is not supported or not told
 }
 
 // SchedulerState is how vGPUs get the time of a GPU, and what the driver would take.
@@ -26,6 +35,7 @@ type Scheduler struct {
 
 // VGPUSettingsRequest asks for settings. What is absent stays as it was asked for.
 type VGPUSettingsRequest struct {
+	MixedSize *bool             `json:"mixed_size,omitempty"`
 	Scheduler *SchedulerRequest `json:"scheduler,omitempty"`
 }
 

@@ -53,7 +53,7 @@ func schedulerPolicies() []gpu.SchedulerPolicy {
 
 // vgpuWishOf checks settings as far as that takes no card.
 func vgpuWishOf(r api.VGPUSettingsRequest) (gpu.VGPUWish, error) {
-	var out gpu.VGPUWish
+	out := gpu.VGPUWish{MixedSize: r.MixedSize}
 	var errs []error
 	if s := r.Scheduler; s != nil {
 		out.Scheduler = &gpu.Scheduler{Policy: gpu.SchedulerPolicy(s.Policy)}
@@ -66,15 +66,16 @@ func vgpuWishOf(r api.VGPUSettingsRequest) (gpu.VGPUWish, error) {
 		}
 	}
 	if out.Empty() {
-		errs = append(errs, invalid("nothing is asked for: there is %s", "scheduler"))
+		errs = append(errs, invalid("nothing is asked for: there are mixed_size, scheduler"))
 	}
 	return out, joined(errors.Join(errs...))
 }
 
 func vgpuOf(s gpu.VGPUState) api.VGPUSettings {
-	is := s.Actual.Scheduler
+	is, m := s.Actual.Scheduler, s.Actual.MixedSize
 	return api.VGPUSettings{
 		GPU: string(s.GPU), Equal: s.Equal,
+		MixedSize: api.MixedSizeState{Supported: m.Supported, Wanted: s.Wanted.MixedSize, Actual: m.Actual, Unavailable: m.Unavailable},
 		Scheduler: api.SchedulerState{
 			Policies: texts(is.Policies), MinTimeSliceNS: int(is.MinTimeSliceNS), MaxTimeSliceNS: int(is.MaxTimeSliceNS),
 			Wanted: schedulerOf(s.Wanted.Scheduler), Actual: schedulerOf(is.Actual), Unavailable: is.Unavailable,

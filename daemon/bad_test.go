@@ -214,6 +214,8 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":-1}`, `"num_vfs" is not from 0 to 65535`},
 		{"PUT", "/v1/gpus/x/sriov", `{"num_vfs":65536}`, `"num_vfs" is not from 0 to 65535`},
 		{"PUT", "/v1/gpus/x/vgpu", `{}`, `nothing is asked for`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"mixed_size":"on"}`, `"mixed_size" must be true or false`},
+		{"PUT", "/v1/gpus/x/vgpu", `{"mixed_size":null}`, `"mixed_size" must not be null`},
 		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{}}`, `"scheduler.policy" is missing`},
 		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"policy":"lottery"}}`, `"scheduler.policy" is malformed: "lottery" is none of best-effort, equal-share, fixed-share`},
 		{"PUT", "/v1/gpus/x/vgpu", `{"scheduler":{"policy":"fixed-share","time_slice_ns":0}}`, `"scheduler.time_slice_ns" is not from 1 to 4294967295`},

@@ -21,9 +21,10 @@ func (h *fakeHost) vgpu(id gpu.ID) (gpu.VGPUState, error) {
 	if id != gpuA {
 		return gpu.VGPUState{}, gpu.Errorf(gpu.CodeNotFound, "cannot read how vGPUs share gpu %q", id)
 	}
+	off := false
 	return gpu.VGPUState{
 		GPU: id, Wanted: gpu.VGPUWish{Scheduler: &gpu.Scheduler{Policy: gpu.EqualShare}}, Equal: true,
-		Actual: gpu.Timeslicing{Scheduler: gpu.SchedulerState{
+		Actual: gpu.Timeslicing{MixedSize: gpu.MixedSizeState{Supported: true, Actual: &off}, Scheduler: gpu.SchedulerState{
 			Policies: schedulerPolicies(), MinTimeSliceNS: 1e6, MaxTimeSliceNS: 30e6,
 			Actual: &gpu.Scheduler{Policy: gpu.EqualShare, TimeSliceNS: 2e6, Adaptive: true},
 		}},

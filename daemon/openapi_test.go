@@ -178,7 +178,7 @@ func wireTypes() map[string]reflect.Type {
 		"ProfileCapacity": reflect.TypeFor[api.ProfileCapacity](), "GPUCapacity": reflect.TypeFor[api.GPUCapacity](),
 		"MIG": reflect.TypeFor[api.MIG](), "Layout": reflect.TypeFor[api.Layout](), "LayoutInstance": reflect.TypeFor[api.LayoutInstance](),
 		"VFs": reflect.TypeFor[api.VFs](), "Function": reflect.TypeFor[api.Function](), "VFsRequest": reflect.TypeFor[api.VFsRequest](),
-		"VGPUSettings": reflect.TypeFor[api.VGPUSettings](), "VGPUSettingsRequest": reflect.TypeFor[api.VGPUSettingsRequest](),
+		"VGPUSettings": reflect.TypeFor[api.VGPUSettings](), "VGPUSettingsRequest": reflect.TypeFor[api.VGPUSettingsRequest](), "MixedSizeState": reflect.TypeFor[api.MixedSizeState](),
 		"SchedulerState": reflect.TypeFor[api.SchedulerState](), "Scheduler": reflect.TypeFor[api.Scheduler](), "SchedulerRequest": reflect.TypeFor[api.SchedulerRequest](),
 		"ApplyRequest": reflect.TypeFor[api.ApplyRequest](), "NamedAssignmentRequest": reflect.TypeFor[api.NamedAssignmentRequest](),
 		"Compute":  reflect.TypeFor[api.Compute](),

@@ -58,6 +58,8 @@ func goodRequests(running, failed, done string) []good {
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/sriov", body: `{"num_vfs":1}`, status: 200, contains: `"equal":true`},
 		{method: "GET", target: "/v1/gpus/" + gpuA + "/vgpu", status: 200, contains: `"actual":{"policy":"equal-share","time_slice_ns":2000000,"adaptive":true}`},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/vgpu", body: `{"scheduler":{"policy":"fixed-share","time_slice_ns":5000000}}`, status: 202, contains: `"share"`, write: true},
+		{method: "GET", target: "/v1/gpus/" + gpuA + "/vgpu", status: 200, contains: `"mixed_size":{"supported":true,"actual":false}`},
+		{method: "PUT", target: "/v1/gpus/" + gpuA + "/vgpu", body: `{"mixed_size":true}`, status: 202, contains: `"share"`, write: true},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/vgpu", body: `{"scheduler":{"policy":"equal-share"}}`, status: 200, contains: `"equal":true`},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/vgpu?dry_run=true", body: `{"scheduler":{"policy":"best-effort"}}`, status: 200, contains: `"changes":true`},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/sriov?dry_run=true", body: `{"num_vfs":4}`, status: 200, contains: `"changes":true`},

@@ -58,7 +58,8 @@ var (
 		{Index: 1, PCIAddress: "0000:5a:00.5", IOMMUGroup: "72", Driver: "nvidia"},
 	}}
 
-	vgpuSettings = api.VGPUSettings{GPU: "0000:3b:00.0", Scheduler: api.SchedulerState{
+	yes, no      = true, false
+	vgpuSettings = api.VGPUSettings{GPU: "0000:3b:00.0", MixedSize: api.MixedSizeState{Supported: true, Wanted: &yes, Actual: &no}, Scheduler: api.SchedulerState{
 		Policies: []string{"best-effort", "equal-share", "fixed-share"}, MinTimeSliceNS: 1e6, MaxTimeSliceNS: 30e6,
 		Wanted: &api.Scheduler{Policy: "fixed-share", TimeSliceNS: 5e6},
 		Actual: &api.Scheduler{Policy: "equal-share", TimeSliceNS: 2e6, Adaptive: true},

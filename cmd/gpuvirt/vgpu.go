@@ -37,6 +37,7 @@ func vgpuShow(c *cli) *cobra.Command {
 
 // vgpuFlags are what a command line asks for.
 type vgpuFlags struct {
+	mixed     string
 	scheduler string
 	slice     time.Duration
 }
@@ -51,10 +52,16 @@ virtual functions on.
 
 The driver changes none of it while there is a vGPU on the GPU, or MIG is on.
 
+With mixed sizes vGPUs of the GPU may differ in size. Its virtual functions have to be
+on. Each vGPU begins at certain slots of the memory then, so fewer of some sizes fit;
+the largest are best made first, as "gpuvirt apply" does. It goes with the schedulers
+best-effort and equal-share.
+
 Schedulers: best-effort gives time to whoever has work, equal-share as much to all
 that run, fixed-share to each the share of its size, whoever else runs. A time slice
 is the length of a turn; without one the driver's own.`,
-		Example: `  gpuvirt vgpu set 0000:41:00.0 --scheduler fixed-share --time-slice 2ms
+		Example: `  gpuvirt vgpu set 0000:41:00.0 --mixed-size on --scheduler equal-share
+  gpuvirt vgpu set 0000:41:00.0 --scheduler fixed-share --time-slice 2ms
   gpuvirt vgpu set 0000:41:00.0 --scheduler best-effort --dry-run`,
 		Args: takes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -65,8 +72,10 @@ is the length of a turn; without one the driver's own.`,
 			return c.setVGPU(cmd.Context(), args[0], want)
 		},
 	}, 1, nvidiaIDs)
+	cmd.Flags().StringVar(&f.mixed, "mixed-size", "", "whether vGPUs may differ in size: `on or off`")
 	cmd.Flags().StringVar(&f.scheduler, "scheduler", "", "the `policy`: best-effort, equal-share or fixed-share")
 	cmd.Flags().DurationVar(&f.slice, "time-slice", 0, "how long a turn is, such as 2ms; with --scheduler")
+	fixed(cmd, "mixed-size", "on", "off")
 	fixed(cmd, "scheduler", "best-effort", "equal-share", "fixed-share")
 	return cmd
 }
@@ -77,6 +86,13 @@ func (f vgpuFlags) request(cmd *cobra.Command) (api.VGPUSettingsRequest, error) 
 		return out, &usageError{message: message, command: cmd.CommandPath()}
 	}
 	flags := cmd.Flags()
+	if flags.Changed("mixed-size") {
+		on := f.mixed == "on"
+		if !on && f.mixed != "off" {
+			return wrong("--mixed-size is on or off")
+		}
+		out.MixedSize = &on
+	}
 	if flags.Changed("scheduler") {
 		out.Scheduler = &api.SchedulerRequest{Policy: f.scheduler}
 	}
@@ -91,7 +107,7 @@ func (f vgpuFlags) request(cmd *cobra.Command) (api.VGPUSettingsRequest, error) 
 		out.Scheduler.TimeSliceNS = &n
 	}
 	if out == (api.VGPUSettingsRequest{}) {
-		return wrong("nothing is asked for: name --scheduler")
+		return wrong("nothing is asked for: name --mixed-size or --scheduler")
 	}
 	return out, nil
 }
@@ -114,13 +130,14 @@ func (c *cli) setVGPU(ctx context.Context, gpu string, want api.VGPUSettingsRequ
 }
 
 func (c *cli) printVGPU(v api.VGPUSettings) error {
-	s := v.Scheduler
+	s, m := v.Scheduler, v.MixedSize
 	slices := ""
 	if s.MaxTimeSliceNS > 0 {
 		slices = time.Duration(s.MinTimeSliceNS).String() + " to " + time.Duration(s.MaxTimeSliceNS).String()
 	}
 	return printOne(c, v, v.GPU, []field{
 		{name: "GPU", value: v.GPU},
+		{name: "Mixed sizes", value: besides(onOff(m.Actual), onOff(m.Wanted), m.Unavailable)},
 		{name: "Scheduler", value: besides(scheduler(s.Actual), scheduler(s.Wanted), s.Unavailable)},
 		{name: "Policies", value: strings.Join(s.Policies, ", ")},
 		{name: "Time slices", value: slices},
@@ -139,6 +156,17 @@ func besides(is, wanted, why string) string {
 		return is
 	}
 	return is + "; wanted: " + wanted
+}
+
+func onOff(on *bool) string {
+	switch {
+	case on == nil:
+		return ""
+	case *on:
+		return "on"
+	default:
+		return "off"
+	}
 }
 
 func scheduler(s *api.Scheduler) string {

@@ -18,7 +18,7 @@ func TestVGPU(t *testing.T) {
 	}{
 		"show": {
 			args:   []string{"vgpu", "show", vgpuSettings.GPU},
-			stdout: []string{"equal-share, 2ms, adaptive; wanted: fixed-share, 5ms", "best-effort, equal-share, fixed-share", "1ms to 30ms"},
+			stdout: []string{"equal-share, 2ms, adaptive; wanted: fixed-share, 5ms", "best-effort, equal-share, fixed-share", "1ms to 30ms", "off; wanted: on"},
 		},
 		"set": {
 			args: []string{"vgpu", "set", vgpuSettings.GPU, "--scheduler", "fixed-share", "--time-slice", "5ms"}, stdout: []string{"Scheduler:"},
@@ -27,6 +27,12 @@ func TestVGPU(t *testing.T) {
 		"a policy alone": {
 			args: []string{"vgpu", "set", vgpuSettings.GPU, "--scheduler", "best-effort", "--no-wait"}, body: `{"scheduler":{"policy":"best-effort"}}`,
 		},
+		"mixed": {
+			args: []string{"vgpu", "set", vgpuSettings.GPU, "--mixed-size", "on", "--scheduler", "equal-share"}, stdout: []string{"Mixed sizes:"},
+			body: `{"mixed_size":true,"scheduler":{"policy":"equal-share"}}`,
+		},
+		"not mixed":      {args: []string{"vgpu", "set", vgpuSettings.GPU, "--mixed-size", "off"}, body: `{"mixed_size":false}`},
+		"half mixed":     {args: []string{"vgpu", "set", vgpuSettings.GPU, "--mixed-size", "half"}, code: exitUsage, stderr: "--mixed-size is on or off"},
 		"nothing":        {args: []string{"vgpu", "set", vgpuSettings.GPU}, code: exitUsage, stderr: "nothing is asked for"},
 		"a slice alone":  {args: []string{"vgpu", "set", vgpuSettings.GPU, "--time-slice", "5ms"}, code: exitUsage, stderr: "--time-slice is for --scheduler"},
 		"no slice":       {args: []string{"vgpu", "set", vgpuSettings.GPU, "--scheduler", "x", "--time-slice", "0s"}, code: exitUsage, stderr: "not from 1ns to 4s"},
