@@ -73,6 +73,13 @@ func TestHardware(t *testing.T) {
 		for _, v := range running {
 			t.Logf("%+v", v)
 		}
+		share, err := b.Timeslicing(t.Context(), id) // likewise: why there is none is no error
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("%+v", share)
+		places, err := b.Placements(t.Context(), id)
+		t.Logf("%+v, %v", places, err)
 	}
 	modes, err := b.Modes(t.Context(), ids...)
 	if err != nil || len(modes) != len(ids) {

@@ -12,8 +12,8 @@ import (
 	"gpuvirt/gpu"
 )
 
-// lacking is a library without some functions.
-func lacking(names *[]string) *mock.Interface {
+// poorer is a library without some functions.
+func poorer(names *[]string) *mock.Interface {
 	return &mock.Interface{ExtensionsFunc: func() nvml.ExtendedInterface {
 		return &mock.ExtendedInterface{LookupSymbolFunc: func(name string) error {
 			if slices.Contains(*names, name) {
@@ -33,7 +33,7 @@ func TestModesOfTheBinding(t *testing.T) {
 			return nvml.FEATURE_ENABLED, nvml.FEATURE_DISABLED, ecc
 		},
 		GetComputeModeFunc: func() (nvml.ComputeMode, nvml.Return) { return mode, compute },
-	}, session{lacking(&lacks), &NVML{}}}
+	}, session{poorer(&lacks), &NVML{}}}
 	is := func(want gpu.Modes) {
 		t.Helper()
 		got, err := d.Modes()

@@ -125,12 +125,12 @@ func untold(err error, mig bool, what string) (string, error) {
 	switch {
 	case errors.Is(err, ErrFunctionNotFound):
 		return "NVIDIA's driver is too old: " + err.Error(), nil
-	case errors.Is(err, ErrNotSupported) && mig:
-		return "MIG is on", nil
-	case errors.Is(err, ErrNotSupported):
-		return "NVIDIA's driver has no " + what + " for this gpu", nil
-	default:
+	case !errors.Is(err, ErrNotSupported) && !errors.Is(err, ErrInvalidArgument): // which of them says so differs
 		return "", err
+	case mig:
+		return "MIG is on", nil
+	default:
+		return "NVIDIA's driver has no " + what + " for this gpu", nil
 	}
 }
 

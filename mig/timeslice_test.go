@@ -200,6 +200,37 @@ func TestSchedulerOfOtherLibraries(t *testing.T) {
 	}
 }
 
+// What a time slice of 0 means to the older form is not written anywhere. A driver that does
+// not take it gets the usual one.
+func TestSchedulerWithoutTimeSlice(t *testing.T) {
+	path, err := nvml.Build(t.TempDir(), "nvmlDeviceSetVgpuSchedulerState_v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, f := lookAlike(t, nvml.GPU{Address: target})
+	if err := f.Shares(nvml.Share{Address: target, Policy: 1}); err != nil {
+		t.Fatal(err)
+	}
+	b := mig.NewBackend(mig.New(path), simulated(t, sim.Mbochs()).Sysfs, mig.Options{})
+	for range 2 {
+		if err := f.Fail("nvmlDeviceSetVgpuSchedulerState", mig.ErrInvalidArgument, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.SetScheduler(t.Context(), id, gpu.Scheduler{Policy: gpu.FixedShare}); err == nil {
+		t.Error("it was refused twice, and is set")
+	}
+	if err := f.Fail("nvmlDeviceSetVgpuSchedulerState", mig.ErrInvalidArgument, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetScheduler(t.Context(), id, gpu.Scheduler{Policy: gpu.FixedShare}); err != nil {
+		t.Error(err)
+	}
+	if s, err := b.Timeslicing(t.Context(), id); err != nil || *s.Scheduler.Actual != (gpu.Scheduler{Policy: gpu.FixedShare, TimeSliceNS: 2e6}) {
+		t.Errorf("%+v, %v", s.Scheduler.Actual, err)
+	}
+}
+
 // That a call has succeeded is not believed (T06), and what it answers is told by its kind.
 func TestSchedulerAnswers_T06(t *testing.T) {
 	h := simulatedShare(t)

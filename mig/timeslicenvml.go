@@ -96,19 +96,31 @@ func (d device) SetScheduler(want gpu.Scheduler) error {
 	case !d.in.has(setScheduler):
 		return lacking(setScheduler)
 	}
-	s := nvml.VgpuSchedulerSetState{SchedulerPolicy: policy, EnableARRMode: nvml.VGPU_SCHEDULER_ARR_DEFAULT}
-	if want.TimeSliceNS > 0 {
-		can, err := d.SchedulerCapabilities()
-		if err != nil {
-			return err
+	ns := want.TimeSliceNS
+	if ns == 0 {
+		ret := d.SetVgpuSchedulerState(&nvml.VgpuSchedulerSetState{SchedulerPolicy: policy, EnableARRMode: nvml.VGPU_SCHEDULER_ARR_DEFAULT})
+		if ret != nvml.ERROR_INVALID_ARGUMENT || want.Policy == gpu.BestEffort {
+			return check(ret)
 		}
-		if can.Adaptive { // else there is nothing to turn off
-			s.EnableARRMode = nvml.VGPU_SCHEDULER_ARR_DISABLE
-		}
-		binary.NativeEndian.PutUint32(s.SchedulerParams[:], want.TimeSliceNS)
+		ns = usualTimeSlice // what 0 means here is written nowhere: it may be too short
 	}
+	can, err := d.SchedulerCapabilities()
+	if err != nil {
+		return err
+	}
+	s := nvml.VgpuSchedulerSetState{SchedulerPolicy: policy, EnableARRMode: nvml.VGPU_SCHEDULER_ARR_DEFAULT}
+	if can.Adaptive { // else there is nothing to turn off
+		s.EnableARRMode = nvml.VGPU_SCHEDULER_ARR_DISABLE
+	}
+	if want.TimeSliceNS == 0 && can.MaxTimeSliceNS > 0 {
+		ns = min(max(ns, can.MinTimeSliceNS), can.MaxTimeSliceNS)
+	}
+	binary.NativeEndian.PutUint32(s.SchedulerParams[:], ns)
 	return check(d.SetVgpuSchedulerState(&s))
 }
+
+// usualTimeSlice is what drivers of NVIDIA take by themselves for up to eight vGPUs, in ns.
+const usualTimeSlice = 2_000_000
 
 // word reads one of the numbers of a union.
 func word(params [8]byte, i int) uint32 { return binary.NativeEndian.Uint32(params[4*i:]) }

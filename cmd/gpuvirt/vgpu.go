@@ -137,7 +137,7 @@ func (c *cli) printVGPU(v api.VGPUSettings) error {
 	}
 	return printOne(c, v, v.GPU, []field{
 		{name: "GPU", value: v.GPU},
-		{name: "Mixed sizes", value: besides(onOff(m.Actual), onOff(m.Wanted), m.Unavailable)},
+		{name: "Mixed sizes", value: besides(asAsked(m.Actual), asAsked(m.Wanted), m.Unavailable)},
 		{name: "Scheduler", value: besides(scheduler(s.Actual), scheduler(s.Wanted), s.Unavailable)},
 		{name: "Policies", value: strings.Join(s.Policies, ", ")},
 		{name: "Time slices", value: slices},
@@ -158,7 +158,7 @@ func besides(is, wanted, why string) string {
 	return is + "; wanted: " + wanted
 }
 
-func onOff(on *bool) string {
+func asAsked(on *bool) string {
 	switch {
 	case on == nil:
 		return ""
