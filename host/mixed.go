@@ -15,6 +15,7 @@ import (
 type mixedCard struct {
 	places map[string]gpu.VGPUPlacements // by the number of the type; nil: the driver does not tell
 	there  []piece                       // vGPUs that are on it, with all places that they could have
+	free   int                           // virtual functions that have none
 }
 
 // typeNumber is a type's number, of whichever kind of vGPU.
@@ -41,7 +42,7 @@ func mixed(ctx context.Context, inv *inventory.Inventory, l inventory.Look) *mix
 	if err != nil {
 		return &mixedCard{} // the driver has the last word in any case
 	}
-	m := &mixedCard{places: map[string]gpu.VGPUPlacements{}}
+	m := &mixedCard{places: map[string]gpu.VGPUPlacements{}, free: l.GPU.SRIOV.NumVFs}
 	for _, p := range all {
 		m.places[strconv.FormatUint(uint64(p.Type), 10)] = p
 	}
@@ -54,6 +55,7 @@ func mixed(ctx context.Context, inv *inventory.Inventory, l inventory.Look) *mix
 			m.there = append(m.there, piece{q.Size, q.Starts})
 		}
 	}
+	m.free = max(0, m.free-len(on)) // each is on a function of its own
 	return m
 }
 
@@ -127,7 +129,7 @@ func (m *mixedCard) reduce(profiles []gpu.Profile, planned []gpu.Profile) []gpu.
 		}
 		key := fmt.Sprint(q.Size, q.Starts, q.Free)
 		if _, ok := known[key]; !ok {
-			known[key] = m.room(q, planned, max(p.Available, p.MaxInstances))
+			known[key] = m.room(q, planned, min(max(p.Available, p.MaxInstances), max(0, m.free-len(planned))))
 		}
 		profiles[i].Available = known[key]
 	}

@@ -19,7 +19,7 @@ func mixedSize(on bool) gpu.VGPUWish { return gpu.VGPUWish{MixedSize: &on} }
 // newMixedLab has an L40S of one or the other generation, whose vGPUs may differ in size.
 func newMixedLab(t *testing.T, mdev bool) *lab {
 	t.Helper()
-	l := newL40SLab(t, mdev)
+	l := newShareLab(t, mdev)
 	l.mustSet(l40s, mixedSize(true))
 	return l
 }
@@ -55,18 +55,18 @@ func (l *lab) vgpusOn(id gpu.ID) (out []string) {
 // already is not set.
 func TestMixedSizeLife(t *testing.T) {
 	for _, mdev := range []bool{true, false} {
-		l := newLab(t, sim.L40S(string(l40s), 0).WithVGPU(mdev))
+		l := newLab(t, shared(mdev))
 		l.manage(l40s)
 		_, op, err := l.PutVGPUSettings(t.Context(), "test", l40s, mixedSize(true))
 		e := wantCode(t, err, gpu.CodeConflict)
-		if op != nil || !strings.Contains(err.Error(), "none of its 32 are on") || !strings.Contains(e.Hint, "gpuvirt sriov set") {
+		if op != nil || !strings.Contains(err.Error(), "none of its 8 are on") || !strings.Contains(e.Hint, "gpuvirt sriov set") {
 			t.Errorf("%v, %+v", err, e)
 		}
 		// Off is what it is without them.
 		if s, op, err := l.PutVGPUSettings(t.Context(), "test", l40s, mixedSize(false)); op != nil || err != nil || !s.Equal {
 			t.Errorf("%+v, %+v, %v", s, op, err)
 		}
-		l.mustSetVFs(l40s, 32)
+		l.mustSetVFs(l40s, shareVFs)
 		if l.sets() != 0 {
 			t.Errorf("%d calls", l.sets())
 		}
@@ -97,7 +97,7 @@ func TestMixedSizeLife(t *testing.T) {
 // A fixed share is one of as many as fit of one size: the two exclude each other, and going
 // from one to the other the driver is told in the order that it takes.
 func TestMixedSizeAndFixedShare(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	both := mixedSize(true)
 	both.Scheduler = fixedShare.Scheduler
 	_, _, err := l.PutVGPUSettings(t.Context(), "test", l40s, both)
@@ -147,11 +147,11 @@ func TestMixedSizeAndFixedShare(t *testing.T) {
 
 // A card that has no such mode, and one that MIG cuts.
 func TestMixedSizeRefused(t *testing.T) {
-	one := sim.L40S(string(l40s), 0).WithVGPU(false)
+	one := shared(false)
 	one.VGPU.OneSize = true
 	l := newLab(t, one, sim.T4("0000:08:00.0", 0), sim.H100(string(hopper), 0).WithVGPU(false))
 	l.manage(l40s, "0000:08:00.0", hopper)
-	l.mustSetVFs(l40s, 32)
+	l.mustSetVFs(l40s, shareVFs)
 	l.mustLay(hopper, "")
 	for id, code := range map[gpu.ID]gpu.Code{l40s: gpu.CodeNotFound, "0000:08:00.0": gpu.CodeNotFound, hopper: gpu.CodeConflict} {
 		_, op, err := l.PutVGPUSettings(t.Context(), "test", id, mixedSize(true))
@@ -215,7 +215,7 @@ func TestApplyMixedRefused(t *testing.T) {
 		}
 		return c[0].Available
 	}
-	for profile, want := range map[string]int{"L40S-16Q": 2, "L40S-24Q": 2, "L40S-8Q": 4, "L40S-48Q": 1, "L40S-1Q": 16} {
+	for profile, want := range map[string]int{"L40S-16Q": 2, "L40S-24Q": 2, "L40S-8Q": 4, "L40S-48Q": 1, "L40S-1Q": 8} {
 		if got := available(profile); got != want {
 			t.Errorf("%d of %s, not %d", got, profile, want)
 		}
@@ -353,7 +353,7 @@ func TestMixedSizeOutlivesVFs(t *testing.T) {
 	if s := l.settings(l40s); !s.Equal || s.Actual.MixedSize.Supported {
 		t.Errorf("%+v", s)
 	}
-	if op := l.setVFs(l40s, 32); op.Status != operation.Done || len(op.Steps) != 3 {
+	if op := l.setVFs(l40s, shareVFs); op.Status != operation.Done || len(op.Steps) != 3 {
 		t.Errorf("%+v", op)
 	}
 	if s := l.settings(l40s); !s.Equal || !*s.Actual.MixedSize.Actual || s.Actual.Scheduler.Actual.TimeSliceNS != 2e6 {

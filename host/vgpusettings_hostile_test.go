@@ -21,14 +21,14 @@ func TestCrashBetweenSettings_T01_T10(t *testing.T) {
 	l.mustSetVFs(l40s, 0)
 	var images []string
 	l.sim.NVML.OnCall(func(sim.Call) { images = append(images, l.image()) })
-	l.mustSetVFs(l40s, 32)
+	l.mustSetVFs(l40s, shareVFs)
 	l.sim.NVML.OnCall(nil)
 	if op := l.apply("a=vm1:L40S-8Q", "b=vm2:L40S-24Q"); op.Status != operation.Done || len(images) != 4 {
 		t.Fatalf("%+v, %d images", op.Problem, len(images))
 	}
 	good := func(k *lab) {
 		t.Helper()
-		if s := k.settings(l40s); !s.Equal || !*s.Actual.MixedSize.Actual || s.Actual.Scheduler.Actual.TimeSliceNS != 3e6 || len(k.vfs(l40s).Functions) != 32 {
+		if s := k.settings(l40s); !s.Equal || !*s.Actual.MixedSize.Actual || s.Actual.Scheduler.Actual.TimeSliceNS != 3e6 || len(k.vfs(l40s).Functions) != shareVFs {
 			t.Errorf("%+v", s)
 		}
 	}
@@ -96,7 +96,7 @@ func TestSettingsOfAnotherCard_T12(t *testing.T) {
 // A vGPU that somebody makes between the plan and the step makes the driver refuse: the
 // wish is undone, and what is there stays.
 func TestVGPUMadeMeanwhile(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	made := false
 	l.sim.NVML.OnCall(func(sim.Call) {
 		if !made {
@@ -118,7 +118,7 @@ func TestVGPUMadeMeanwhile(t *testing.T) {
 
 // With a library that knows none of it, and with one that does not answer, all else goes on.
 func TestSettingsWithoutTheLibrary(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	l.mustSet(l40s, scheduler(gpu.EqualShare, 0))
 	l.stop()
 	l.library = plain{l.sim.NVML}

@@ -19,6 +19,25 @@ func scheduler(p gpu.SchedulerPolicy, ns uint32) gpu.VGPUWish {
 	return gpu.VGPUWish{Scheduler: &gpu.Scheduler{Policy: p, TimeSliceNS: ns}}
 }
 
+// shareVFs are the functions of the card of these tests: a real one has more, and each takes
+// time.
+const shareVFs = 8
+
+func shared(mdev bool) sim.Card {
+	c := sim.L40S(string(l40s), 0).WithVGPU(mdev)
+	c.SRIOV.TotalVFs = shareVFs
+	return c
+}
+
+// newShareLab has a card of one or the other generation, with its virtual functions on.
+func newShareLab(t *testing.T, mdev bool) *lab {
+	t.Helper()
+	l := newLab(t, shared(mdev))
+	l.manage(l40s)
+	l.mustSetVFs(l40s, shareVFs)
+	return l
+}
+
 var fixedShare = scheduler(gpu.FixedShare, 5e6)
 
 func (l *lab) settings(id gpu.ID) gpu.VGPUState {
@@ -75,7 +94,7 @@ func (l *lab) degraded(id gpu.ID) string {
 // A scheduler is set, told, and not set twice; a dry run sets nothing.
 func TestSchedulerLife(t *testing.T) {
 	for _, mdev := range []bool{true, false} {
-		l := newL40SLab(t, mdev)
+		l := newShareLab(t, mdev)
 		ctx := t.Context()
 		if s := l.settings(l40s); !s.Equal || !s.Wanted.Empty() || s.Actual.Scheduler.Actual.Policy != gpu.BestEffort || len(s.Actual.Scheduler.Policies) != 3 {
 			t.Errorf("before anything: %+v", s)
@@ -109,7 +128,7 @@ func TestSchedulerLife(t *testing.T) {
 
 // What is impossible is refused before anything is set, with what blocks it by name.
 func TestSchedulerRefused(t *testing.T) {
-	l := newLab(t, sim.L40S(string(l40s), 0).WithVGPU(false), sim.H100(string(hopper), 0).WithVGPU(false), sim.RX(string(rx)), sim.A40("0000:62:00.0", 1))
+	l := newLab(t, shared(false), sim.H100(string(hopper), 0).WithVGPU(false), sim.RX(string(rx)), sim.A40("0000:62:00.0", 1))
 	ctx := t.Context()
 	refuse := func(id gpu.ID, w gpu.VGPUWish, code gpu.Code, text string) *gpu.Error {
 		t.Helper()
@@ -123,7 +142,7 @@ func TestSchedulerRefused(t *testing.T) {
 	refuse(l40s, fixedShare, gpu.CodeGPUUnmanaged, "not under management")
 	refuse("0000:99:00.0", fixedShare, gpu.CodeNotFound, "")
 	l.manage(l40s, hopper, rx, "0000:62:00.0")
-	l.mustSetVFs(l40s, 32)
+	l.mustSetVFs(l40s, shareVFs)
 	refuse(rx, fixedShare, gpu.CodeNotFound, "NVIDIA's driver has no such gpu")
 	refuse("0000:62:00.0", fixedShare, gpu.CodeNotFound, "no scheduler of vGPUs")
 	refuse(l40s, gpu.VGPUWish{}, gpu.CodeInvalid, "nothing is asked for")
@@ -160,7 +179,7 @@ func TestSchedulerRefused(t *testing.T) {
 
 // A card that is given away whole is not asked about its vGPUs.
 func TestSchedulerOfGivenCard(t *testing.T) {
-	l := newLab(t, sim.L40S(string(l40s), 0).WithVGPU(false))
+	l := newLab(t, shared(false))
 	l.manage(l40s)
 	l.attach("all", gpu.Wish{VM: "db1", Profile: "card-10de:26b9"})
 	n := l.sets()
@@ -173,17 +192,17 @@ func TestSchedulerOfGivenCard(t *testing.T) {
 // Turning functions off and on binds the driver anew. What was asked for is set again, as
 // part of the same operation, and also where that is undone.
 func TestSchedulerOutlivesVFs(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	l.mustSet(l40s, fixedShare)
 	l.mustSetVFs(l40s, 0)
 	if s := l.settings(l40s); !s.Equal || l.degraded(l40s) != "" { // there can be no vGPU
 		t.Errorf("%+v, %q", s, l.degraded(l40s))
 	}
-	plan, err := l.PlanPutVFs(t.Context(), l40s, 32)
+	plan, err := l.PlanPutVFs(t.Context(), l40s, shareVFs)
 	if err != nil || len(plan.Steps) != 2 || !strings.Contains(plan.Steps[1].Summary, "set scheduler fixed-share") {
 		t.Errorf("%+v, %v", plan, err)
 	}
-	l.mustSetVFs(l40s, 32)
+	l.mustSetVFs(l40s, shareVFs)
 	if s := l.settings(l40s); !s.Equal || *s.Actual.Scheduler.Actual != *fixedShare.Scheduler {
 		t.Errorf("%+v", s)
 	}
@@ -193,17 +212,17 @@ func TestSchedulerOutlivesVFs(t *testing.T) {
 			t.Fatal(err)
 		}
 		op := l.setVFs(l40s, 0)
-		if s, n := l.settings(l40s), len(l.vfs(l40s).Functions); !s.Equal || (n == 32) != (op.Status == operation.Undone) {
+		if s, n := l.settings(l40s), len(l.vfs(l40s).Functions); !s.Equal || (n == shareVFs) != (op.Status == operation.Undone) {
 			t.Errorf("%s: %+v with %d functions after %+v", f, s, n, op.Problem)
 		}
 		if op.Status == operation.Done {
-			l.mustSetVFs(l40s, 32)
+			l.mustSetVFs(l40s, shareVFs)
 		}
 	}
 	// The scheduler cannot be set again: then there are no functions either.
 	l.mustSetVFs(l40s, 0)
 	l.sim.NVML.Fail("SetVgpuSchedulerState", mig.ErrUnknown, 1)
-	if op := l.setVFs(l40s, 32); op.Status != operation.Undone || len(l.vfs(l40s).Functions) != 0 {
+	if op := l.setVFs(l40s, shareVFs); op.Status != operation.Undone || len(l.vfs(l40s).Functions) != 0 {
 		t.Errorf("%+v", op)
 	}
 }
@@ -211,7 +230,7 @@ func TestSchedulerOutlivesVFs(t *testing.T) {
 // After a reboot the scheduler is set before the first vGPU, and twice is no write (T10).
 func TestSchedulerAfterReboot_T10(t *testing.T) {
 	for _, mdev := range []bool{true, false} {
-		l := newL40SLab(t, mdev)
+		l := newShareLab(t, mdev)
 		l.mustSet(l40s, fixedShare)
 		l.attach("gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q"})
 		if err := l.sim.Reboot(); err != nil {
@@ -247,7 +266,7 @@ func TestSchedulerFailsAtBoot(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newL40SLab(t, false)
+			l := newShareLab(t, false)
 			l.mustSet(l40s, fixedShare)
 			a := l.attach("gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q"})
 			if err := l.sim.Reboot(); err != nil {
@@ -271,7 +290,7 @@ func TestSchedulerFailsAtBoot(t *testing.T) {
 
 // A driver that is late is waited for (T05).
 func TestSchedulerWaitsForItsGPU_T05(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	l.mustSet(l40s, fixedShare)
 	l.attach("gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q"})
 	if err := l.sim.Reboot(); err != nil {
@@ -290,7 +309,7 @@ func TestSchedulerWaitsForItsGPU_T05(t *testing.T) {
 
 // What somebody else sets is told, and mended by nobody.
 func TestSchedulerDrift(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	_, _, events := l.Events(t.Context(), 0)
 	l.mustSet(l40s, fixedShare)
 	n := l.sets()
@@ -315,7 +334,7 @@ func TestSchedulerDrift(t *testing.T) {
 // A daemon that is killed before or after the call carries it to its end at its next
 // start; the wish is recorded or it is not (T01).
 func TestCrashInScheduler_T01(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	l.mustSet(l40s, scheduler(gpu.EqualShare, 0))
 	var images []string
 	l.sim.NVML.OnCall(func(sim.Call) { images = append(images, l.image()) })
@@ -352,7 +371,7 @@ func TestCrashInScheduler_T01(t *testing.T) {
 
 // What fails is undone, with the record.
 func TestSchedulerIsUndone(t *testing.T) {
-	l := newL40SLab(t, false)
+	l := newShareLab(t, false)
 	l.mustSet(l40s, scheduler(gpu.EqualShare, 3e6))
 	l.sim.NVML.Fail("SetVgpuSchedulerState", mig.ErrUnknown, 1)
 	op := l.set(l40s, fixedShare)
