@@ -91,7 +91,7 @@ type VGPUChange struct {
 // takes it: a policy that is not for mixed sizes goes before they come, and comes after
 // they have gone.
 func (t Timeslicing) Changes(want VGPUWish) (out []VGPUChange) {
-	if w := want.Scheduler; w != nil && (t.Scheduler.Actual == nil || !t.Scheduler.Actual.Is(*w)) {
+	if w := want.Scheduler; w != nil && !t.Scheduler.is(*w) {
 		c := VGPUChange{Want: VGPUWish{Scheduler: w}}
 		if is := t.Scheduler.Actual; is != nil {
 			was := *is
@@ -156,9 +156,20 @@ type SchedulerState struct {
 	Unavailable                    string     // why it cannot be chosen, or is not told; empty if neither
 }
 
+// is reports whether the scheduler is what is wanted. A driver that says why it has none
+// to choose does by best effort.
+func (s SchedulerState) is(want Scheduler) bool {
+	if s.Actual == nil {
+		return len(s.Policies) == 0 && s.Unavailable != "" && want == Scheduler{Policy: BestEffort}
+	}
+	return s.Actual.Is(want)
+}
+
 // Check refuses what the driver would refuse of a scheduler.
 func (s SchedulerState) Check(want Scheduler) error {
 	switch {
+	case len(s.Policies) == 0 && want == Scheduler{Policy: BestEffort}:
+		return nil // what a driver does that has no choice, so that another wish can be taken back
 	case len(s.Policies) == 0:
 		return Errorf(CodeNotFound, "it has no scheduler that can be chosen: %s", s.Unavailable)
 	case !slices.Contains(s.Policies, want.Policy):

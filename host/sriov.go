@@ -230,7 +230,7 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 		Kind: stepVFs, Summary: summary, Args: vfsArgs{GPU: id, Identity: g.Identity, Num: n, Was: len(s.Functions)},
 	}}
 	if n > 0 {
-		p.op.Steps = append(p.op.Steps, vgpuStepsAfterVFs(g, old.VGPU)...)
+		p.op.Steps = append(p.op.Steps, h.vgpuStepsAfterVFs(ctx, g, old.VGPU)...)
 	}
 	return p, nil
 }

@@ -168,10 +168,17 @@ func vgpuSteps(g gpu.GPU, is gpu.Timeslicing, want gpu.VGPUWish) (out []operatio
 }
 
 // vgpuStepsAfterVFs set again what is lost when virtual functions are turned on: the driver
-// is bound anew. What it has then is not known before.
-func vgpuStepsAfterVFs(g gpu.GPU, want gpu.VGPUWish) []operation.PlanStep {
-	if g.MIG.Current {
+// is bound anew. What it has then is not known before. A scheduler that it does not have any
+// more keeps nobody from having functions: the GPU says what it lacks.
+func (h *Host) vgpuStepsAfterVFs(ctx context.Context, g gpu.GPU, want gpu.VGPUWish) []operation.PlanStep {
+	if g.MIG.Current || want.Empty() {
 		return nil
+	}
+	if t, err := timeslicerOf(h.cfg.Inventory); err == nil {
+		is, err := t.Timeslicing(ctx, g.ID)
+		if err == nil && want.Scheduler != nil && (len(is.Scheduler.Policies) == 0 || is.Scheduler.Check(*want.Scheduler) != nil) {
+			want.Scheduler = nil
+		}
 	}
 	return vgpuSteps(g, gpu.Timeslicing{}, want)
 }

@@ -135,6 +135,16 @@ func TestSettingsWithoutTheLibrary(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+	// Functions go off and on, and what cannot be had any more is asked for no longer.
+	l.mustSetVFs(l40s, 0)
+	l.mustSetVFs(l40s, shareVFs)
+	both := scheduler(gpu.BestEffort, 0)
+	both.MixedSize = mixedSize(false).MixedSize
+	if s, op, err := l.PutVGPUSettings(t.Context(), "test", l40s, both); err != nil || op != nil || !s.Equal || l.degraded(l40s) != "" {
+		t.Errorf("%+v, %+v, %v", s, op, err)
+	}
+	l.mustSetVFs(l40s, 0)
+	l.mustSetVFs(l40s, shareVFs)
 	l.attach("a", gpu.Wish{VM: "web1", Profile: "L40S-8Q"})
 	if op := l.apply("b=web2:L40S-8Q", "c=db1:L40S-8Q"); op.Status != operation.Done {
 		t.Errorf("%+v", op.Problem)
