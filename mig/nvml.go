@@ -79,7 +79,7 @@ func (n *NVML) Open() (Session, error) {
 	}
 	for _, names := range needed {
 		if !slices.ContainsFunc(names, func(name string) bool { return n.lib.Extensions().LookupSymbol(name) == nil }) {
-			return nil, errors.Join(fmt.Errorf("the library lacks %s: %w", names[0], ErrFunctionNotFound), check(n.lib.Shutdown()))
+			return nil, errors.Join(lacking(names[0]), check(n.lib.Shutdown()))
 		}
 	}
 	return session{n.lib, n}, nil

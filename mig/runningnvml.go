@@ -2,7 +2,6 @@ package mig
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 	"reflect"
 	"strconv"
@@ -21,7 +20,7 @@ var runningFunctions = []string{"nvmlDeviceGetActiveVgpus", "nvmlVgpuInstanceGet
 func (d device) VGPUs() ([]ActiveVGPU, error) {
 	for _, name := range runningFunctions {
 		if !d.in.has(name) {
-			return nil, fmt.Errorf("the library lacks %s: %w", name, ErrFunctionNotFound)
+			return nil, lacking(name)
 		}
 	}
 	all, ret := d.GetActiveVgpus()
