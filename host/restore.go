@@ -266,6 +266,9 @@ func restoreOne(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inven
 		return l.Err
 	}
 	i := slices.IndexFunc(l.Profiles, func(p gpu.Profile) bool { return p.Name == r.Profile && p.Kind == r.Kind })
+	if p, ok := successor(l, r); ok { // what is not offered any more does not come with time
+		return gpu.Errorf(gpu.CodeDrift, "gpu %q offers %s as a %s now and no more as a %s: put the assignment again", r.GPU, p.Name, p.Kind, r.Kind)
+	}
 	if i < 0 {
 		return gpu.Errorf(gpu.CodeProfileUnknown, "gpu %q has no profile %q", r.GPU, r.Profile)
 	}

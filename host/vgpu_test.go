@@ -96,6 +96,22 @@ func TestGenerationSwitch_T14(t *testing.T) {
 	}
 }
 
+// After such a change the restore does not hold up the boot for what does not come any
+// more: no guest of the host would start until its time is up.
+func TestRestoreDoesNotAwaitTheOtherKind_T14(t *testing.T) {
+	l := newL40SLab(t, true)
+	l.attach("gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q"})
+	l.generation(false)
+	began := time.Now()
+	done, err := l.restore(time.Minute)
+	if len(done) != 1 || gpu.CodeOf(done[0].Err) != gpu.CodeDrift || !strings.Contains(err.Error(), "put the assignment again") {
+		t.Errorf("%+v, %v", done, err)
+	}
+	if d := time.Since(began); d > 30*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}
+
 // A vGPU on a virtual function is refused before anything is touched where libvirt cannot
 // give it to a VM.
 func TestOldLibvirtTakesNoVGPU(t *testing.T) {
