@@ -122,6 +122,8 @@ func left(g gpu.GPU, p, taken gpu.Profile) int {
 	switch {
 	case p.Available < 1, p.Kind == gpu.KindCard, taken.Kind == gpu.KindCard:
 		return 0
+	case p.Name == taken.Name && p.Kind == gpu.KindVGPU && p.MaxInstances == 0:
+		return p.Available // how many fit is not known: one is only what is certain
 	case p.Name == taken.Name, p.On != "" && p.On == taken.On:
 		return p.Available - 1
 	case p.On != "":

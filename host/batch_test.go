@@ -8,6 +8,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sim"
+	"gpuvirt/mig"
 	"gpuvirt/operation"
 )
 
@@ -141,4 +142,21 @@ func TestApplyIsUndoneWhole(t *testing.T) {
 	if err != nil || len(slices.DeleteFunc(vm.Hostdevs, func(d gpu.Hostdev) bool { return !strings.HasPrefix(d.Alias, gpu.AliasPrefix) })) != 1 {
 		t.Errorf("%+v, %v", vm, err)
 	}
+}
+
+// Where nobody knows how many of a profile fit, as NVIDIA's library does not say what its
+// types are, the driver has the last word.
+func TestApplyWithoutSizes(t *testing.T) {
+	l := newL40SLab(t, false)
+	l.off("web1", "web2")
+	l.sim.NVML.Fail("GetSupportedVgpus", mig.ErrFunctionNotFound, 1_000_000)
+	all := []string{"a=web1:L40S-24Q", "b=web2:L40S-24Q", "c=db1:L40S-24Q"}
+	if op := l.apply(all...); op.Status != operation.Undone || op.Problem.Code != string(gpu.CodeNoCapacity) {
+		t.Errorf("three of two: %s, %+v", op.Status, op.Problem)
+	}
+	l.attached(0)
+	if op := l.apply(all[:2]...); op.Status != operation.Done {
+		t.Errorf("%+v", op.Problem)
+	}
+	l.attached(2)
 }

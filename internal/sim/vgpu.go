@@ -275,6 +275,9 @@ func (s *state) loseVGPUs(address string) (changed []string) {
 
 // VGPUTypes lists the types of vGPU that the driver knows for a card.
 func (d *migDevice) VGPUTypes() (out []gpu.VGPUType, err error) {
+	if err := d.h.faultNVML("GetSupportedVgpus"); err != nil {
+		return nil, err
+	}
 	err = d.view(func(c *Card, _ *migState) error {
 		for _, t := range c.vgpuTypes() {
 			x := gpu.VGPUType{
