@@ -22,8 +22,9 @@ release=$(basename "$root"/lib/modules/*)
 mkdir -p "$root/build"
 tar -C "$root/build" --strip-components=3 -xJf "$root/usr/src/linux-source-$series.tar.xz" \
 	"linux-source-$series/samples/vfio-mdev"
-cp "$here/module/gpuvirt_vgpu.c" "$root/build/"
-echo 'obj-m := mtty.o mdpy.o mbochs.o gpuvirt_vgpu.o' >"$root/build/Makefile"
+cp "$here"/module/* "$root/build/"
+printf '%s\n' 'obj-m := mtty.o mdpy.o mbochs.o gpuvirt_vgpu.o' \
+	'gpuvirt_vgpu-y := card.o vfio.o mdev.o' >"$root/build/Makefile"
 chroot "$root" make -C "/lib/modules/$release/build" M=/build modules
 
 mkdir -p "$out"

@@ -15,7 +15,8 @@ const (
 	// of a GPU that needs no driver of its own on the host.
 	SRIOVCard = "0000:01:00.0"
 	// VGPUCard is another one. Once LoadVGPU was called, each of its virtual
-	// functions is bound to our module and can be given a vGPU.
+	// functions is bound to our module and can be given a vGPU, or be the parent
+	// of an mdev.
 	VGPUCard = "0000:02:00.0"
 	// WholeCard is a display controller with a driver, and WholeCardUSB its second
 	// function in the same IOMMU group, with another driver.
@@ -27,7 +28,8 @@ const (
 const (
 	SRIOVKind = "1b36:0010"
 	VGPUKind  = "8086:5845"
-	WholeKind = MBochs // mbochs plays the same hardware
+	MdevKind  = "1af4:10f0" // an mdev of a function of VGPUCard
+	WholeKind = MBochs      // mbochs plays the same hardware
 	USBKind   = "1b36:000d"
 )
 
@@ -121,15 +123,25 @@ const vgpuModule = "gpuvirt_vgpu"
 // nvme is loaded anew, too, to be asked after it. Of Linux 6.1 nvme takes a function and
 // lets it go later, and then no other driver is asked.
 func (vm *VM) LoadVGPU(ctx context.Context, params ...string) error {
+	if err := vm.InstallVGPU(ctx, params...); err != nil {
+		return err
+	}
+	_, err := vm.Run(ctx, fmt.Sprintf("modprobe -r %[1]s nvme && modprobe -a %[1]s nvme", vgpuModule))
+	if err != nil {
+		return fmt.Errorf("cannot load the module with the vGPUs: %w", err)
+	}
+	return nil
+}
+
+// InstallVGPU is LoadVGPU for the next boot: what is loaded stays.
+func (vm *VM) InstallVGPU(ctx context.Context, params ...string) error {
 	_, err := vm.Run(ctx, fmt.Sprintf(`
 set -e
 echo options %[1]s %[2]s >/etc/modprobe.d/%[1]s.conf
 echo %[1]s >/etc/modules-load.d/%[1]s.conf
-sync -f /etc/modprobe.d /etc/modules-load.d
-modprobe -r %[1]s nvme
-modprobe -a %[1]s nvme`, vgpuModule, strings.Join(params, " ")))
+sync -f /etc/modprobe.d /etc/modules-load.d`, vgpuModule, strings.Join(params, " ")))
 	if err != nil {
-		return fmt.Errorf("cannot load the module with the vGPUs: %w", err)
+		return fmt.Errorf("cannot install the module with the vGPUs: %w", err)
 	}
 	return nil
 }
