@@ -24,7 +24,7 @@ tar -C "$root/build" --strip-components=3 -xJf "$root/usr/src/linux-source-$seri
 	"linux-source-$series/samples/vfio-mdev"
 cp "$here"/module/* "$root/build/"
 printf '%s\n' 'obj-m := mtty.o mdpy.o mbochs.o gpuvirt_vgpu.o' \
-	'gpuvirt_vgpu-y := card.o vfio.o mdev.o' >"$root/build/Makefile"
+	'gpuvirt_vgpu-y := card.o vfio.o mdev.o device.o' >"$root/build/Makefile"
 chroot "$root" make -C "/lib/modules/$release/build" M=/build modules
 
 mkdir -p "$out"

@@ -55,4 +55,7 @@ void vgpu_vfio_exit(void);
 int vgpu_mdev_init(void);
 void vgpu_mdev_exit(void);
 
+/* device.c */
+struct vfio_device *vgpu_device_make(struct device *dev, const struct vgpu_type *type);
+
 #endif
