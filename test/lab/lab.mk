@@ -14,7 +14,7 @@ lab: bootstrap lab-deps ## Build the lab's hypervisor image, unless it is there 
 
 .PHONY: lab-test
 lab-test: build lab ## Run the scenarios in the lab (LAB_ARGS='-run TestSmoke -v')
-	go test -tags lab,$(TAGS) -count=1 -timeout 20m ./test/lab/... $(LAB_ARGS)
+	go test -tags lab,$(TAGS) -count=1 -timeout 40m ./test/lab/... $(LAB_ARGS)
 
 .PHONY: lab-shell
 lab-shell: build lab ## Boot the lab with this tree's daemon and open a shell in it

@@ -49,7 +49,11 @@ func (vm *VM) ssh(ctx context.Context, command string) *exec.Cmd {
 	if command == loginShell {
 		args = append(args, "-t")
 	}
-	return exec.CommandContext(ctx, "ssh", append(args, "root@127.0.0.1", "--", command)...)
+	cmd := exec.CommandContext(ctx, "ssh", append(args, "root@127.0.0.1", "--", command)...)
+	// The connection has our pipes open as well, and does not close them when ssh is
+	// killed while the hypervisor hangs.
+	cmd.WaitDelay = 15 * time.Second
+	return cmd
 }
 
 const loginShell = "exec bash -l"

@@ -180,9 +180,10 @@ func (vm *VM) settle(ctx context.Context) error {
 	return err
 }
 
-// kernelDied is what the kernel says on the console when it is at its end. It need
-// not begin a line: what getty or systemd wrote last may not have ended one.
-var kernelDied = regexp.MustCompile(`\[ *[0-9]+\.[0-9]+\] (?:BUG: |Oops: |Kernel panic)[^\r\n]*`)
+// kernelDied is what the kernel says on the console when it is at its end, or when one
+// of its processors has had no timer for 40 s, which it does not get back. It need not
+// begin a line: what getty or systemd wrote last may not have ended one.
+var kernelDied = regexp.MustCompile(`\[ *[0-9]+\.[0-9]+\] (?:BUG: |Oops: |Kernel panic|rcu: rcu_preempt kthread starved for [0-9]{5})[^\r\n]*`)
 
 // Died returns what the hypervisor's kernel said when it died, empty while it
 // lives. Now and then it does while a guest runs, reading through translations of
