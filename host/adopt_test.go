@@ -20,12 +20,12 @@ func TestAdopt(t *testing.T) {
 	l.manage(l40s)
 	l.mustSetVFs(l40s, 32)
 	id := uuid.NewString()
-	for file, text := range map[string]string{
-		"class/mdev_bus/mbochs/mdev_supported_types/mbochs-large/create": id,
-		"bus/pci/devices/0000:61:00.4/nvidia/current_vgpu_type":          "1152",
-		"bus/pci/devices/0000:61:00.4/nvidia/vgpu_params":                "disable_vnc=1\n",
+	for _, w := range []sim.Write{
+		{Path: "class/mdev_bus/mbochs/mdev_supported_types/mbochs-large/create", Value: id},
+		{Path: "bus/pci/devices/0000:61:00.4/nvidia/current_vgpu_type", Value: "1152"},
+		{Path: "bus/pci/devices/0000:61:00.4/nvidia/vgpu_params", Value: "disable_vnc=1\n"},
 	} {
-		if err := l.sim.Sysfs.Write(t.Context(), file, text); err != nil {
+		if err := l.sim.Sysfs.Write(t.Context(), w.Path, w.Value); err != nil {
 			t.Fatal(err)
 		}
 	}
