@@ -20,15 +20,9 @@ func TestAdopt(t *testing.T) {
 	l.manage(l40s)
 	l.mustSetVFs(l40s, 32)
 	id := uuid.NewString()
-	for _, w := range []sim.Write{
-		{Path: "class/mdev_bus/mbochs/mdev_supported_types/mbochs-large/create", Value: id},
-		{Path: "bus/pci/devices/0000:61:00.4/nvidia/current_vgpu_type", Value: "1152"},
-		{Path: "bus/pci/devices/0000:61:00.4/nvidia/vgpu_params", Value: "disable_vnc=1\n"},
-	} {
-		if err := l.sim.Sysfs.Write(t.Context(), w.Path, w.Value); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write(t, l.sim, "class/mdev_bus/mbochs/mdev_supported_types/mbochs-large/create", id)
+	write(t, l.sim, "bus/pci/devices/0000:61:00.4/nvidia/current_vgpu_type", "1152")
+	write(t, l.sim, "bus/pci/devices/0000:61:00.4/nvidia/vgpu_params", "disable_vnc=1\n") // there is none before
 	vgpu := string(l40s) + "/vgpu/0"
 	dev := gpu.Hostdev{Alias: "ua-theirs", Handle: gpu.Handle{MdevUUID: id}, Model: "vfio-pci"}
 	if err := l.sim.Libvirt.Attach(t.Context(), sim.Web1, dev, gpu.Scope{Live: true, Config: true}); err != nil {
