@@ -1,8 +1,10 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
@@ -23,10 +25,11 @@ func (h *Host) AdoptPartition(ctx context.Context, actor, id string, dryRun bool
 func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Partition, gpu.Plan, error) {
 	h.planning.Lock()
 	defer h.planning.Unlock()
-	p, err := h.partition(ctx, id)
+	all, at, err := h.find(ctx, id)
 	if err != nil {
-		return p, gpu.Plan{}, err
+		return gpu.Partition{}, gpu.Plan{}, err
 	}
+	p := all[at]
 	if p.Origin == gpu.OriginManaged {
 		return p, gpu.Plan{Summary: fmt.Sprintf("partition %s is under management", id), Steps: []gpu.PlanStep{}}, nil
 	}
@@ -38,7 +41,7 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 	if err != nil {
 		return p, plan, err
 	}
-	plan.Refusal = h.adoptable(g, p)
+	plan.Refusal = cmp.Or(h.adoptable(g, p), h.lasting(g, p, all))
 	if dryRun {
 		return p, plan, nil
 	}
@@ -57,9 +60,7 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 
 // adoptable refuses to take over what would not come back as it is, or is being changed.
 func (h *Host) adoptable(g gpu.GPU, p gpu.Partition) error {
-	refuse := func(code gpu.Code, why string) *gpu.Error {
-		return gpu.Errorf(code, "cannot adopt partition %q: %s", p.ID, why)
-	}
+	refuse := func(code gpu.Code, why string) *gpu.Error { return unadoptable(p, code, why) }
 	if !g.Managed {
 		return refuse(gpu.CodeGPUUnmanaged, fmt.Sprintf("gpu %s is not under management", g.ID)).
 			WithBlockers(gpu.Blocker{Kind: "gpu", ID: string(g.ID)}).WithHint("put it under management first: gpuvirt gpu manage %s", g.ID)
@@ -76,4 +77,49 @@ func (h *Host) adoptable(g gpu.GPU, p gpu.Partition) error {
 		return refuse(gpu.CodeUnavailable, "the driver does not say what it calls its type, so it could not be made again")
 	}
 	return h.held([]string{"gpu/" + string(g.ID), "partition/" + p.ID})
+}
+
+func unadoptable(p gpu.Partition, code gpu.Code, why string) *gpu.Error {
+	return gpu.Errorf(code, "cannot adopt partition %q: %s", p.ID, why)
+}
+
+// lasting refuses to take over what a boot would not bring back as it is. What a partition
+// stands on has to be asked for as well, as nobody else will make it any more. What is on a
+// card beside the card itself would be in its way. All are the partitions of its GPU at least.
+func (h *Host) lasting(g gpu.GPU, p gpu.Partition, all []gpu.Partition) error {
+	r, err := h.gpuRecord(g)
+	if err != nil {
+		return err
+	}
+	if p.Kind != gpu.KindCard {
+		if err := h.notGiven(g.ID, fmt.Sprintf("adopt partition %q of", p.ID)); err != nil {
+			return err
+		}
+	}
+	var ours []gpu.Blocker
+	for _, q := range all {
+		if q.GPU == g.ID && q.Origin == gpu.OriginManaged {
+			ours = append(ours, gpu.Blocker{Kind: "partition", ID: q.ID, Name: q.Profile, Note: q.Assignment})
+		}
+	}
+	onFunction := p.Kind == gpu.KindVF || p.Kind == gpu.KindVGPU || p.Kind == gpu.KindMdev && p.Parent != string(g.ID)
+	base := slices.IndexFunc(all, func(q gpu.Partition) bool {
+		return p.Kind == gpu.KindVGPU && p.Instance != "" && q.Kind == gpu.KindMIG && q.GPU == p.GPU && q.Instance == p.Instance
+	})
+	switch {
+	case p.Kind == gpu.KindCard && len(ours) > 0:
+		return unadoptable(p, gpu.CodeConflict, fmt.Sprintf("%d partitions of its gpu are under management, and a boot would bring back these", len(ours))).
+			WithBlockers(ours...).WithHint("delete them first")
+	case onFunction && (r.VFs == nil || *r.VFs != g.SRIOV.NumVFs):
+		return unadoptable(p, gpu.CodeConflict, "it is on a virtual function that gpuvirt was not asked for, and would not turn on at a boot").
+			WithBlockers(gpu.Blocker{Kind: "gpu", ID: string(g.ID)}).
+			WithHint("ask for those that are there first, which touches none: gpuvirt sriov set %s %d", g.ID, g.SRIOV.NumVFs)
+	case base >= 0 && all[base].Origin != gpu.OriginManaged:
+		return unadoptable(p, gpu.CodeConflict, fmt.Sprintf("it stands on MIG instance %s, which gpuvirt did not make, and would not make at a boot", all[base].ID)).
+			WithBlockers(gpu.Blocker{Kind: "partition", ID: all[base].ID, Name: all[base].Profile}).WithHint("adopt that one first: gpuvirt adopt %s", all[base].ID)
+	case p.Kind == gpu.KindMIG && len(p.Compute) == 0:
+		return unadoptable(p, gpu.CodeConflict, "it has no compute instance, and gpuvirt makes none without: a boot would bring back another").
+			WithHint("have one made in it first: nvidia-smi mig -cci -gi %s -i %s", p.Instance, g.ID)
+	}
+	return nil
 }

@@ -1,0 +1,162 @@
+package host_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/internal/sim"
+	"gpuvirt/mig"
+)
+
+// notAdopted has a partition refused because of what it stands on, or is beside, and says
+// what the hint is.
+func (l *lab) notAdopted(id, because string) string {
+	l.t.Helper()
+	_, plan, err := l.AdoptPartition(l.t.Context(), "test", id, true)
+	if err != nil || plan.Refusal == nil {
+		l.t.Errorf("a dry run for %s: %+v, %v", id, plan, err)
+	}
+	_, _, err = l.AdoptPartition(l.t.Context(), "test", id, false)
+	e := wantCode(l.t, err, gpu.CodeConflict)
+	if !strings.Contains(err.Error(), because) || len(e.Hint) == 0 && e.Blockers == nil {
+		l.t.Errorf("%s: %v, %+v", id, err, e)
+	}
+	if records, err := l.store.PartitionRecords(); err != nil || len(records) > 0 && records[0].ID == id {
+		l.t.Errorf("%+v, %v", records, err)
+	}
+	return e.Hint
+}
+
+func (l *lab) adopt(id string) {
+	l.t.Helper()
+	if _, _, err := l.AdoptPartition(l.t.Context(), "test", id, false); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// allComeBack reboots, and wants all that is recorded to be there again.
+func (l *lab) allComeBack(n int) {
+	l.t.Helper()
+	if err := l.sim.Reboot(); err != nil {
+		l.t.Fatal(err)
+	}
+	if done, err := l.restore(10 * time.Second); err != nil || len(done) != n {
+		l.t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// A vGPU whose virtual function somebody else has turned on is adopted once the functions
+// are asked for: at a boot nobody else turns them on any more, and it was waited for in vain.
+func TestAdoptOnForeignFunctions(t *testing.T) {
+	for _, mdev := range []bool{true, false} {
+		l := newLab(t, sim.L40S(string(l40s), 0).WithVGPU(mdev))
+		l.manage(l40s)
+		if _, err := l.sim.RunTool(t.Context(), "/usr/lib/nvidia/sriov-manage", "-e", string(l40s)); err != nil {
+			t.Fatal(err)
+		}
+		id := l.handMade("web1", "L40S-8Q", 3, mdev)
+		if hint := l.notAdopted(id, "on a virtual function that gpuvirt was not asked for"); !strings.HasSuffix(hint, "gpuvirt sriov set 0000:61:00.0 32") {
+			t.Errorf("%s", hint)
+		}
+		if _, op, err := l.PutVFs(t.Context(), "test", l40s, 32); err != nil || op != nil {
+			t.Fatalf("%+v, %v", op, err)
+		}
+		l.adopt(id)
+		l.allComeBack(1)
+	}
+}
+
+// A vGPU on a MIG instance is adopted after the instance.
+func TestAdoptOnForeignInstance(t *testing.T) {
+	l := newLab(t, sim.H100(string(hopper), 0).WithVGPU(false))
+	l.manage(hopper)
+	l.mustLay(hopper, "")
+	if op := l.setVFs(hopper, 32); op.Problem != nil {
+		t.Fatalf("%+v", op.Problem)
+	}
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	instance := gpu.Partition{ID: mig.PartitionID(hopper, "0"), GPU: hopper, Profile: "1g.10gb", Slot: "0"}
+	if _, err := theirs.Make(t.Context(), instance); err != nil {
+		t.Fatal(err)
+	}
+	ps, err := l.Profiles(t.Context(), hopper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vgpu, _ := findProfile(ps, "H100XM-1-10C")
+	vf := l.vfs(hopper).Functions[0].PCIAddress
+	write(t, l.sim, typeFile(vf), vgpu.NativeID)
+	id := string(hopper) + "/vgpu/0"
+	if hint := l.notAdopted(id, "which gpuvirt did not make"); hint != "adopt that one first: gpuvirt adopt "+instance.ID {
+		t.Errorf("%s", hint)
+	}
+	l.adopt(instance.ID)
+	l.adopt(id)
+	l.allComeBack(2)
+}
+
+func findProfile(all []gpu.Profile, name string) (gpu.Profile, bool) {
+	for _, p := range all {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return gpu.Profile{}, false
+}
+
+// A MIG instance without compute instances, as NVIDIA's guide makes them for vGPUs, is not
+// what gpuvirt makes: it was adopted, was drift from then on, and was made anew by the
+// policy "repair".
+func TestAdoptInstanceWithoutComputeInstances(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "")
+	byHand(t, l.sim, ampere, func(d mig.Device) error {
+		ps, err := d.Profiles()
+		for _, p := range ps {
+			if p.Name == "3g.20gb" {
+				_, err = d.Create(p.Index, 4)
+			}
+		}
+		return err
+	})
+	l.notAdopted(mig.PartitionID(ampere, "4"), "no compute instance")
+}
+
+// takenByHand has somebody else give a card of NVIDIA's to VFIO.
+func (l *lab) takenByHand(id gpu.ID) {
+	l.t.Helper()
+	address := string(id)
+	write(l.t, l.sim, "bus/pci/drivers/nvidia/unbind", address)
+	write(l.t, l.sim, "bus/pci/devices/"+address+"/driver_override", "vfio-pci")
+	write(l.t, l.sim, "bus/pci/drivers_probe", address)
+}
+
+// A card is not adopted beside partitions of ours, nor they beside it: only one of the two
+// comes back at a boot, and the VM that has the other does not start.
+func TestAdoptCardBesidePartitions(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb@4")
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	instance := gpu.Partition{ID: mig.PartitionID(ampere, "4"), GPU: ampere, Profile: "3g.20gb", Slot: "4"}
+	if err := theirs.Remove(t.Context(), instance); err != nil {
+		t.Fatal(err)
+	}
+	l.takenByHand(ampere)
+	l.notAdopted(string(ampere)+"/card/0", "1 partitions of its gpu are under management")
+
+	l.takenByHand(hopper)
+	l.adopt(string(hopper) + "/card/0")
+	if err := l.sim.Reboot(); err != nil { // and it is not restored
+		t.Fatal(err)
+	}
+	if err := theirs.SetMode(t.Context(), hopper, true); err != nil {
+		t.Fatal(err)
+	}
+	instance = gpu.Partition{ID: mig.PartitionID(hopper, "0"), GPU: hopper, Profile: "1g.10gb", Slot: "0"}
+	if _, err := theirs.Make(t.Context(), instance); err != nil {
+		t.Fatal(err)
+	}
+	l.notAdopted(instance.ID, "the whole card is given away")
+}
