@@ -10,6 +10,10 @@ import (
 // than a page, and say so themselves where theirs is less than this.
 const MaxVGPUParams = 1024
 
+// ReasonParamsUnknown is the reason of a partition's condition that says that its Params are
+// not known.
+const ReasonParamsUnknown = "ParamsUnknown"
+
 var (
 	paramKey   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
 	paramValue = regexp.MustCompile(`^[!-+\--<>-~]+$`) // visible, but "," and "="

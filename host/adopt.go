@@ -73,6 +73,9 @@ func (h *Host) adoptable(g gpu.GPU, p gpu.Partition) error {
 			return refuse(gpu.CodeDrift, c.Message)
 		}
 	}
+	if paramsUnknown(p) {
+		return refuse(gpu.CodeUnavailable, "its vgpu_params are not known, so it could not be made again with them")
+	}
 	if unnamed(p) {
 		return refuse(gpu.CodeUnavailable, "the driver does not say what it calls its type, so it could not be made again")
 	}

@@ -153,7 +153,7 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 				Type: gpu.Drifted, Status: true, Reason: "Different",
 				Message: fmt.Sprintf("it should be %s on %s, but is %s on %s", r.Profile, r.Parent, p.Profile, p.Parent),
 			})
-		case there && r.State == gpu.PartitionMade && was[r.ID].State == gpu.PartitionMade && r.Params != "" && !gpu.SameVGPUParams(r.Params, p.Params):
+		case there && r.State == gpu.PartitionMade && was[r.ID].State == gpu.PartitionMade && r.Params != "" && !paramsUnknown(p) && !gpu.SameVGPUParams(r.Params, p.Params):
 			p.Conditions = append(p.Conditions, gpu.Condition{
 				Type: gpu.Drifted, Status: true, Reason: "OtherParams",
 				Message: fmt.Sprintf("its vgpu_params should be %q, but are %q", r.Params, p.Params),
@@ -165,6 +165,11 @@ func reconcile(present map[string]gpu.Partition, before, after []gpu.PartitionRe
 	for id := range was {
 		delete(present, id) // removed by us since
 	}
+}
+
+// paramsUnknown reports whether it is not known which parameters a vGPU has.
+func paramsUnknown(p gpu.Partition) bool {
+	return slices.ContainsFunc(p.Conditions, func(c gpu.Condition) bool { return c.Status && c.Reason == gpu.ReasonParamsUnknown })
 }
 
 // replaced reports whether what is in a partition's place is another one, of somebody

@@ -114,7 +114,7 @@ func (b *Backend) partition(p parent, d device, names map[string]typeName) (gpu.
 		Handle: gpu.Handle{MdevUUID: d.uuid}, DeviceAPI: name.api, IOMMUGroup: group,
 	}
 	if isNVIDIA(d.native) {
-		out.Params = b.params(d.dir)
+		b.addParams(&out, d.dir)
 	}
 	return out, nil
 }

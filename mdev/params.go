@@ -17,12 +17,23 @@ const paramsFile = "nvidia/vgpu_params"
 
 // params reads the parameters of a vGPU; empty where it has none, or its driver has no
 // such thing.
-func (k kernel) params(dir string) string {
+func (k kernel) params(dir string) (string, error) {
 	text, err := k.fs.Read(path.Join(dir, paramsFile))
-	if err != nil {
-		return ""
+	if isGone(err) || errors.Is(err, syscall.ENXIO) {
+		return "", nil
 	}
-	return text
+	return text, err
+}
+
+// addParams adds its parameters to a vGPU, or says that they are not known: that is not
+// the same as none.
+func (k kernel) addParams(p *gpu.Partition, dir string) {
+	var err error
+	if p.Params, err = k.params(dir); err != nil {
+		p.Conditions = append(p.Conditions, gpu.Condition{
+			Type: gpu.Degraded, Status: true, Reason: gpu.ReasonParamsUnknown, Message: "its vgpu_params are not known: " + err.Error(),
+		})
+	}
 }
 
 // tune gives a vGPU the parameters that are wanted, where it has others, and makes sure
@@ -30,9 +41,12 @@ func (k kernel) params(dir string) string {
 // driver takes parameters only while no VM has the vGPU open. It returns those that the
 // vGPU has then.
 func (k kernel) tune(ctx context.Context, id gpu.ID, dir, params string, patience time.Duration) (string, error) {
-	have := k.params(dir)
-	if params == "" || gpu.SameVGPUParams(have, params) {
+	have, err := k.params(dir)
+	if params == "" || err == nil && gpu.SameVGPUParams(have, params) {
 		return have, nil
+	}
+	if err != nil { // what is not known is not written over: it may be what is wanted, and in use
+		return "", gpu.Errorf(gpu.CodeUnavailable, "its parameters cannot be read: %w", err)
 	}
 	file := path.Join(dir, paramsFile)
 	if ok, err := k.fs.Exists(file); err != nil {
@@ -44,7 +58,7 @@ func (k kernel) tune(ctx context.Context, id gpu.ID, dir, params string, patienc
 	defer cancel()
 	// All of them at once, as a write replaces what was there; and with an end of line, as the
 	// driver drops the last byte whatever it is.
-	err := k.writes.Write(ctx, id, file, params+"\n")
+	err = k.writes.Write(ctx, id, file, params+"\n")
 	if gpu.CodeOf(err) == gpu.CodeStuck {
 		return "", err
 	}

@@ -195,7 +195,7 @@ func (v *Vendor) partition(ctx context.Context, c *card, f vf) (gpu.Partition, e
 	}
 	p := place(c.id, f)
 	p.Profile, p.Native, p.DeviceAPI, p.IOMMUGroup = v.nameOf(ctx, c, f.current), nativeID(f.current), deviceAPI, group
-	p.Params = v.params(f.dir)
+	v.addParams(&p, f.dir)
 	if !c.onInstance(f.current, p.Profile) {
 		return p, nil
 	}
