@@ -1,11 +1,14 @@
 package host_test
 
 import (
+	"context"
 	"syscall"
 	"testing"
 
 	"gpuvirt/gpu"
+	"gpuvirt/host"
 	"gpuvirt/internal/sim"
+	"gpuvirt/operation"
 )
 
 // Parameters that cannot be read are not known: that is no drift, and such a vGPU is not
@@ -27,4 +30,49 @@ func TestParamsUnknown(t *testing.T) {
 	l.clear()
 	l.adopt(theirs)
 	l.detach("gfx")
+}
+
+// noDetach is a libvirt that has gone whenever it is to detach something.
+type noDetach struct {
+	host.VMs
+
+	asked chan struct{}
+}
+
+func (n noDetach) Detach(context.Context, string, string, gpu.Scope) error {
+	select {
+	case n.asked <- struct{}{}:
+	default:
+	}
+	return gpu.Errorf(gpu.CodeUnavailable, "libvirt has gone")
+}
+
+// A vGPU that a VM runs with keeps the parameters that it has, though others were asked for:
+// a detach that is given up ends well.
+func TestParamsInUse(t *testing.T) {
+	l := newL40SLab(t, false)
+	l.attach("gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q", Params: "disable_vnc=1"})
+	file := "bus/pci/devices/" + l.vfs(l40s).Functions[0].PCIAddress + "/nvidia/vgpu_params"
+	write(t, l.sim, file, "enable_uvm=1\n")
+	if err := l.sim.Libvirt.Start("db1"); err != nil {
+		t.Fatal(err)
+	}
+	vms := noDetach{l.sim.Libvirt, make(chan struct{}, 1)}
+	l.vms = vms
+	l.restart()
+	op, err := l.DeleteAssignment(t.Context(), "test", "gfx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-vms.asked
+	n := l.wrote()
+	if _, err := l.engine.Abort(op.ID); err != nil {
+		t.Fatal(err)
+	}
+	if op := l.finish(op, nil); op.Status != operation.Undone || l.wrote() != n {
+		t.Errorf("it ended %s: %+v", op.Status, op.Problem)
+	}
+	if vm, err := l.VM(t.Context(), "db1"); err != nil || len(vm.Hostdevs) != 1 || !vm.Hostdevs[0].Live || !vm.Hostdevs[0].Config {
+		t.Errorf("%+v, %v", vm, err)
+	}
 }

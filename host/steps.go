@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"gpuvirt/gpu"
@@ -192,13 +193,30 @@ func (h *Host) makeIt(ctx context.Context, r gpu.PartitionRecord) (gpu.Partition
 	return r, nil
 }
 
-// ensure makes sure that a stored partition is there.
+// ensure makes sure that a stored partition is there. One that is there and not known to be
+// free keeps its parameters: a driver changes none of what a VM has, and that they are others
+// than were asked for is told as drift.
 func (h *Host) ensure(ctx context.Context, partition string) error {
 	r, err := h.cfg.Store.PartitionRecord(partition)
-	if err == nil {
-		_, err = h.makePartition(ctx, r)
+	if err != nil {
+		return err
 	}
+	if r.Params != "" && h.usedThere(ctx, r) {
+		r.Params = ""
+	}
+	_, err = h.makePartition(ctx, r)
 	return err
+}
+
+// usedThere reports whether the partition of a record is there and not known to be free.
+func (h *Host) usedThere(ctx context.Context, r gpu.PartitionRecord) bool {
+	b, err := h.cfg.Inventory.Backend(r.Kind)
+	if err != nil {
+		return false
+	}
+	ps, err := b.Partitions(ctx, r.GPU)
+	i := slices.IndexFunc(ps, func(p gpu.Partition) bool { return p.ID == r.ID })
+	return err == nil && i >= 0 && h.usedBefore(ctx, ps[i])
 }
 
 func otherCard(r gpu.PartitionRecord, g gpu.GPU) error {
