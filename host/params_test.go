@@ -4,6 +4,7 @@ import (
 	"context"
 	"syscall"
 	"testing"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/host"
@@ -74,5 +75,44 @@ func TestParamsInUse(t *testing.T) {
 	}
 	if vm, err := l.VM(t.Context(), "db1"); err != nil || len(vm.Hostdevs) != 1 || !vm.Hostdevs[0].Live || !vm.Hostdevs[0].Config {
 		t.Errorf("%+v, %v", vm, err)
+	}
+}
+
+// A restore gives a vGPU that is there already the parameters that it is to have: another
+// program, which makes it at boot as well, has not, nor has a restore that died in between.
+// Where a VM runs with it, it stays as it is, and that is told.
+func TestRestoreGivesParams(t *testing.T) {
+	for _, mdev := range []bool{true, false} {
+		l := newL40SLab(t, mdev)
+		a := l.attach("gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q", Params: "disable_vnc=1"})
+		file := "bus/pci/devices/" + l.vfs(l40s).Functions[0].PCIAddress + "/nvidia/vgpu_params"
+		if mdev {
+			file = "bus/mdev/devices/" + a.Partition + "/nvidia/vgpu_params"
+		}
+		params := func(want string) {
+			t.Helper()
+			if p, err := l.Partition(t.Context(), a.Partition); err != nil || p.Params != want {
+				t.Errorf("mdev=%t: %+v, %v", mdev, p, err)
+			}
+		}
+		write(t, l.sim, file, "\n")
+		if _, err := l.restore(10 * time.Second); err != nil {
+			t.Error(err)
+		}
+		params("disable_vnc=1")
+		n := l.wrote()
+		if _, err := l.restore(10 * time.Second); err != nil || l.wrote() != n {
+			t.Errorf("once more: %v", err)
+		}
+
+		write(t, l.sim, file, "enable_uvm=1\n")
+		if err := l.sim.Libvirt.Start("db1"); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		if _, err := l.restore(10 * time.Second); gpu.CodeOf(err) != gpu.CodeGPUBusy || time.Since(begun) > 5*time.Second {
+			t.Errorf("in use: %v", err)
+		}
+		params("enable_uvm=1")
 	}
 }

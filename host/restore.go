@@ -188,8 +188,12 @@ func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]erro
 		if d.settled {
 			continue
 		}
-		if d.settled = presentNow(ctx, d.Record, inv); d.settled {
-			d.Err = nil
+		var p gpu.Partition
+		if p, d.settled = presentNow(ctx, d.Record, inv); d.settled {
+			// Whoever else made it, or died while making it, has not given it what it is to have.
+			if d.Err = nil; d.Record.Params != "" && !gpu.SameVGPUParams(d.Record.Params, p.Params) {
+				d.Err = restoreOne(ctx, d.Record, inv)
+			}
 			continue
 		}
 		if mode := modes[d.Record.GPU]; mode != nil && d.Record.Kind == gpu.KindMIG {
@@ -238,21 +242,24 @@ func instanceAwaited(done []Restored, r gpu.PartitionRecord) (gpu.PartitionRecor
 	return gpu.PartitionRecord{}, false
 }
 
-func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inventory) bool {
+func presentNow(ctx context.Context, r gpu.PartitionRecord, inv *inventory.Inventory) (gpu.Partition, bool) {
 	b, err := inv.Backend(r.Kind)
 	if err != nil {
-		return false
+		return gpu.Partition{}, false
 	}
 	ps, err := b.Partitions(ctx, r.GPU)
-	there := err == nil && slices.ContainsFunc(ps, func(p gpu.Partition) bool {
+	i := slices.IndexFunc(ps, func(p gpu.Partition) bool {
 		// One whose compute instances are missing was being made when something died.
 		return p.ID == r.ID && p.Parent == r.Parent && sameProfile(r, p) && slices.Equal(withoutUUIDs(p.Compute), r.Compute)
 	})
-	if !there || r.Slot == "" {
-		return there // an identity that we chose is on no other card
+	if err != nil || i < 0 {
+		return gpu.Partition{}, false
+	}
+	if r.Slot == "" {
+		return ps[i], true // an identity that we chose is on no other card
 	}
 	l, err := inv.Look(ctx, r.GPU)
-	return err != nil || sameCard(r.Identity, l.GPU.Identity)
+	return ps[i], err != nil || sameCard(r.Identity, l.GPU.Identity)
 }
 
 // restoreOne makes one partition again, on the card that it was made on. The type
