@@ -29,6 +29,7 @@ type options struct {
 	sim    string
 	wrong  error                         // with the configuration; only restore goes on then
 	reload func() (config.Loaded, error) // reads the configuration anew
+	hup    <-chan os.Signal              // asks for that
 }
 
 func main() {
@@ -69,6 +70,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "gpuvirtd: unexpected argument %q\n", flags.Arg(0))
 		return errUsage
 	}
+	o.hup = hangups()
 	o.reload = func() (config.Loaded, error) { return load(*file, o.sim != "", said) }
 	var err error
 	if o.Loaded, err = o.reload(); err != nil && command != "restore" {

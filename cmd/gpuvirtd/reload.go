@@ -30,11 +30,22 @@ type settings struct {
 	stale   bool // pending differs from what holds
 }
 
-// follow reads the configuration anew for each SIGHUP until ctx ends.
-func (s *settings) follow(ctx context.Context) {
+// hangups delivers each SIGHUP from now to the end of the process, which is never ended by
+// one: neither while it starts, before it has read its store, nor while it ends.
+func hangups() <-chan os.Signal {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, unix.SIGHUP)
-	defer signal.Stop(hup)
+	return hup
+}
+
+// follow reads the configuration anew for each SIGHUP, from when the daemon is ready until
+// ctx ends: systemd takes the end of a reload for that it is.
+func (s *settings) follow(ctx context.Context, ready <-chan struct{}, hup <-chan os.Signal) {
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return
+	}
 	for {
 		select {
 		case <-ctx.Done():

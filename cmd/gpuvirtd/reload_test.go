@@ -2,13 +2,17 @@ package main
 
 import (
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gpuvirt/api"
 	"gpuvirt/config"
@@ -92,6 +96,62 @@ func TestCommandLine(t *testing.T) {
 	if err := run([]string{"check-config", "--detach-timeout", "0s"}, &out, &told); !errors.Is(err, errUsage) {
 		t.Errorf("%v", err)
 	}
+}
+
+// A SIGHUP does not end a daemon that is starting, nor one that has ended its work: it would
+// if nobody had asked for it, and take this test along.
+func TestHangup(t *testing.T) {
+	dir := t.TempDir()
+	file, socket := filepath.Join(dir, "c.yaml"), filepath.Join(dir, "s")
+	pipe := func() {
+		t.Helper()
+		if err := os.RemoveAll(file); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mkfifo(file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pipe()
+	ended := make(chan error)
+	go func() {
+		ended <- run([]string{"run", "--config", file, "--sim", filepath.Join(dir, "host"), "--state-dir", filepath.Join(dir, "state"), "--socket", socket}, io.Discard, io.Discard)
+	}()
+	w, err := os.OpenFile(file, os.O_WRONLY, 0) // returns when it is being read
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal := func(s unix.Signal) {
+		t.Helper()
+		if err := unix.Kill(os.Getpid(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal(unix.SIGHUP)
+	pipe()
+	if _, err := io.WriteString(w, "log: {level: error}\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w, err = os.OpenFile(file, os.O_WRONLY, 0) // what was asked for early is done when it is ready
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := net.Dial("unix", socket); err != nil {
+		t.Errorf("it is reloaded before it is ready: %v", err)
+	} else if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	signal(unix.SIGTERM)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	signal(unix.SIGHUP)
 }
 
 func write(t *testing.T, path, text string) {

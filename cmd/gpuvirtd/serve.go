@@ -72,7 +72,7 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	if p.run != nil {
 		group.Go(func() error { return p.run(ctx) })
 	}
-	group.Go(func() error { set.follow(ctx); return nil })
+	group.Go(func() error { set.follow(ctx, server.Ready(), o.hup); return nil })
 	group.Go(func() error { return h.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	group.Go(func() error {
