@@ -172,6 +172,33 @@ func TestWrongFiles(t *testing.T) {
 	}
 }
 
+// Where the store may be elsewhere, and a mistake hides where, that is told: what an old
+// store says must not be taken for what was asked for.
+func TestStoreUnknown(t *testing.T) {
+	state := config.Settings()[0]
+	for text, unknown := range map[string]bool{
+		"": false, "log: [\n": false, "# state_dir: /s\nlog: [\n": false, "log: {level: loud}\n": false,
+		"state_dir: /s\nlog: {level: loud}\n": false, "state_dir: /s\nlog: [\n": true, "{log: [, 'state_dir': /s}\n": true,
+		"state_dir: s\n": true, "state_dir: [/s]\n": true, "state_dir: /s\nstate_dir: /t\n": true,
+	} {
+		dir := folder(t, map[string]string{"x.yaml": text})
+		got, _ := config.Load(filepath.Join(dir, "x.yaml"), false)
+		if got.StoreUnknown != unknown {
+			t.Errorf("%q: %t", text, got.StoreUnknown)
+		}
+		if err := got.Override(state, "/u"); err != nil || got.StoreUnknown {
+			t.Errorf("%q: named on the command line: %t, %v", text, got.StoreUnknown, err)
+		}
+	}
+	dir := folder(t, map[string]string{"x.yaml": "state_dir: s\n", "x.d/1.yaml": "state_dir: /s\n"})
+	if got, err := config.Load(filepath.Join(dir, "x.yaml"), false); err == nil || got.StoreUnknown || got.StateDir != "/s" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := config.Load(filepath.Join(dir, "none.yaml"), false); err == nil || !got.StoreUnknown {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // What says nothing is no error.
 func TestEmptyFiles(t *testing.T) {
 	for _, text := range []string{"", "# x\n", "---\n", "{}\n", "libvirt:\nlog:\n"} {

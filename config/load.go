@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,7 +24,14 @@ type Loaded struct {
 	// Origin says where a setting was said, by its key: "file:line", or "command line";
 	// nothing of those that nobody has said.
 	Origin map[string]string
+	// StoreUnknown says that a file names a state_dir, or may, that cannot be used.
+	StoreUnknown bool
 }
+
+// stateDir is the key of the setting without which nothing is known of what was asked for.
+const stateDir = "state_dir"
+
+var namesStateDir = regexp.MustCompile(`(?m)^[^#\n]*\b` + stateDir + `\b`)
 
 // Load reads a file and those of the folder beside it. A file that is not there is an
 // error, unless it is optional; the folder need not be there.
@@ -58,18 +67,25 @@ func (l *Loaded) Override(s Setting, values ...string) error {
 	if err := s.Set(&l.Config, values...); err != nil {
 		return err
 	}
-	l.Origin[s.Key] = "command line"
+	l.said(s.Key, "command line")
 	return nil
+}
+
+func (l *Loaded) said(key, by string) {
+	l.Origin[key] = by
+	if key == stateDir {
+		l.StoreUnknown = false
+	}
 }
 
 // read adds what a file says.
 func (l *Loaded) read(file string) error {
-	f, err := os.Open(file) //nolint:gosec // the file that root named
+	text, err := os.ReadFile(file) //nolint:gosec // the file that root named
 	if err != nil {
+		l.StoreUnknown = true
 		return err // which names the file
 	}
-	defer f.Close()
-	dec := yaml.NewDecoder(f)
+	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var doc yaml.Node
 	err = dec.Decode(&doc)
 	if errors.Is(err, io.EOF) {
@@ -83,6 +99,7 @@ func (l *Loaded) read(file string) error {
 		}
 	}
 	if err != nil {
+		l.StoreUnknown = l.StoreUnknown || namesStateDir.Match(text)
 		return fmt.Errorf("%s: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	r := reader{file: file, to: l, settings: Settings()}
@@ -117,6 +134,7 @@ func (r *reader) mapping(prefix string, n *yaml.Node) {
 		full := prefix + key.Value
 		if line, twice := seen[full]; twice {
 			r.fail(key, "%s stands there twice, first in line %d", full, line)
+			r.to.StoreUnknown = r.to.StoreUnknown || full == stateDir
 			continue
 		}
 		seen[full] = key.Line
@@ -147,6 +165,7 @@ func (r *reader) instead(prefix string) string {
 }
 
 func (r *reader) setting(s Setting, n *yaml.Node) {
+	r.to.StoreUnknown = r.to.StoreUnknown || s.Key == stateDir // until it is said
 	nodes := []*yaml.Node{n}
 	if s.IsList() {
 		if n.Kind != yaml.SequenceNode {
@@ -168,5 +187,5 @@ func (r *reader) setting(s Setting, n *yaml.Node) {
 		r.fail(n, "%s: %s", s.Key, err)
 		return
 	}
-	r.to.Origin[s.Key] = fmt.Sprintf("%s:%d", r.file, n.Line)
+	r.to.said(s.Key, fmt.Sprintf("%s:%d", r.file, n.Line))
 }

@@ -29,7 +29,7 @@ type Setting struct {
 func Settings() []Setting {
 	return []Setting{
 		{
-			Key: "state_dir", Flag: "state-dir", Arg: "folder", check: absolute,
+			Key: stateDir, Flag: "state-dir", Arg: "folder", check: absolute,
 			Doc: "Folder of the store. Moving it takes the folder along by hand.", at: func(c *Config) any { return &c.StateDir },
 		},
 		{

@@ -27,7 +27,7 @@ type options struct {
 	config.Loaded
 
 	sim    string
-	wrong  error                         // with the configuration; only restore goes on then
+	wrong  error                         // with the configuration; only restore and version go on then
 	reload func() (config.Loaded, error) // reads the configuration anew
 	hup    <-chan os.Signal              // asks for that
 }
@@ -73,7 +73,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 	o.hup = hangups()
 	o.reload = func() (config.Loaded, error) { return load(*file, o.sim != "", said) }
 	var err error
-	if o.Loaded, err = o.reload(); err != nil && command != "restore" {
+	if o.Loaded, err = o.reload(); err != nil && command != "restore" && command != "version" {
 		return err
 	}
 	o.wrong = err

@@ -22,11 +22,15 @@ var errDaemonRuns = errors.New("nothing is restored beside a daemon")
 // made. On a host where gpuvirt has never stored anything there is nothing to do.
 //
 // A configuration with something wrong in it does not keep guests from their devices:
-// restore goes on with what can be used of it, and fails in the end.
+// restore goes on with what can be used of it, and fails in the end. Only a store that may
+// not be the right one is left alone: what it says may have been asked for long ago.
 func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if o.wrong != nil {
 		log.Error("the configuration is wrong, and restore goes on with what can be used of it", "err", o.wrong)
 		defer func() { err = errors.Join(err, o.wrong) }()
+	}
+	if o.StoreUnknown {
+		return errors.New("nothing is restored, as the mistake may hide which store holds what was asked for")
 	}
 	if _, err := os.Stat(filepath.Join(o.StateDir, storeFile)); errors.Is(err, fs.ErrNotExist) {
 		log.Info("nothing to restore: there is no store yet", "folder", o.StateDir)
