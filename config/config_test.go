@@ -69,7 +69,7 @@ func TestReference(t *testing.T) {
 // What is printed reads back.
 func TestFormat(t *testing.T) {
 	want := config.Loaded{Config: config.Config{
-		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 0,
+		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 10 * time.Second,
 		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, LogLevel: slog.LevelDebug,
 	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}
 	text := config.Format(want)
@@ -148,6 +148,7 @@ func TestWrongFiles(t *testing.T) {
 		"pci_gpus: 8086:56c0\n":          {`:1: pci_gpus must be a list`},
 		"pci_gpus: [8086]\n":             {`:1: pci_gpus: `},
 		"restore: {timeout: soon}\n":     {`:1: restore.timeout: "soon" is no duration, such as 30s or 1m30s`},
+		"restore: {timeout: 0s}\n":       {`:1: restore.timeout: 0s is not between 10s and 1h0m0s`},
 		"libvirt: {uri: ''}\n":           {`:1: libvirt.uri: it is empty`},
 		"a: [\n":                         {`: line 1: `},
 		"{}\n---\n{}\n":                  {`: it holds more than one document`},

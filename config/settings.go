@@ -49,7 +49,7 @@ func Settings() []Setting {
 			Doc: "How long a guest may take to let go of a device before the detach is undone.", at: func(c *Config) any { return &c.DetachTimeout },
 		},
 		{
-			Key: "restore.timeout", Flag: "restore-timeout", Arg: "duration", check: between(0, time.Hour),
+			Key: "restore.timeout", Flag: "restore-timeout", Arg: "duration", check: between(10*time.Second, time.Hour),
 			Doc: "How long the restore at boot waits for GPUs to appear. gpuvirt-restore.service\nends it after 3 minutes.",
 			at:  func(c *Config) any { return &c.RestoreTimeout },
 		},
