@@ -61,6 +61,9 @@ type Hostdev struct {
 	Live         bool   // in the running VM's XML
 	Config       bool   // in the persistent XML
 	GuestAddress string // PCI address inside the guest, from the live XML
+	// Managed says that libvirt takes a PCI device from its driver when the VM starts, and
+	// gives it back when it stops (managed='yes').
+	Managed bool
 }
 
 // Scope says which of a VM's two definitions a change is for.

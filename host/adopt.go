@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"gpuvirt/gpu"
+	"gpuvirt/inventory"
 	"gpuvirt/operation"
 )
 
@@ -41,7 +42,7 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 	if err != nil {
 		return p, plan, err
 	}
-	plan.Refusal = cmp.Or(h.adoptable(g, p), h.lasting(g, p, all))
+	plan.Refusal = cmp.Or(h.adoptable(g, p), h.lasting(g, p, all), h.givenByLibvirt(ctx, p))
 	if dryRun {
 		return p, plan, nil
 	}
@@ -123,6 +124,26 @@ func (h *Host) lasting(g gpu.GPU, p gpu.Partition, all []gpu.Partition) error {
 	case p.Kind == gpu.KindMIG && len(p.Compute) == 0:
 		return unadoptable(p, gpu.CodeConflict, "it has no compute instance, and gpuvirt makes none without: a boot would bring back another").
 			WithHint("have one made in it first: nvidia-smi mig -cci -gi %s -i %s", p.Instance, g.ID)
+	}
+	return nil
+}
+
+// givenByLibvirt refuses what libvirt itself takes from the host's driver for a VM, and gives
+// back when the VM stops: it would be missing whenever the VM is off, and be taken from the
+// host at each boot. What libvirt does not tell is not adopted either.
+func (h *Host) givenByLibvirt(ctx context.Context, p gpu.Partition) error {
+	if p.Handle.PCIAddress == "" {
+		return nil
+	}
+	vms, err := h.cfg.Inventory.VMs(ctx)
+	if err != nil {
+		return unadoptable(p, gpu.CodeUnavailable, "whether libvirt will give it back to the host is not known: "+err.Error())
+	}
+	for _, vm := range vms {
+		if slices.ContainsFunc(vm.Hostdevs, func(d gpu.Hostdev) bool { return d.Managed && inventory.Same(d.Handle, p.Handle) }) {
+			return unadoptable(p, gpu.CodeConflict, fmt.Sprintf("vm %s has it with managed='yes': libvirt gives it back to the host when the vm stops", vm.Name)).
+				WithBlockers(gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name}).WithHint("change that to managed='no' in the vm's definition, and restart the vm with it")
+		}
 	}
 	return nil
 }

@@ -160,3 +160,28 @@ func TestAdoptCardBesidePartitions(t *testing.T) {
 	}
 	l.notAdopted(instance.ID, "the whole card is given away")
 }
+
+// What libvirt gives a VM from the host's driver and takes back is libvirt's.
+func TestAdoptWhatLibvirtManages(t *testing.T) {
+	l := newPCILab(t)
+	l.takenByHand(ampere)
+	id := string(ampere) + "/card/0"
+	dev := gpu.Hostdev{Alias: "ua-theirs", Handle: gpu.Handle{PCIAddress: string(ampere)}, Managed: true}
+	if err := l.sim.Libvirt.Attach(t.Context(), sim.DB1, dev, gpu.Scope{Config: true}); err != nil {
+		t.Fatal(err)
+	}
+	l.notAdopted(id, "vm db1 has it with managed='yes'")
+	if err := l.sim.Libvirt.SetDown(true); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.AdoptPartition(t.Context(), "test", id, false); gpu.CodeOf(err) != gpu.CodeUnavailable {
+		t.Errorf("libvirt does not tell: %v", err)
+	}
+	if err := l.sim.Libvirt.SetDown(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.sim.Libvirt.Detach(t.Context(), sim.DB1, dev.Alias, gpu.Scope{Config: true}); err != nil {
+		t.Fatal(err)
+	}
+	l.adopt(id)
+}

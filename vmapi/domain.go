@@ -25,8 +25,9 @@ type domainXML struct {
 
 // interfaceXML is a network interface. One of type hostdev holds a PCI function.
 type interfaceXML struct {
-	Type   string `xml:"type,attr"`
-	Source struct {
+	Type    string `xml:"type,attr"`
+	Managed string `xml:"managed,attr"`
+	Source  struct {
 		Address *libvirtxml.DomainAddress `xml:"address"`
 	} `xml:"source"`
 	Alias   *libvirtxml.DomainAlias   `xml:"alias"`
@@ -154,7 +155,7 @@ func readHostdev(h *libvirtxml.DomainHostdev) (dev gpu.Hostdev, ok bool, err err
 		if dev.Handle.PCIAddress, err = pciString(p.Source.Address); err != nil {
 			return dev, false, err
 		}
-		dev.Display = p.Display == "on"
+		dev.Display, dev.Managed = p.Display == "on", h.Managed == "yes"
 	default:
 		return dev, false, nil
 	}
@@ -176,6 +177,7 @@ func readInterface(n *interfaceXML) (dev gpu.Hostdev, ok bool, err error) {
 	if dev.Handle.PCIAddress, err = pciString(n.Source.Address.PCI); err != nil {
 		return dev, false, err
 	}
+	dev.Managed = n.Managed == "yes"
 	dev.Alias, dev.GuestAddress, err = place(n.Alias, n.Address)
 	return dev, err == nil, err
 }
@@ -206,7 +208,7 @@ next:
 		for i := range all[:len(live)] {
 			l := &all[i]
 			if !l.Config && l.Handle == d.Handle && userAlias(l.Alias) == userAlias(d.Alias) {
-				l.Config = true
+				l.Config, l.Managed = true, l.Managed || d.Managed
 				continue next
 			}
 		}

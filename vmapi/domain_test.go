@@ -35,11 +35,11 @@ func TestInterpret(t *testing.T) {
 			// In both, by our alias.
 			{Alias: "ua-gpuvirt-a", Handle: gpu.Handle{MdevUUID: mdev1}, Model: "vfio-pci", Display: true, Live: true, Config: true, GuestAddress: "0000:07:00.0"},
 			// In both, by handle: libvirt's alias is in the live definition only.
-			{Alias: "hostdev1", Handle: gpu.Handle{PCIAddress: "0000:41:00.4"}, Live: true, Config: true, GuestAddress: "0000:08:00.0"},
+			{Alias: "hostdev1", Handle: gpu.Handle{PCIAddress: "0000:41:00.4"}, Live: true, Config: true, GuestAddress: "0000:08:00.0", Managed: true},
 			// T47: the alias means another device after the next start.
 			{Alias: "ua-gpuvirt-b", Handle: gpu.Handle{MdevUUID: mdev2}, Model: "vfio-pci", Live: true, GuestAddress: "0000:09:00.0"},
 			// A network card that is a VF.
-			{Alias: "hostdev3", Handle: gpu.Handle{PCIAddress: "0000:5e:02.1"}, Live: true, GuestAddress: "0000:01:00.0"},
+			{Alias: "hostdev3", Handle: gpu.Handle{PCIAddress: "0000:5e:02.1"}, Live: true, GuestAddress: "0000:01:00.0", Managed: true},
 			{Alias: "ua-gpuvirt-b", Handle: gpu.Handle{MdevUUID: "c2177883-f1bb-47f0-914d-32a22e3a8806"}, Model: "vfio-pci", Config: true},
 		},
 	}
