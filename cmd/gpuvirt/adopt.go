@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"gpuvirt/api"
@@ -28,6 +30,9 @@ touched, whoever uses it. Their GPUs have to be under management.`,
 				}
 				p, err := c.client().AdoptPartition(ctx, id)
 				if err != nil {
+					if len(adopted) > 0 {
+						c.say("done before that: %s", strings.Join(names(adopted, partitionTable.name), ", "))
+					}
 					return err
 				}
 				adopted = append(adopted, p)
