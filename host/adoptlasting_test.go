@@ -185,3 +185,26 @@ func TestAdoptWhatLibvirtManages(t *testing.T) {
 	}
 	l.adopt(id)
 }
+
+// A function that was adopted, and that its owner has taken back, is in the way of others
+// until it is given up: the refusal says how, as it has no assignment.
+func TestAdoptedIsGivenUp(t *testing.T) {
+	l := newPCILab(t)
+	l.mustSetVFs(flex, 4)
+	vf := l.vfs(flex).Functions[2].PCIAddress
+	if d := l.driverOf(vf); d != "" {
+		write(t, l.sim, "bus/pci/drivers/"+d+"/unbind", vf)
+	}
+	write(t, l.sim, "bus/pci/devices/"+vf+"/driver_override", "vfio-pci")
+	write(t, l.sim, "bus/pci/drivers_probe", vf)
+	l.adopt(string(flex) + "/vf/2")
+	write(t, l.sim, "bus/pci/drivers/vfio-pci/unbind", vf)
+	_, _, err := l.PutAssignment(t.Context(), "test", "a", gpu.Wish{VM: "db1", Profile: flexVF})
+	if e := wantCode(t, err, gpu.CodeDrift); !strings.Contains(e.Hint, "gpuvirt partition delete") {
+		t.Errorf("%s", e.Hint)
+	}
+	if op := l.finish(l.DeletePartition(t.Context(), "test", string(flex)+"/vf/2")); op.Problem != nil {
+		t.Errorf("%+v", op.Problem)
+	}
+	l.attach("a", gpu.Wish{VM: "db1", Profile: flexVF})
+}

@@ -384,7 +384,7 @@ func putBackHint(k gpu.Kind, id gpu.ID) string {
 	if k == gpu.KindMIG {
 		return fmt.Sprintf("put them back or give them up first: gpuvirt mig set %s", id)
 	}
-	return "put their assignments again, or delete them first: gpuvirt apply, gpuvirt detach"
+	return "put their assignments again, or delete them first: gpuvirt apply, gpuvirt detach; or gpuvirt partition delete, where they have none"
 }
 
 // whereOf says what a partition is and on what, for people.
