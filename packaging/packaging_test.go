@@ -41,6 +41,25 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// A folder with other things in it is not replaced by packages: a slip of the hand, as ".",
+// would take the tree along.
+func TestPackagesReplacesNothingElse(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "gpuvirt.txt")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "../hack/packages", dir)
+	cmd.Env = append(os.Environ(), "NFPM=", "GOPROXY=off", "GOFLAGS=-mod=nonsense")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "there are other things in "+dir) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+}
+
 // Neither waits for what waits for it, and neither is kept from what it works on.
 func TestUnitRules(t *testing.T) {
 	restore, daemon := read(t, "gpuvirt-restore.service"), read(t, "gpuvirtd.service")
