@@ -41,6 +41,57 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// After a first installation the daemon is started, and so it is where the package comes back
+// after it was removed. After an upgrade it is restarted if it runs. Nothing starts the restore.
+func TestPostinst(t *testing.T) {
+	for _, c := range []struct {
+		args    []string
+		removed bool // before
+		want    string
+	}{
+		{[]string{"configure", ""}, false, "start"},
+		{[]string{"configure"}, false, "start"},
+		{[]string{"configure", "1.2.3-1"}, false, "try-restart"},
+		{[]string{"configure", "1.2.3-1"}, true, "start"},
+		{[]string{"abort-upgrade", "1.2.4-1"}, false, "try-restart"},
+		{[]string{"abort-remove"}, false, "start"},
+		{[]string{"abort-deconfigure", "in-favour", "x", "1"}, false, "try-restart"},
+		{[]string{"triggered", "x"}, false, ""},
+	} {
+		dir := t.TempDir()
+		state := filepath.Join(dir, "masked")
+		files := map[string]string{"deb-systemd-invoke": `echo "$*" >>"` + dir + `/invoked"`}
+		for _, name := range []string{"systemd-sysusers", "systemctl", "modprobe"} {
+			files[name] = "exit 0"
+		}
+		// As the real one does, it forgets what it masked.
+		files["deb-systemd-helper"] = `[ "$1" != unmask ] || rm -f "` + state + `/$2"`
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Mkdir(state, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if c.removed {
+			if err := os.WriteFile(filepath.Join(state, "gpuvirtd.service"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		script := strings.NewReplacer("/run/systemd/system", dir, "/var/lib/systemd/deb-systemd-helper-masked", state).Replace(read(t, "../deb/postinst"))
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", script, "postinst"}, c.args...)...)
+		cmd.Env = []string{"PATH=" + dir + ":/usr/bin:/bin"}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%q: %v\n%s", c.args, err, out)
+		}
+		got, err := os.ReadFile(filepath.Join(dir, "invoked"))
+		if want := strings.TrimSpace(c.want + " gpuvirtd.service"); c.want != "" && strings.TrimSpace(string(got)) != want || c.want == "" && err == nil {
+			t.Errorf("%q, removed before: %t: %q, want %q", c.args, c.removed, got, c.want)
+		}
+	}
+}
+
 // A folder with other things in it is not replaced by packages: a slip of the hand, as ".",
 // would take the tree along.
 func TestPackagesReplacesNothingElse(t *testing.T) {
