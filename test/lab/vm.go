@@ -28,6 +28,9 @@ const (
 	shutdownLimit = 2 * time.Minute
 )
 
+// maxBoots is how many are tried, one after the other, where kernels die before they answer.
+const maxBoots = 3
+
 // Options say what Start boots. The zero value is right for tests.
 type Options struct {
 	// Suite is the Debian release of the image: trixie (default) or
@@ -117,7 +120,20 @@ func (o *Options) fill(repo string) {
 	}
 }
 
+// boot boots the hypervisor, again where its kernel dies before it answers.
 func (vm *VM) boot(ctx context.Context) error {
+	for tried := 1; ; tried++ {
+		err := vm.bootOnce(ctx)
+		if err == nil || tried == maxBoots || ctx.Err() != nil || vm.Died() == "" {
+			return err
+		}
+		fmt.Fprintln(os.Stderr, "lab: the hypervisor died while it booted:", vm.Died())
+		vm.disconnect()
+		vm.machine.kill()
+	}
+}
+
+func (vm *VM) bootOnce(ctx context.Context) error {
 	opts := vm.opts
 	var err error
 	if vm.port, err = freePort(); err != nil {
@@ -164,8 +180,13 @@ func (vm *VM) boot(ctx context.Context) error {
 	if vm.machine, err = start(cmd); err != nil {
 		return fmt.Errorf("cannot start qemu: %w; test/lab/deps.sh installs it", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, bootLimit)
-	defer cancel()
+	limited, stop := context.WithTimeout(ctx, bootLimit)
+	defer stop()
+	ctx, end := context.WithCancelCause(limited)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer end(nil)
+	watch.Go(func() { vm.watch(ctx, end) })
 	if err := vm.connect(ctx); err != nil {
 		return fmt.Errorf("cannot reach the booting hypervisor: %w (console: %s)", err, opts.SerialLog)
 	}
