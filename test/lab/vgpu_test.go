@@ -22,7 +22,8 @@ func vgpuType(ctx context.Context, t *testing.T, n int) string {
 // A vGPU on a virtual function whose driver takes a type, by profile name: libvirt takes
 // the function with managed='no' and a running guest sees it; its type stays while a guest
 // has it open, its driver keeps it some seconds longer, and after a reboot functions and
-// types are back before the guest starts by itself (T09, T10, T17, T40).
+// types are back before the guest starts by itself (T09, T10, T17, T40). What the driver
+// refuses is told the same way in either of its dialects.
 func TestVGPU_T14(t *testing.T) {
 	ctx := Scenario(t, hypervisor, 9*time.Minute)
 	if hypervisor.Suite() == "bookworm" {
@@ -51,6 +52,7 @@ func TestVGPU_T14(t *testing.T) {
 	if !slices.Contains(names, "LAB-8Q") || !slices.Contains(names, "LAB-4C") {
 		t.Errorf("profiles %q", names)
 	}
+	testDialects(ctx, t)
 
 	a := attach(ctx, t, "gfx", "pci", "LAB-8Q")
 	if a.State != "attached" || !a.Attached.Live || !a.Attached.Config || a.Partition != VGPUCard+"/vgpu/0" {
@@ -98,6 +100,7 @@ func TestVGPU_T14(t *testing.T) {
 	if a := get[api.Assignment](ctx, t, "/v1/assignments/gfx"); a.State != "attached" || !a.Attached.Live || len(a.Conditions) != 0 {
 		t.Errorf("after the reboot: %+v", a)
 	}
+	must(t, hypervisor.SetVGPU(ctx, "rfc_errors", "1")) // which has it in use as well, for a while
 	detach(ctx, t, "gfx")
 	must(t, hypervisor.WaitGuestPCI(ctx, "pci", VGPUKind, 0))
 	if got := vgpuType(ctx, t, 0); got != "0" {
