@@ -92,6 +92,7 @@ func TestDropIns(t *testing.T) {
 		"gpuvirtd.d/30-c.yaml":   "pci_gpus:\n- 8086:56c0\nlibvirt:\n  detach_timeout: 1m\n",
 		"gpuvirtd.d/40-no.yml":   "nonsense",
 		"gpuvirtd.d/README":      "nonsense",
+		"gpuvirtd.d/.30-c.yaml":  "nonsense",
 		"other.d/10-other.yaml":  "nonsense: 1",
 		"[a].d/10.yaml":          "log: {level: error}",
 		"[a].yaml":               "",

@@ -45,6 +45,8 @@ func Load(path string, optional bool) (Loaded, error) {
 	if err != nil {
 		return out, fmt.Errorf("cannot list what is beside %q: %w", path, err)
 	}
+	// Editors leave such files, and links that lead nowhere, beside what they work on.
+	more = slices.DeleteFunc(more, func(file string) bool { return strings.HasPrefix(filepath.Base(file), ".") })
 	slices.Sort(more)
 	var errs []error
 	for _, file := range append(files, more...) {
