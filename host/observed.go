@@ -118,7 +118,8 @@ func assign(guests []guest, running []gpu.RunningVGPU) {
 // is reports whether a guest's vGPU can be one that the driver lists.
 func (g guest) is(r gpu.RunningVGPU) bool {
 	if g.Kind == gpu.KindMdev {
-		return g.Handle.MdevUUID != "" && g.Handle.MdevUUID == r.MdevUUID
+		// Another VM may have got it since it was looked who has it.
+		return g.Handle.MdevUUID != "" && g.Handle.MdevUUID == r.MdevUUID && (g.vm == "" || r.VM == "" || g.vm == r.VM)
 	}
 	return g.vm != "" && g.vm == r.VM && g.Native == strconv.FormatUint(uint64(r.Type), 10) &&
 		(g.Instance == "" || r.Instance == "" || g.Instance == r.Instance)

@@ -351,6 +351,45 @@ func (d slowDevice) VGPUs() ([]mig.ActiveVGPU, error) {
 	return d.Device.VGPUs()
 }
 
+// A sooner does something before the driver is asked.
+type sooner struct {
+	*mig.Backend
+
+	act func()
+}
+
+func (s sooner) RunningVGPUs(ctx context.Context, id gpu.ID) ([]gpu.RunningVGPU, error) {
+	s.act()
+	return s.Backend.RunningVGPUs(ctx, id)
+}
+
+// A mediated device that has come to another VM since it was looked who has it: that VM's
+// figures are not shown beside the one before.
+func TestMdevChangesVMBeforeRead_R115(t *testing.T) {
+	l := newL40SLab(t, true)
+	act := func() {}
+	l.monitor = func(b *mig.Backend) gpu.Backend { return sooner{b, func() { act() }} }
+	l.restart()
+	a := l.attach("a", gpu.Wish{VM: "web1", Profile: "L40S-8Q"})
+	dev := gpu.Hostdev{Alias: "ua-hand", Handle: l.device(a.Partition)}
+	act = func() {
+		act = func() {}
+		if err := l.sim.Libvirt.Shutdown("web1"); err != nil {
+			t.Error(err)
+		}
+		if err := l.sim.Libvirt.Attach(t.Context(), sim.Web2, dev, gpu.Scope{Live: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	p, err := l.Partition(t.Context(), a.Partition)
+	if err != nil || p.Observed != nil {
+		t.Errorf("%+v of %+v, %v", p.Observed, p.Holders, err)
+	}
+	if p, err = l.Partition(t.Context(), a.Partition); err != nil || p.Observed == nil {
+		t.Errorf("later: %+v, %v", p.Observed, err)
+	}
+}
+
 // A library that hangs over figures costs figures: lists are answered, of other cards too,
 // no card counts as stuck, and what is asked for is done (T44).
 func TestFiguresHang_T44(t *testing.T) {
