@@ -37,7 +37,7 @@ func restore(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return nil
 	}
 	db, err := openStore(ctx, o)
-	if locked, ok := errors.AsType[*store.LockedError](err); ok {
+	if locked, ok := errors.AsType[*store.LockedError](err); ok && o.wrong == nil { // else it is not well
 		return fmt.Errorf("%w: %w", errDaemonRuns, locked)
 	}
 	if err != nil {
