@@ -107,8 +107,10 @@ func (h *Host) lasting(g gpu.GPU, p gpu.Partition, all []gpu.Partition) error {
 		}
 	}
 	onFunction := p.Kind == gpu.KindVF || p.Kind == gpu.KindVGPU || p.Kind == gpu.KindMdev && p.Parent != string(g.ID)
+	// Of a mediated device it is not known which instance it stands on.
 	base := slices.IndexFunc(all, func(q gpu.Partition) bool {
-		return p.Kind == gpu.KindVGPU && p.Instance != "" && q.Kind == gpu.KindMIG && q.GPU == p.GPU && q.Instance == p.Instance
+		return isVGPU(p.Kind) && q.Kind == gpu.KindMIG && q.GPU == p.GPU && q.Origin == gpu.OriginForeign &&
+			(q.Instance == p.Instance || p.Instance == "" && g.MIG.Current)
 	})
 	switch {
 	case p.Kind == gpu.KindCard && len(ours) > 0:
@@ -118,8 +120,9 @@ func (h *Host) lasting(g gpu.GPU, p gpu.Partition, all []gpu.Partition) error {
 		return unadoptable(p, gpu.CodeConflict, "it is on a virtual function that gpuvirt was not asked for, and would not turn on at a boot").
 			WithBlockers(gpu.Blocker{Kind: "gpu", ID: string(g.ID)}).
 			WithHint("ask for those that are there first, which touches none: gpuvirt sriov set %s %d", g.ID, g.SRIOV.NumVFs)
-	case base >= 0 && all[base].Origin != gpu.OriginManaged:
-		return unadoptable(p, gpu.CodeConflict, fmt.Sprintf("it stands on MIG instance %s, which gpuvirt did not make, and would not make at a boot", all[base].ID)).
+	case base >= 0:
+		verb := map[bool]string{true: "stands", false: "may stand"}[p.Instance != ""]
+		return unadoptable(p, gpu.CodeConflict, fmt.Sprintf("it %s on MIG instance %s, which gpuvirt did not make, and would not make at a boot", verb, all[base].ID)).
 			WithBlockers(gpu.Blocker{Kind: "partition", ID: all[base].ID, Name: all[base].Profile}).WithHint("adopt that one first: gpuvirt adopt %s", all[base].ID)
 	case p.Kind == gpu.KindMIG && len(p.Compute) == 0:
 		return unadoptable(p, gpu.CodeConflict, "it has no compute instance, and gpuvirt makes none without: a boot would bring back another").

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sim"
 	"gpuvirt/mig"
@@ -70,31 +72,38 @@ func TestAdoptOnForeignFunctions(t *testing.T) {
 
 // A vGPU on a MIG instance is adopted after the instance.
 func TestAdoptOnForeignInstance(t *testing.T) {
-	l := newLab(t, sim.H100(string(hopper), 0).WithVGPU(false))
-	l.manage(hopper)
-	l.mustLay(hopper, "")
-	if op := l.setVFs(hopper, 32); op.Problem != nil {
-		t.Fatalf("%+v", op.Problem)
+	for _, mdev := range []bool{true, false} {
+		l := newLab(t, sim.H100(string(hopper), 0).WithVGPU(mdev))
+		l.manage(hopper)
+		l.mustLay(hopper, "")
+		if op := l.setVFs(hopper, 32); op.Problem != nil {
+			t.Fatalf("%+v", op.Problem)
+		}
+		theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+		instance := gpu.Partition{ID: mig.PartitionID(hopper, "0"), GPU: hopper, Profile: "1g.10gb", Slot: "0"}
+		if _, err := theirs.Make(t.Context(), instance); err != nil {
+			t.Fatal(err)
+		}
+		ps, err := l.Profiles(t.Context(), hopper)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vgpu, _ := findProfile(ps, "H100XM-1-10C")
+		dir := "bus/pci/devices/" + l.vfs(hopper).Functions[0].PCIAddress
+		id := string(hopper) + "/vgpu/0"
+		if mdev {
+			id = uuid.NewString()
+			write(t, l.sim, dir+"/mdev_supported_types/"+vgpu.NativeID+"/create", id)
+		} else {
+			write(t, l.sim, dir+"/nvidia/current_vgpu_type", vgpu.NativeID)
+		}
+		if hint := l.notAdopted(id, "stand"); hint != "adopt that one first: gpuvirt adopt "+instance.ID {
+			t.Errorf("%s", hint)
+		}
+		l.adopt(instance.ID)
+		l.adopt(id)
+		l.allComeBack(2)
 	}
-	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
-	instance := gpu.Partition{ID: mig.PartitionID(hopper, "0"), GPU: hopper, Profile: "1g.10gb", Slot: "0"}
-	if _, err := theirs.Make(t.Context(), instance); err != nil {
-		t.Fatal(err)
-	}
-	ps, err := l.Profiles(t.Context(), hopper)
-	if err != nil {
-		t.Fatal(err)
-	}
-	vgpu, _ := findProfile(ps, "H100XM-1-10C")
-	vf := l.vfs(hopper).Functions[0].PCIAddress
-	write(t, l.sim, typeFile(vf), vgpu.NativeID)
-	id := string(hopper) + "/vgpu/0"
-	if hint := l.notAdopted(id, "which gpuvirt did not make"); hint != "adopt that one first: gpuvirt adopt "+instance.ID {
-		t.Errorf("%s", hint)
-	}
-	l.adopt(instance.ID)
-	l.adopt(id)
-	l.allComeBack(2)
 }
 
 func findProfile(all []gpu.Profile, name string) (gpu.Profile, bool) {
