@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sim"
 	"gpuvirt/mig"
+	"gpuvirt/operation"
 )
 
 // notAdopted has a partition refused because of what it stands on, or is beside, and says
@@ -216,4 +218,25 @@ func TestAdoptedIsGivenUp(t *testing.T) {
 		t.Errorf("%+v", op.Problem)
 	}
 	l.attach("a", gpu.Wish{VM: "db1", Profile: flexVF})
+}
+
+// An adopted card or function is given back to a driver of the host in the end, though nobody
+// knows which it had.
+func TestAdoptedIsGivenBackInTheEnd(t *testing.T) {
+	l := newPCILab(t)
+	l.mustSetVFs(flex, 4)
+	vf := l.vfs(flex).Functions[2].PCIAddress
+	for _, c := range []struct{ address, id, driver string }{
+		{string(rx), string(rx) + "/card/0", "amdgpu"}, {vf, string(flex) + "/vf/2", "xe"},
+	} {
+		write(t, l.sim, "bus/pci/drivers/"+l.driverOf(c.address)+"/unbind", c.address)
+		write(t, l.sim, "bus/pci/devices/"+c.address+"/driver_override", "vfio-pci")
+		write(t, l.sim, "bus/pci/drivers_probe", c.address)
+		l.adopt(c.id)
+		l.inject(sim.Fault{Op: "write", Path: "bus/pci/drivers_probe", Errno: syscall.EIO, Times: 1})
+		op := l.finish(l.DeletePartition(t.Context(), "test", c.id))
+		if d := l.driverOf(c.address); op.Status != operation.Done || d != c.driver {
+			t.Errorf("%s: it ended %s, and is with %q: %+v", c.id, op.Status, d, op.Problem)
+		}
+	}
 }

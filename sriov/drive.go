@@ -271,6 +271,13 @@ func (b *bus) give(ctx context.Context, id gpu.ID, all []function, drivers map[s
 		if err == nil {
 			err = b.drive(ctx, id, f.address, to)
 		}
+		// Where no record says what a function had, VFIO's having it is all that shows that it
+		// is still to be given back: without, nobody would try again.
+		if _, known := drivers[f.address]; err != nil && !known && gpu.CodeOf(err) != gpu.CodeStuck {
+			if terr := b.drive(ctx, id, f.address, toVFIO); terr != nil {
+				err = fmt.Errorf("%w; and VFIO does not take it again: %w", err, terr)
+			}
+		}
 		if there, eerr := b.fs.Exists(path.Join(pci.Devices, f.address)); eerr == nil && !there {
 			continue // it went away meanwhile
 		}
