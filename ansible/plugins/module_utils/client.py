@@ -1,0 +1,305 @@
+# -*- coding: utf-8 -*-
+# Copyright: The gpuvirt authors
+# Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0)
+# SPDX-License-Identifier: Apache-2.0
+
+"""A client of gpuvirtd, of the standard library alone: it runs on the managed host.
+
+What the daemon refuses, and what fails on the way, is a Problem.
+"""
+
+import http.client
+import json
+import socket
+import time
+import urllib.parse
+import uuid
+
+SOCKET = '/run/gpuvirt/gpuvirtd.sock'
+
+# Seconds for one answer. Only a wait for an operation takes longer.
+ANSWER = 60
+# Seconds that a daemon which was there a moment ago may take to come back.
+PATIENCE = 20
+# Bytes of one answer.
+MAX_BODY = 64 << 20
+
+# Statuses in which an operation goes no further by itself.
+RESTING = ('waiting', 'done', 'undone', 'failed')
+
+
+class Problem(Exception):
+    """Why something was refused or failed, with what the daemon says about it.
+
+    Beside the codes of the API there are two: "unreachable", the daemon gave no
+    answer, and "timeout", the operation has not ended in time and goes on.
+    """
+
+    def __init__(self, code, detail, status=None, hint='', blockers=(), operation='', step='', differences=None):
+        super(Problem, self).__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.status = status
+        self.hint = hint
+        self.blockers = list(blockers)
+        self.operation = operation
+        self.step = step
+        self.differences = differences or {}
+
+    @classmethod
+    def of(cls, doc, operation=''):
+        """Read a problem document of RFC 9457."""
+        return cls(
+            code=doc.get('code') or 'internal', detail=doc.get('detail') or doc.get('title') or 'no reason is given',
+            status=doc.get('status'), hint=doc.get('hint') or '', blockers=doc.get('blockers') or (),
+            operation=operation or doc.get('operation') or '', step=doc.get('step') or '', differences=doc.get('diff'))
+
+    def is_gone(self):
+        """What the request named is not there, and not: something that an operation needed."""
+        return self.status == 404 and self.code in ('not-found', 'vm-not-found') and not self.operation
+
+    def message(self):
+        """All of it in one line, for people."""
+        parts = [self.detail]
+        for name in sorted(self.differences):
+            d = self.differences[name]
+            parts.append('{0} is "{1}", asked for "{2}"'.format(name, d.get('stored', ''), d.get('asked', '')))
+        if self.blockers:
+            parts.append('in the way: ' + ', '.join(_blocker(b) for b in self.blockers))
+        if self.operation and self.operation not in ' '.join(parts):
+            parts.append('operation: ' + self.operation)
+        if self.hint:
+            parts.append('hint: ' + self.hint)
+        return '{0} ({1})'.format('; '.join(parts), self.code)
+
+    def fields(self):
+        """All of it one by one, for programs."""
+        return dict(
+            code=self.code, status=self.status, detail=self.detail, hint=self.hint, blockers=self.blockers,
+            operation=self.operation, step=self.step, differences=self.differences)
+
+
+class Unreachable(Problem):
+    """No answer came. Where sent is false the daemon did not get the request."""
+
+    def __init__(self, detail, sent, hint=''):
+        super(Unreachable, self).__init__('unreachable', detail, hint=hint)
+        self.sent = sent
+
+
+def _text(v):
+    return str(v).lower() if isinstance(v, bool) else str(v)
+
+
+def _blocker(b):
+    text = '{0} {1}'.format(b.get('kind', ''), b.get('id', '')).strip()
+    if b.get('name') and b.get('name') != b.get('id'):
+        text += ' ({0})'.format(b['name'])
+    if b.get('note'):
+        text += ': ' + b['note']
+    return text
+
+
+class Request(object):
+    """One call of a route: the names below /v1 unescaped, the body as Python has it."""
+
+    def __init__(self, method, *names, **more):
+        self.method = method
+        self.names = names
+        self.query = more.pop('query', None) or {}
+        self.body = more.pop('body', None)
+        # A POST without a key of its own could not be sent again.
+        self.key = str(uuid.uuid4()) if method == 'POST' else None
+        if more:
+            raise TypeError('unknown: ' + ', '.join(more))
+
+    def __str__(self):
+        return '{0} /v1/{1}'.format(self.method, '/'.join(self.names))
+
+    def target(self, **query):
+        """The path and query, escaped."""
+        path = '/v1'
+        for name in self.names:
+            # An empty or dotted name would make another path of this one.
+            if not name.strip('.'):
+                raise Problem('invalid', 'cannot {0}: "{1}" is no name'.format(self.method.lower(), name))
+            path += '/' + urllib.parse.quote(name.encode('utf-8', 'surrogateescape'), safe='')
+        values = sorted((k, _text(v)) for k, v in dict(self.query, **query).items() if v is not None)
+        if values:
+            path += '?' + urllib.parse.urlencode(values, errors='surrogateescape')
+        return path
+
+    def again(self):
+        """Sent twice it does what it does once. Of a DELETE the second answer is another."""
+        return self.method != 'DELETE'
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path, timeout):
+        super(_Connection, self).__init__('gpuvirt', timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Client(object):
+    """Speaks to the daemon behind a unix socket.
+
+    timeout is the seconds within which all must be done that it is asked for, from
+    now on. Another way to the daemon would be another _connection.
+    """
+
+    def __init__(self, path=SOCKET, timeout=300):
+        self.path = path
+        self.timeout = timeout
+        self.deadline = time.monotonic() + timeout
+
+    def left(self):
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
+
+    # ---- what one asks for
+
+    def get(self, *names, **query):
+        """The object."""
+        return self.send(Request('GET', *names, query=query))[1]
+
+    def find(self, *names):
+        """The object, or None."""
+        try:
+            return self.get(*names)
+        except Problem as p:
+            if not p.is_gone():
+                raise
+            return None
+
+    def list(self, *names, **filters):
+        """All items, of however many pages."""
+        limit = filters.pop('limit', 500)
+        items, cursor = [], None
+        while True:
+            page = self.send(Request('GET', *names, query=dict(filters, limit=limit, cursor=cursor)))[1]
+            items.extend(page['items'])
+            cursor = page.get('next')
+            if not cursor:
+                return items
+
+    def plan(self, request):
+        """The plan of a write, by its dry run. A refusal in it is raised."""
+        plan = self.send(request, dry_run='true')[1]
+        if plan.get('problem'):
+            raise Problem.of(plan['problem'])
+        return plan
+
+    def write(self, request):
+        """Do it: (object, None), or (None, operation) where it takes longer."""
+        status, body = self.send(request)
+        if status == 202:
+            return None, body
+        return body, None
+
+    def wait(self, operation):
+        """Wait until an operation ends or waits for a person, and return it as it is then.
+
+        The operation goes on also where the daemon starts anew meanwhile.
+        """
+        while True:
+            left = self.left()
+            if left <= 0:
+                raise Problem(
+                    'timeout', 'operation {0} has not ended within {1} seconds, and goes on'.format(operation, self.timeout),
+                    operation=operation, hint='ask for more with timeout, or look at it: gpuvirt operation show ' + operation)
+            most = min(left, ANSWER - 20)
+            try:
+                op = self.send(
+                    Request('GET', 'operations', operation, 'wait', query=dict(timeout='{0}ms'.format(max(1, int(most * 1000))))),
+                    patient=True)[1]
+            except Problem as p:
+                if p.status != 429:
+                    p.operation = p.operation or operation
+                    raise
+                time.sleep(min(1, max(0, self.left())))
+                continue
+            if op.get('status') in RESTING:
+                return op
+
+    # ---- how it travels
+
+    def send(self, request, patient=False, **query):
+        """Send a request and return (status, body); again where its connection broke.
+
+        Who is not there at all is not waited for, unless patient. Who was may be
+        starting anew.
+        """
+        until = min(time.monotonic() + PATIENCE, self.deadline)
+        while True:
+            try:
+                return self._exchange(request, request.target(**query))
+            except Unreachable as p:
+                if not p.sent and not patient or not request.again() or time.monotonic() > until:
+                    raise
+            patient = True
+            time.sleep(0.3)
+
+    def _connection(self, timeout):
+        return _Connection(self.path, timeout)
+
+    def _exchange(self, request, target):
+        within = min(ANSWER, max(1, self.left() + 5))
+        headers = {'Accept': 'application/json, application/problem+json', 'User-Agent': 'gpuvirt-ansible', 'Connection': 'close'}
+        body = None
+        if request.body is not None:
+            body = json.dumps(request.body).encode('utf-8')
+            headers['Content-Type'] = 'application/json'
+        if request.key:
+            headers['Idempotency-Key'] = request.key
+        connection = self._connection(within)
+        try:
+            try:
+                connection.connect()
+            except OSError as e:
+                raise self._not_there(e)
+            try:
+                connection.request(request.method, target, body, headers)
+                answer = connection.getresponse()
+                data = answer.read(MAX_BODY + 1)
+            except socket.timeout:
+                raise self._silent(request, within)
+            except (OSError, http.client.HTTPException) as e:
+                raise Unreachable('cannot finish {0}: the daemon at {1} hung up: {2}'.format(request, self.path, str(e) or type(e).__name__), sent=True)
+        finally:
+            connection.close()
+        return self._read(request, answer.status, data)
+
+    def _not_there(self, e):
+        hint = 'is gpuvirtd running? systemctl status gpuvirtd.socket gpuvirtd'
+        if isinstance(e, PermissionError):
+            hint = 'the socket is open to root and to the group gpuvirt: use become'
+        return Unreachable('cannot reach the daemon at {0}: {1}'.format(self.path, getattr(e, 'strerror', None) or e), sent=False, hint=hint)
+
+    def _silent(self, request, within):
+        detail = 'no answer to {0} came within {1:.0f} seconds'.format(request, within)
+        if request.method != 'GET':
+            detail += ', and whether it was done is not known'
+        # It is not sent again: a daemon that hangs would only get more to do.
+        return Problem('timeout', detail)
+
+    def _read(self, request, status, data):
+        if len(data) > MAX_BODY:
+            raise Problem('internal', 'the answer to {0} is longer than {1} bytes'.format(request, MAX_BODY), status=status)
+        try:
+            body = json.loads(data.decode('utf-8')) if data else {}
+        except ValueError:
+            body = None
+        if status >= 400:
+            if isinstance(body, dict) and body.get('code'):
+                raise Problem.of(dict(body, status=status))
+            raise Problem('internal', '{0} is answered with status {1}, and nothing is said about it'.format(request, status), status=status)
+        if not isinstance(body, dict):
+            raise Problem('internal', 'the answer to {0} cannot be read: is {1} the socket of gpuvirtd?'.format(request, self.path), status=status)
+        return status, body
