@@ -74,6 +74,11 @@ test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS
 hw-test: bootstrap ## Read what a GPU of NVIDIA in this machine says; changes no setting (NVML=path of its library)
 	CGO_ENABLED=1 go test -tags $(TAGS),hw -count=1 -v -run '^TestHardware$$' ./mig
 
+.PHONY: ansible-test
+ansible-test: build ## Play the Ansible collection against the daemon on a simulated host (PYTHON=of the host)
+	@hack/bootstrap ansible-core
+	ansible/tests/run
+
 .PHONY: cover
 cover: bootstrap ## Measure how much the tests cover
 	CGO_ENABLED=1 go test -tags $(TAGS) -coverpkg=./... -coverprofile=.cache/cover.out ./...

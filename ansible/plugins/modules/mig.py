@@ -115,12 +115,17 @@ def is_there(want, mig):
     """
     if not mig['equal'] or 'wanted' not in mig or mig['wanted']['enabled'] != want['enabled']:
         return False
+
+    def fits(i, there):
+        # The order of the compute instances is the driver's.
+        return there['profile'] == i['profile'] and sorted(there['compute']) == sorted(i.get('compute', [i['profile']])) \
+            and i.get('placement', there['placement']) == there['placement']
+
     left = list(mig['wanted']['instances'])
     # Those with a place choose first.
     for i in sorted(want['instances'], key=lambda i: 'placement' not in i):
         for there in left:
-            if there['profile'] == i['profile'] and there.get('compute') == i.get('compute', [i['profile']]) \
-                    and i.get('placement', there.get('placement')) == there.get('placement'):
+            if fits(i, there):
                 left.remove(there)
                 break
         else:
