@@ -54,6 +54,25 @@ class Problem(Exception):
             status=doc.get('status'), hint=doc.get('hint') or '', blockers=doc.get('blockers') or (),
             operation=operation or doc.get('operation') or '', step=doc.get('step') or '', differences=doc.get('diff'))
 
+    @classmethod
+    def of_operation(cls, op):
+        """Why an operation that goes no further did not do what it should."""
+        doc = op.get('problem') or {}
+        p = cls.of(doc, operation=op['id'])
+        if op['status'] == 'waiting':
+            p.code = doc.get('code') or 'waiting'
+            p.detail = 'operation {0} waits for a person: {1}'.format(op['id'], op.get('reason') or p.detail)
+            p.hint = p.hint or 'then it goes on: gpuvirt operation retry ' + op['id']
+            return p
+        if not doc and op.get('abort'):
+            p.code, p.detail = 'aborted', 'somebody aborted it'
+        if op['status'] == 'failed':
+            p.detail = 'cannot {0}: {1}; undoing it failed, and what it needs is held'.format(op['summary'], p.detail)
+            p.hint = p.hint or 'gpuvirt operation retry {0}, or forget'.format(op['id'])
+        else:
+            p.detail = 'cannot {0}: {1}; what was done of it is undone'.format(op['summary'], p.detail)
+        return p
+
     def is_gone(self):
         """What the request named is not there, and not: something that an operation needed."""
         return self.status == 404 and self.code in ('not-found', 'vm-not-found') and not self.operation
@@ -64,8 +83,9 @@ class Problem(Exception):
         for name in sorted(self.differences):
             d = self.differences[name]
             parts.append('{0} is "{1}", asked for "{2}"'.format(name, d.get('stored', ''), d.get('asked', '')))
-        if self.blockers:
-            parts.append('in the way: ' + ', '.join(_blocker(b) for b in self.blockers))
+        more = [_blocker(b) for b in self.blockers if b.get('id', '') not in self.detail or b.get('note', '') not in self.detail]
+        if more:
+            parts.append('in the way: ' + ', '.join(more))
         if self.operation and self.operation not in ' '.join(parts):
             parts.append('operation: ' + self.operation)
         if self.hint:

@@ -63,12 +63,13 @@ class Run(object):
                 found.append(one)
         return found, unreadable
 
-    def carry_out(self, request):
+    def carry_out(self, request, more=False):
         """Plan a write, and do it where it changes something and this is no check.
 
         Returns whether it changes something. In a check that is what the daemon's dry
         run says, and otherwise what the same dry run said just before. Where another
-        operation is at it, that one is waited for.
+        operation is at it, that one is waited for. Where more follow, each must have
+        ended before the next begins.
         """
         def begin():
             plan = self.client.plan(request)
@@ -80,7 +81,7 @@ class Run(object):
         if not plan['changes']:
             return False
         self.result['plan'] = plan
-        self.finish(op)
+        self.finish(op, self.params['wait'] or more)
         return True
 
     def plan(self, request):
@@ -109,36 +110,17 @@ class Run(object):
         # Those hold what they hold until a person has seen to them.
         return holder['status'] not in ('waiting', 'failed')
 
-    def finish(self, op):
-        """Wait for an operation of ours, if there is one and that is wanted."""
+    def finish(self, op, wait):
+        """Keep the id of an operation of ours, if there is one, and wait for it if that is wanted."""
         if op is None:
             return
         self.result['operation'] = op['id']
-        if not self.params['wait']:
+        if not wait:
             return
         op = self.client.wait(op['id'])
         if op['status'] != 'done':
-            raise unfinished(op)
+            raise Problem.of_operation(op)
 
     def differ(self, header, before, after):
         """Say what is different, for --diff."""
         self.result['diff'] = dict(before=before, after=after, before_header=header, after_header=header)
-
-
-def unfinished(op):
-    """Why an operation did not do what it should."""
-    doc = op.get('problem') or {}
-    p = Problem.of(doc, operation=op['id'])
-    if op['status'] == 'waiting':
-        p.code = doc.get('code') or 'waiting'
-        p.detail = 'operation {0} waits for a person: {1}'.format(op['id'], op.get('reason') or p.detail)
-        p.hint = p.hint or 'then it goes on: gpuvirt operation retry ' + op['id']
-        return p
-    if not doc and op.get('abort'):
-        p.code, p.detail = 'aborted', 'somebody aborted it'
-    if op['status'] == 'failed':
-        p.detail = 'cannot {0}: {1}; undoing it failed, and what it needs is held'.format(op['summary'], p.detail)
-        p.hint = p.hint or 'gpuvirt operation retry {0}, or forget'.format(op['id'])
-    else:
-        p.detail = 'cannot {0}: {1}; what was done of it is undone'.format(op['summary'], p.detail)
-    return p

@@ -130,7 +130,7 @@ differences:
 '''
 
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import Problem, Request
-from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import options, run, unfinished
+from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import options, run
 
 WISH = ('vm', 'profile', 'gpu', 'placement', 'hotplug', 'display', 'vgpu_params')
 
@@ -177,7 +177,7 @@ def settled(r, name):
         return a
     op = r.client.wait(a['operation'])
     if op['status'] in ('waiting', 'failed'):
-        raise unfinished(op)
+        raise Problem.of_operation(op)
     return r.client.find('assignments', name)
 
 

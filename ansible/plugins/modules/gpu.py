@@ -93,7 +93,7 @@ FIELDS = ('managed', 'quarantined', 'policy', 'labels')
 def text(value):
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value)
+    return '' if value is None else str(value)
 
 
 def body(r):

@@ -127,9 +127,9 @@ def counted(r):
     return found
 
 
-def one(r, request):
+def one(r, request, more):
     """Carry one request out, and keep its plan and operation."""
-    if not r.carry_out(request):
+    if not r.carry_out(request, more):
         return
     r.result['changed'] = True
     r.result['plans'].append(r.result.pop('plan'))
@@ -157,8 +157,8 @@ def present(r, before):
     if lack > 1:
         r.plan(Request('POST', 'partitions', body=body))
         check_room(r, lack)
-    for dummy in range(lack):
-        one(r, Request('POST', 'partitions', body=body))
+    for i in range(lack):
+        one(r, Request('POST', 'partitions', body=body), i + 1 < lack)
 
 
 def absent(r, before):
@@ -166,9 +166,9 @@ def absent(r, before):
     if len(requests) > 1:
         for q in requests:
             r.plan(q)
-    for q in requests:
+    for i, q in enumerate(requests):
         try:
-            one(r, q)
+            one(r, q, i + 1 < len(requests))
         except Problem as p:
             if not p.is_gone():
                 raise

@@ -106,6 +106,10 @@ class TestClient(unittest.TestCase):
         self.assertEqual(p.message(), 'cannot do it; vm is "a", asked for "b"; in the way: process 4711 (qemu): has it open; hint: end it (gpu-busy)')
         self.assertEqual((p.status, p.fields()['blockers'][0]['id']), (409, '4711'))
 
+    def test_what_the_detail_says_is_not_said_again(self):
+        p = c.Problem('x', 'cannot place it: g1: full; g2: off', blockers=[dict(kind='gpu', id='g1', note='full'), dict(kind='gpu', id='g3')])
+        self.assertEqual(p.message(), 'cannot place it: g1: full; g2: off; in the way: gpu g3 (x)')
+
     def test_a_refusal_in_a_plan_is_raised(self):
         s = Server(self.path, answer(200, dict(changes=False, problem=dict(code='no-capacity', status=507, detail='cannot place it'))))
         request = c.Request('PUT', 'assignments', 'a', body=dict(vm='x'))
@@ -180,6 +184,18 @@ class TestClient(unittest.TestCase):
 
         threading.Thread(target=later).start()
         self.assertEqual(self.client().wait('o')['status'], 'done')
+
+    def test_why_an_operation_did_not_do_it(self):
+        op = dict(id='OP', summary='lay out gpu x', abort=False, status='waiting', reason='reset it')
+        p = c.Problem.of_operation(op)
+        self.assertEqual((p.code, p.operation), ('waiting', 'OP'))
+        self.assertIn('waits for a person: reset it', p.message())
+        p = c.Problem.of_operation(dict(op, status='undone', abort=True))
+        self.assertEqual(p.code, 'aborted')
+        self.assertIn('cannot lay out gpu x: somebody aborted it; what was done of it is undone', p.message())
+        p = c.Problem.of_operation(dict(op, status='failed', problem=dict(code='stuck', detail='it hangs', step='mig.mode')))
+        self.assertEqual((p.code, p.step, p.is_gone()), ('stuck', 'mig.mode', False))
+        self.assertIn('held', p.message())
 
 
 if __name__ == '__main__':
