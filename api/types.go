@@ -26,11 +26,11 @@ type Info struct {
 
 // Condition is one aspect of an object's health.
 type Condition struct {
-	Type    string    `json:"type"`
-	Status  bool      `json:"status"`
-	Reason  string    `json:"reason"`
-	Message string    `json:"message"`
-	Since   time.Time `json:"since"`
+	Type    string     `json:"type"`
+	Status  bool       `json:"status"`
+	Reason  string     `json:"reason"`
+	Message string     `json:"message"`
+	Since   *time.Time `json:"since,omitempty"` // nil: not known
 }
 
 // GPU is a physical GPU.

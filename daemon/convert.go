@@ -41,7 +41,12 @@ func moment(t time.Time) *time.Time {
 }
 
 func conditionOf(c gpu.Condition) api.Condition {
-	return api.Condition{Type: string(c.Type), Status: c.Status, Reason: c.Reason, Message: c.Message, Since: clock(c.Since)}
+	out := api.Condition{Type: string(c.Type), Status: c.Status, Reason: c.Reason, Message: c.Message}
+	if !c.Since.IsZero() {
+		since := clock(c.Since)
+		out.Since = &since
+	}
+	return out
 }
 
 func gpuOf(g gpu.GPU) api.GPU {

@@ -44,6 +44,7 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 	}
 	plan.Refusal = cmp.Or(h.adoptable(g, p), h.lasting(g, p, all), h.givenByLibvirt(ctx, p))
 	if dryRun {
+		plan.Changes = plan.Refusal == nil
 		return p, plan, nil
 	}
 	if plan.Refusal != nil {

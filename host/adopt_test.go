@@ -32,6 +32,9 @@ func TestAdopt(t *testing.T) {
 	if e, ok := errors.AsType[*gpu.Error](err); !ok || e.Code != gpu.CodeGPUUnmanaged || !strings.Contains(e.Hint, "gpuvirt gpu manage mbochs") {
 		t.Errorf("on a gpu that is nobody's: %v", err)
 	}
+	if _, plan, err := l.AdoptPartition(t.Context(), "test", id, true); err != nil || plan.Changes || plan.Refusal == nil {
+		t.Errorf("what is refused changes nothing: %+v, %v", plan, err)
+	}
 	l.manage("mbochs")
 
 	n := l.wrote()
@@ -71,6 +74,9 @@ func TestAdopt(t *testing.T) {
 	}
 	if _, _, err := l.AdoptPartition(t.Context(), "test", vgpu, false); gpu.CodeOf(err) != gpu.CodeNotFound {
 		t.Errorf("what is gone: %v", err)
+	}
+	if plan, err := l.PlanDeletePartition(t.Context(), vgpu); gpu.CodeOf(err) != gpu.CodeNotFound {
+		t.Errorf("what is gone: %+v, %v", plan, err)
 	}
 }
 

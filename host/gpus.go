@@ -240,6 +240,7 @@ func (h *Host) patch(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatc
 		plan.Refusal = &operation.ConflictError{Key: "gpu/" + string(id), Holder: op.ID, Summary: op.Summary}
 	}
 	if dryRun {
+		plan.Changes = plan.Changes && plan.Refusal == nil
 		return g, plan, nil
 	}
 	if plan.Refusal != nil {

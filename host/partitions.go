@@ -587,6 +587,9 @@ func (h *Host) DeletePartition(ctx context.Context, actor, id string) (operation
 // PlanDeletePartition is the dry run of DeletePartition.
 func (h *Host) PlanDeletePartition(ctx context.Context, id string) (gpu.Plan, error) {
 	n, err := h.planDeletePartition(ctx, id)
+	if gpu.CodeOf(err) == gpu.CodeNotFound && err != nil {
+		return gpu.Plan{}, err // of what is not there, there is no plan either
+	}
 	return h.plan(n, err)
 }
 

@@ -21,7 +21,7 @@ var (
 			Driver: api.Driver{Name: "nvidia", Version: "550.90.05"}, MemoryBytes: 16 << 30, Managed: true,
 			Kinds: []string{"mdev"}, SRIOV: api.SRIOV{TotalVFs: 16, NumVFs: 4},
 			Labels:     map[string]string{"rack": "b2", "class": "vdi"},
-			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Present", Message: "it answers", Since: at(0)}},
+			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Present", Message: "it answers", Since: moment(0)}},
 		},
 		{
 			ID: "0000:5a:00.0", Vendor: "NVIDIA", Model: "A100-PCIE-40GB", PCIAddress: "0000:5a:00.0", PCIID: "10de:20f1", PCISubsystem: "10de:145f",
@@ -109,7 +109,7 @@ var (
 			Holders:  []api.Holder{{Kind: "vm", ID: webUUID, Name: "web1"}, {Kind: "process", ID: "4711", Name: "qemu-system-x86"}},
 			Observed: observed,
 			Conditions: []api.Condition{
-				{Type: "Degraded", Status: true, Reason: "Unlicensed", Message: "the guest has no licence for its vGPU: its driver throttles it", Since: at(6)},
+				{Type: "Degraded", Status: true, Reason: "Unlicensed", Message: "the guest has no licence for its vGPU: its driver throttles it", Since: moment(6)},
 			},
 		},
 		{
@@ -123,7 +123,7 @@ var (
 		{
 			Name: "web1-gpu", VM: webUUID, VMName: "web1", Profile: "T4-1Q", Placement: "pack", Hotplug: "auto", Partition: partUUID,
 			PartitionGPU: "0000:3b:00.0", State: "attached", Attached: api.Attached{Live: true, Config: true}, Created: at(5),
-			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Attached", Since: at(6)}},
+			Conditions: []api.Condition{{Type: "Ready", Status: true, Reason: "Attached", Since: moment(6)}},
 		},
 		{
 			Name: "db1-gpu", VM: "6f3a2c1e-0000-4000-8000-000000000002", VMName: "db1", Profile: "T4-1Q", GPU: "0000:3b:00.0", Placement: "pack",

@@ -238,3 +238,8 @@ func capacityOf(profile string) api.Capacity {
 }
 
 func at(second int) time.Time { return time.Date(2026, 11, 23, 10, 0, second, 0, time.UTC) }
+
+func moment(second int) *time.Time {
+	t := at(second)
+	return &t
+}

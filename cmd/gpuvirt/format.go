@@ -70,7 +70,7 @@ func health(conditions []api.Condition) string {
 func conditionRows(conditions []api.Condition) [][]string {
 	var rows [][]string
 	for _, c := range conditions {
-		rows = append(rows, []string{c.Type, yesNo(c.Status), orDash(c.Reason), orDash(when(c.Since)), c.Message})
+		rows = append(rows, []string{c.Type, yesNo(c.Status), orDash(c.Reason), orDash(whenever(c.Since)), c.Message})
 	}
 	return rows
 }
@@ -105,4 +105,12 @@ func percent(done, total int64) string {
 		return ""
 	}
 	return fmt.Sprintf("%d%%", min(done, total)*100/total)
+}
+
+// whenever is when for a moment that may not be known.
+func whenever(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return when(*t)
 }
