@@ -68,7 +68,7 @@ clean: ## Remove what was built (the caches under .cache stay)
 .PHONY: test
 test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS=-v)
 	@hack/bootstrap libvirt0 systemd
-	CGO_ENABLED=1 go test -race -timeout 6m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
+	CGO_ENABLED=1 go test -race -timeout 8m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
 
 .PHONY: hw-test
 hw-test: bootstrap ## Read what a GPU of NVIDIA in this machine says; changes no setting (NVML=path of its library)
@@ -86,7 +86,7 @@ cover: bootstrap ## Measure how much the tests cover
 	go tool cover -func=.cache/cover.out | tail -n 1
 
 .PHONY: bench
-bench: build lab ## Compare placing with the optimum, and REST with bare calls and usual tools in the lab: ratios in one run
+bench: packages lab ## Compare placing with the optimum, and REST with bare calls and usual tools in the lab: ratios in one run
 	go test -tags $(TAGS) -run '^$$' -bench . ./mig
 	CGO_ENABLED=1 $(GOBUILD),lab -o bin/labbench ./test/lab/bench
 	go test -tags $(TAGS),lab,bench -count=1 -timeout 20m -v -run '^TestRatios$$' ./test/lab

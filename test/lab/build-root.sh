@@ -26,5 +26,4 @@ mmdebstrap --mode=root --variant=minbase --format=directory \
 	--essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/local/sbin"' \
 	--essential-hook='printf "#!/bin/sh\nexit 0\n" >"$1/usr/local/sbin/update-initramfs"' \
 	--essential-hook='chmod 755 "$1/usr/local/sbin/update-initramfs"' \
-	--customize-hook='chroot "$1" groupadd --system gpuvirt' \
 	"$suite" "$root" "$mirror"

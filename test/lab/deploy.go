@@ -7,46 +7,35 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
-// Deploy puts the working tree's programs and units into the VM, the way the
-// package would, starts the daemon and waits until it is ready. make builds
-// the programs before.
+// Deploy installs the working tree's package as an administrator would, and waits until
+// the daemon is ready. make builds the package before.
 func (vm *VM) Deploy(ctx context.Context) error {
-	for _, name := range []string{"gpuvirtd", "gpuvirt"} {
-		if err := vm.Put(ctx, filepath.Join(vm.repo, "bin", name), "/usr/bin/"+name, 0o755); err != nil {
-			return fmt.Errorf("cannot deploy: %w", err)
-		}
-	}
-	if err := vm.Put(ctx, filepath.Join(vm.repo, "packaging", "modules-load.d", "gpuvirt.conf"), "/usr/lib/modules-load.d/gpuvirt.conf", 0o644); err != nil {
+	if err := vm.Install(ctx, "dist"); err != nil {
 		return fmt.Errorf("cannot deploy: %w", err)
 	}
-	units, err := filepath.Glob(filepath.Join(vm.repo, "packaging", "systemd", "*.*"))
+	err := vm.WaitReady(ctx)
+	vm.deployed = err == nil
+	return err
+}
+
+// Install installs the DEB that lies in a folder of the working tree.
+func (vm *VM) Install(ctx context.Context, folder string) error {
+	debs, err := filepath.Glob(filepath.Join(vm.repo, folder, "*.deb"))
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, unit := range units {
-		name := filepath.Base(unit)
-		if err := vm.Put(ctx, unit, "/usr/lib/systemd/system/"+name, 0o644); err != nil {
-			return fmt.Errorf("cannot deploy: %w", err)
-		}
-		if content, err := os.ReadFile(unit); err == nil && strings.Contains(string(content), "[Install]") {
-			names = append(names, name)
-		}
+	if len(debs) != 1 {
+		return fmt.Errorf("there are %d packages in %s: make packages builds it", len(debs), folder)
 	}
-	if len(names) == 0 {
-		return fmt.Errorf("cannot deploy: no units in packaging/systemd")
+	if err := vm.Put(ctx, debs[0], "/var/tmp/gpuvirt.deb", 0o644); err != nil {
+		return err
 	}
-	if _, err := vm.Run(ctx, "systemctl restart systemd-modules-load && systemctl daemon-reload && systemctl -q enable "+strings.Join(names, " ")); err != nil {
-		return fmt.Errorf("cannot deploy: %w", err)
-	}
-	err = vm.StartDaemon(ctx)
-	vm.deployed = err == nil
+	// What is not there is said, and what an administrator has changed stays.
+	_, err = vm.Run(ctx, "DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i /var/tmp/gpuvirt.deb")
 	return err
 }
 

@@ -13,11 +13,12 @@ lab: bootstrap lab-deps ## Build the lab's hypervisor image, unless it is there 
 	@test/lab/build.sh
 
 .PHONY: lab-test
-lab-test: build lab ## Run the scenarios in the lab (LAB_ARGS='-run TestSmoke -v')
-	go test -tags lab,$(TAGS) -count=1 -timeout 40m ./test/lab/... $(LAB_ARGS)
+lab-test: packages lab ## Run the scenarios in the lab (LAB_ARGS='-run TestSmoke -v')
+	@[ dist/SHA256SUMS -ot .cache/lab/next/SHA256SUMS ] || PACKAGE_VERSION=$$(dpkg-deb -f dist/*.deb Version | sed 's/-1$$/+next/') NFPM=$(NFPM) hack/packages .cache/lab/next
+	go test -tags lab,$(TAGS) -count=1 -timeout 24m ./test/lab/... $(LAB_ARGS)
 
 .PHONY: lab-shell
-lab-shell: build lab ## Boot the lab with this tree's daemon and open a shell in it
+lab-shell: packages lab ## Boot the lab with this tree's daemon and open a shell in it
 	@mkdir -p .cache/lab
 	@go build -tags lab,$(TAGS) -o .cache/lab/shell ./test/lab/shell
 	@.cache/lab/shell

@@ -54,7 +54,12 @@ func TestVGPU_T14(t *testing.T) {
 	}
 	testDialects(ctx, t)
 
-	a := attach(ctx, t, "gfx", "pci", "LAB-8Q")
+	done(ctx, t, call(ctx, t, http.MethodPut, "/v1/assignments/gfx", api.AssignmentRequest{
+		VM: "pci", Profile: "LAB-8Q", VGPUParams: "frame_rate_limiter=0, enable_uvm=1",
+	}))
+	const params = "enable_uvm=1,frame_rate_limiter=0"
+	readVGPU(ctx, t, 0, "vgpu_params", params)
+	a := get[api.Assignment](ctx, t, "/v1/assignments/gfx")
 	if a.State != "attached" || !a.Attached.Live || !a.Attached.Config || a.Partition != VGPUCard+"/vgpu/0" {
 		t.Errorf("%+v", a)
 	}
@@ -100,6 +105,7 @@ func TestVGPU_T14(t *testing.T) {
 	if a := get[api.Assignment](ctx, t, "/v1/assignments/gfx"); a.State != "attached" || !a.Attached.Live || len(a.Conditions) != 0 {
 		t.Errorf("after the reboot: %+v", a)
 	}
+	readVGPU(ctx, t, 0, "vgpu_params", params)
 	must(t, hypervisor.SetVGPU(ctx, "rfc_errors", "1")) // which has it in use as well, for a while
 	detach(ctx, t, "gfx")
 	must(t, hypervisor.WaitGuestPCI(ctx, "pci", VGPUKind, 0))
