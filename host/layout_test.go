@@ -663,3 +663,37 @@ func next(t *testing.T, events <-chan gpu.Event, of string) gpu.Event {
 		}
 	}
 }
+
+// MIG is not turned off under a program that has the GPU open: no instance goes for what the
+// driver would refuse in the end (T32). NVIDIA's own daemon is none of those.
+func TestModeOffUnderMonitor_T32(t *testing.T) {
+	l := newMIGLab(t)
+	l.mustLay(ampere, "3g.20gb@0 1g.5gb@4")
+	watch := func(name string) {
+		t.Helper()
+		if err := l.sim.Watch(string(ampere), 812, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	watch("nv-hostengine")
+	calls := len(l.sim.NVML.Calls())
+	_, _, err := l.PutLayout(t.Context(), "test", ampere, gpu.Layout{})
+	if e := wantCode(t, err, gpu.CodeGPUBusy); !slices.Equal(e.Blockers, []gpu.Blocker{{Kind: "process", ID: "812", Name: "nv-hostengine"}}) {
+		t.Errorf("%+v", e)
+	}
+	if plan, err := l.PlanPutLayout(t.Context(), ampere, gpu.Layout{}); err != nil || plan.Changes || gpu.CodeOf(plan.Refusal) != gpu.CodeGPUBusy {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if now := l.sim.NVML.Calls(); len(now) != calls {
+		t.Errorf("%v", now[calls:])
+	}
+	// One instance goes all the same: its mode stays.
+	l.mustLay(ampere, "3g.20gb@0")
+	if err := l.sim.Idle(string(ampere)); err != nil {
+		t.Fatal(err)
+	}
+	watch("nvidia-persiste") // as the kernel shortens it
+	if plan, err := l.PlanPutLayout(t.Context(), ampere, gpu.Layout{}); err != nil || plan.Refusal != nil {
+		t.Errorf("%+v, %v", plan, err)
+	}
+}

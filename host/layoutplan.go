@@ -55,6 +55,11 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout, repai
 		if err := h.onlyMIG(ctx, l); err != nil {
 			return layoutPlan{}, err
 		}
+		if len(p.Remove) > 0 && !*p.Mode {
+			if err := h.unwatched(ctx, id); err != nil {
+				return layoutPlan{}, err
+			}
+		}
 	}
 	lp, err := h.layoutOperation(g, want, p, repair)
 	lp.resets = p.Resets
@@ -84,6 +89,20 @@ func (h *Host) onlyMIG(ctx context.Context, l inventory.Look) error {
 	}
 	return gpu.Errorf(gpu.CodeGPUBusy, "cannot change the MIG mode of gpu %q: %d partitions of other kinds are on it", l.GPU.ID, len(blockers)).
 		WithBlockers(blockers...).WithHint("delete them first: changing the mode may reset the gpu")
+}
+
+// unwatched refuses to turn MIG off while a program has the GPU open: the driver would refuse
+// as well, but only when the instances have gone for it, and they would come back as others.
+// NVIDIA's own daemon that keeps the driver loaded lets go of it. Where nothing can be told
+// the driver decides.
+func (h *Host) unwatched(ctx context.Context, id gpu.ID) error {
+	holders, err := h.cfg.Inventory.GPUHolders(ctx, id)
+	holders = slices.DeleteFunc(holders, func(o gpu.Holder) bool { return strings.HasPrefix(o.Name, "nvidia-persiste") })
+	if err != nil || len(holders) == 0 {
+		return nil //nolint:nilerr // the driver has the last word
+	}
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot turn MIG off on gpu %q: %d programs have it open", id, len(holders)).
+		WithBlockers(blockersOf(holders, "")...).WithHint("stop them, also those that only watch it, and ask again")
 }
 
 // pinned says of each partition that may not be removed why: it is not ours, or in use,
