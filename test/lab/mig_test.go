@@ -56,21 +56,27 @@ var (
 
 func migPath(a gpu.Address) string { return "/v1/gpus/" + a.String() + "/mig" }
 
-// installNVML gives the hypervisor two cards.
-func installNVML(ctx context.Context, t *testing.T) {
+func model(name string) *cards.Model {
+	i := slices.IndexFunc(cards.Models, func(m cards.Model) bool { return m.Name == name })
+	return &cards.Models[i]
+}
+
+// twoCards are the card that is changed, and the other.
+func twoCards() []nvml.GPU {
+	return []nvml.GPU{
+		{Address: cutCard, Model: model("A100-PCIE-40GB"), Resets: true},
+		{Address: otherCard, Model: model("H100 80GB HBM3")},
+	}
+}
+
+// installNVML gives the hypervisor cards that MIG can cut.
+func installNVML(ctx context.Context, t *testing.T, gpus ...nvml.GPU) {
 	t.Helper()
 	dir := t.TempDir()
 	library, err := nvml.Build(dir)
 	must(t, err)
-	model := func(name string) *cards.Model {
-		i := slices.IndexFunc(cards.Models, func(m cards.Model) bool { return m.Name == name })
-		return &cards.Models[i]
-	}
 	template := nvml.File(filepath.Join(dir, "template"))
-	must(t, template.Write(
-		nvml.GPU{Address: cutCard, Model: model("A100-PCIE-40GB"), Resets: true},
-		nvml.GPU{Address: otherCard, Model: model("H100 80GB HBM3")},
-	))
+	must(t, template.Write(gpus...))
 	must(t, template.Strict())
 	must(t, hypervisor.Put(ctx, library, nvmlLibrary, 0o755))
 	must(t, hypervisor.Put(ctx, string(template), nvmlTemplate, 0o644))
@@ -165,7 +171,7 @@ func instanceAt(ctx context.Context, t *testing.T, slot string) api.Partition {
 func TestMIG(t *testing.T) {
 	ctx := Scenario(t, hypervisor, 8*time.Minute)
 	fresh(ctx, t)
-	installNVML(ctx, t)
+	installNVML(ctx, t, twoCards()...)
 	manage(ctx, t, cutCard.String(), otherCard.String(), "mbochs")
 	for _, a := range []gpu.Address{cutCard, otherCard} {
 		if m := get[api.MIG](ctx, t, migPath(a)); m.Wanted != nil || m.Mode != (api.MIGMode{Capable: true}) {
@@ -309,7 +315,7 @@ func TestMIGWithoutDriver(t *testing.T) {
 	if n := told(); n != "1" {
 		t.Errorf("told %s times that there is no driver", n)
 	}
-	installNVML(ctx, t)
+	installNVML(ctx, t, twoCards()...)
 	manage(ctx, t, cutCard.String())
 	layOut(ctx, t, "3g.20gb")
 	editNVML(ctx, t, func(f nvml.File) error { return f.Fail("nvmlInit_v2", mig.ErrVersionMismatch, -1) })
