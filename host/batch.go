@@ -47,12 +47,23 @@ func (h *Host) offerFor(ctx context.Context, id gpu.ID, b *batch) (inventory.Loo
 	}
 	l, err := h.offer(ctx, id)
 	if err == nil {
-		b.seen[id] = l
-		if m := mixed(ctx, h.cfg.Inventory, l); m != nil {
-			b.mixed[id] = m
-		}
+		h.see(ctx, l, b)
 	}
 	return l, err
+}
+
+// see has a batch know a GPU as it was looked at.
+func (h *Host) see(ctx context.Context, l inventory.Look, b *batch) {
+	if b == nil {
+		return
+	}
+	if _, ok := b.seen[l.GPU.ID]; ok {
+		return
+	}
+	b.seen[l.GPU.ID] = l
+	if m := mixed(ctx, h.cfg.Inventory, l); m != nil {
+		b.mixed[l.GPU.ID] = m
+	}
 }
 
 func (b *batch) handles() (out []gpu.Handle) {

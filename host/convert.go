@@ -94,6 +94,7 @@ func (h *Host) planAgain(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentR
 	if !gone {
 		return nil, nil //nolint:nilnil // it is there, or that is not known
 	}
+	h.see(ctx, l, batch)
 	if p, ok := successor(l, r); ok {
 		return h.planConvert(ctx, vm, old, r, l, p, batch)
 	}
@@ -106,14 +107,15 @@ func (h *Host) planPutBack(vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.Partit
 	fits := func(p gpu.Profile) bool {
 		return p.Name == r.Profile && p.Kind == r.Kind && p.NotCreatable == "" && p.Available > 0
 	}
-	if !l.GPU.Managed || !slices.ContainsFunc(l.Profiles, fits) {
+	i := slices.IndexFunc(l.Profiles, fits)
+	if !l.GPU.Managed || i < 0 {
 		return nil
 	}
 	return &attachPlan{op: operation.Plan{
 		Kind: kindPutBack, Summary: fmt.Sprintf("put the partition of assignment %s back", old.Name),
 		Keys:  []string{"assignment/" + old.Name, "gpu/" + string(r.GPU), "vm/" + vm.UUID, "partition/" + r.ID},
 		Steps: []operation.PlanStep{makeStep(r)},
-	}, next: claim{assignment: old, placed: placed{part: r}}}
+	}, next: claim{assignment: old, placed: placed{part: r}, profile: l.Profiles[i]}}
 }
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one
