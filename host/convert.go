@@ -111,10 +111,12 @@ func (h *Host) planPutBack(vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.Partit
 	if !l.GPU.Managed || i < 0 {
 		return nil
 	}
+	step := makeStep(r)
+	step.Args = makeArgs{Partition: r, Optional: true} // its VM names it: it stays whatever becomes of others
 	return &attachPlan{op: operation.Plan{
 		Kind: kindPutBack, Summary: fmt.Sprintf("put the partition of assignment %s back", old.Name),
 		Keys:  []string{"assignment/" + old.Name, "gpu/" + string(r.GPU), "vm/" + vm.UUID, "partition/" + r.ID},
-		Steps: []operation.PlanStep{makeStep(r)},
+		Steps: []operation.PlanStep{step},
 	}, next: claim{assignment: old, placed: placed{part: r}, profile: l.Profiles[i]}}
 }
 

@@ -43,7 +43,8 @@ type makeArgs struct {
 	// Assignment is the one that goes with the partition when it is removed, and
 	// comes back with it if the removal is undone.
 	Assignment *gpu.AssignmentRecord `json:"assignment,omitempty"`
-	// Optional says that a removal may be left undone where somebody uses the partition.
+	// Optional says that a removal, or that of one put back in an undo, may be left undone
+	// where somebody uses the partition.
 	Optional bool `json:"optional,omitempty"`
 }
 
@@ -228,7 +229,12 @@ func (h *Host) undoMake(ctx context.Context, t *operation.Task) ([]operation.Row
 	if err := t.Args(&a); err != nil {
 		return nil, err
 	}
-	return nil, h.patient(t, h.removePartition(ctx, a.Partition))
+	err := h.removePartition(ctx, a.Partition)
+	if a.Optional && gpu.CodeOf(err) == gpu.CodeGPUBusy {
+		h.cfg.Log.WarnContext(ctx, "a partition that was put back stays, as it is in use", "gpu", a.Partition.GPU, "partition", a.Partition.ID, "err", err)
+		return nil, nil
+	}
+	return nil, h.patient(t, err)
 }
 
 // removePartition removes a partition of ours after making sure that no VM has
