@@ -267,8 +267,9 @@ func withoutUUIDs(in []gpu.Compute) (out []gpu.Compute) {
 func (h *Host) PutLayout(ctx context.Context, actor string, id gpu.ID, want gpu.Layout) (gpu.LayoutState, *operation.Operation, error) {
 	h.planning.Lock()
 	defer h.planning.Unlock()
+	busy := h.held([]string{"gpu/" + string(id)}) // what is read beside an operation may hold no more when it is over
 	p, err := h.planLayout(ctx, id, want, actor == repairActor)
-	if err != nil {
+	if err := cmp.Or(err, busy); err != nil {
 		return gpu.LayoutState{}, nil, err
 	}
 	if len(p.op.Steps) > 0 {
@@ -278,9 +279,6 @@ func (h *Host) PutLayout(ctx context.Context, actor string, id gpu.ID, want gpu.
 			return gpu.LayoutState{}, nil, err
 		}
 		return gpu.LayoutState{}, &op, nil
-	}
-	if err := h.held([]string{"gpu/" + string(id)}); err != nil {
-		return gpu.LayoutState{}, nil, err
 	}
 	if len(p.rows) > 0 {
 		if err := h.cfg.Store.Apply(p.rows...); err != nil {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -240,8 +241,9 @@ func (h *Host) planVFs(ctx context.Context, id gpu.ID, n int) (vfsPlan, error) {
 func (h *Host) PutVFs(ctx context.Context, actor string, id gpu.ID, n int) (gpu.VFState, *operation.Operation, error) {
 	h.planning.Lock()
 	defer h.planning.Unlock()
+	busy := h.held([]string{"gpu/" + string(id)}) // what is read beside an operation may hold no more when it is over
 	p, err := h.planVFs(ctx, id, n)
-	if err != nil {
+	if err := cmp.Or(err, busy); err != nil {
 		return gpu.VFState{}, nil, err
 	}
 	if len(p.op.Steps) > 0 {
@@ -251,9 +253,6 @@ func (h *Host) PutVFs(ctx context.Context, actor string, id gpu.ID, n int) (gpu.
 			return gpu.VFState{}, nil, err
 		}
 		return gpu.VFState{}, &op, nil
-	}
-	if err := h.held(p.op.Keys); err != nil {
-		return gpu.VFState{}, nil, err
 	}
 	if len(p.rows) > 0 {
 		if err := h.cfg.Store.Apply(p.rows...); err != nil {

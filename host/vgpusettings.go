@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -201,8 +202,9 @@ func (h *Host) vgpuAgain(ctx context.Context, a vfsArgs) {
 func (h *Host) PutVGPUSettings(ctx context.Context, actor string, id gpu.ID, wish gpu.VGPUWish) (gpu.VGPUState, *operation.Operation, error) {
 	h.planning.Lock()
 	defer h.planning.Unlock()
+	busy := h.held([]string{"gpu/" + string(id)}) // what is read beside an operation may hold no more when it is over
 	p, err := h.planVGPU(ctx, id, wish)
-	if err != nil {
+	if err := cmp.Or(err, busy); err != nil {
 		return gpu.VGPUState{}, nil, err
 	}
 	if len(p.op.Steps) > 0 {
@@ -212,9 +214,6 @@ func (h *Host) PutVGPUSettings(ctx context.Context, actor string, id gpu.ID, wis
 			return gpu.VGPUState{}, nil, err
 		}
 		return gpu.VGPUState{}, &op, nil
-	}
-	if err := h.held(p.op.Keys); err != nil {
-		return gpu.VGPUState{}, nil, err
 	}
 	if len(p.rows) > 0 {
 		if err := h.cfg.Store.Apply(p.rows...); err != nil {
