@@ -1,6 +1,7 @@
 package mig_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -94,7 +95,7 @@ func TestMixedSizeUnavailable(t *testing.T) {
 
 // The places come past the binding: from a library that knows the second version of the
 // structure, or only the first, with more of them than fit at once, with none, and not at
-// all where it lacks the function.
+// all where it lacks the function or tells of more than there can be.
 func TestPlacementsOfTheLibrary(t *testing.T) {
 	var many []int
 	for i := range 150 {
@@ -104,6 +105,8 @@ func TestPlacementsOfTheLibrary(t *testing.T) {
 		{Type: 1154, Size: 16, Starts: []int{0, 32}, Free: []int{32}},
 		{Type: 1156, Size: 48, Starts: []int{0}, Free: []int{}},
 		{Type: 1147, Size: 1, Starts: many[:100], Free: many[:70]},
+		{Type: 0, Size: 1, Starts: []int{-1}},
+		{Type: 1, Size: 1, Starts: []int{-2}},
 	}
 	place := func(t *testing.T, path string, typ uint32) (gpu.VGPUPlacements, error) {
 		t.Helper()
@@ -140,6 +143,11 @@ func TestPlacementsOfTheLibrary(t *testing.T) {
 	got, err := place(t, library, want[2].Type)
 	if diff := cmp.Diff(want[2], got); diff != "" || err != nil {
 		t.Error(err, diff)
+	}
+	for typ := range uint32(2) {
+		if _, err := place(t, library, typ); !errors.Is(err, mig.ErrUnknown) || !strings.Contains(err.Error(), "in an array of 64") {
+			t.Error(err)
+		}
 	}
 	if _, err := place(t, library, 999); err != mig.ErrInvalidArgument { //nolint:errorlint // as it is returned
 		t.Error(err)

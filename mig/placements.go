@@ -41,6 +41,7 @@ static int placements(const char *bus, const char *function, unsigned int type, 
 import "C"
 
 import (
+	"fmt"
 	"unsafe"
 
 	"gpuvirt/gpu"
@@ -53,6 +54,9 @@ const (
 )
 
 const insufficientSize Return = 7
+
+// maxPlaces is more than any card has: what a library says beyond it is not believed.
+const maxPlaces = 4096
 
 // Placements asks the library past its binding, which passes neither an array nor the
 // version that goes with its structure. That is all of this file: one question, with a
@@ -81,15 +85,17 @@ func (d device) places(function, bus string, typ uint32) (starts []int, size int
 	for n := C.uint(64); ; {
 		ids, count, slots := make([]C.uint, n), n, C.uint(0)
 		err := Return(C.placements(at, name, C.uint(typ), &ids[0], &count, &slots))
-		if err == insufficientSize && count > n {
+		switch {
+		case count > maxPlaces, err == 0 && count > n:
+			return nil, 0, fmt.Errorf("%s tells of %d places in an array of %d: %w", function, count, n, ErrUnknown)
+		case err == insufficientSize && count > n:
 			n = count
 			continue
-		}
-		if err != 0 {
+		case err != 0:
 			return nil, 0, err
 		}
 		starts = make([]int, 0, count)
-		for _, id := range ids[:min(count, n)] {
+		for _, id := range ids[:count] {
 			starts = append(starts, int(id))
 		}
 		return starts, int(slots), nil

@@ -203,6 +203,10 @@ static nvmlReturn_t list_places(const char *text, unsigned int size, nvmlVgpuPla
 
 	if (out->version == nvmlVgpuPlacementList_v2 ? out->mode != NVML_VGPU_PGPU_HETEROGENEOUS_MODE : out->version != nvmlVgpuPlacementList_v1)
 		return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	if (text[0] == '-' && text[1]) { /* a driver that has gone wrong: -1 by its word, -2 without one */
+		out->count = 4000000000u + (unsigned int)atoi(text);
+		return text[1] == '1' ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
+	}
 	strcpy(copy, text);
 	if (strcmp(text, "-"))
 		for (char *s = strtok(copy, ","); s; s = strtok(NULL, ",")) {
