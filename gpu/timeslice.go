@@ -58,10 +58,16 @@ func (t Timeslicing) Check(v SRIOV, want VGPUWish) error {
 			return err
 		}
 	}
-	if want.Scheduler != nil {
-		return t.Scheduler.Check(*want.Scheduler)
+	w, mixed := want.Scheduler, t.MixedSize.Actual
+	switch {
+	case w == nil:
+		return nil
+	case w.Policy == FixedShare && want.MixedSize == nil && mixed != nil && *mixed && !t.Scheduler.is(*w): // somebody else has turned them on
+		return Errorf(CodeConflict, "the policy %s is not for vGPUs of mixed sizes, and these are on", FixedShare).
+			WithHint("ask for one size with it")
+	default:
+		return t.Scheduler.Check(*w)
 	}
-	return nil
 }
 
 // checkMixed refuses vGPUs of different sizes. NVIDIA's driver schedules them by best

@@ -102,6 +102,16 @@ func TestMixedSizeAndFixedShare(t *testing.T) {
 	both.Scheduler = fixedShare.Scheduler
 	_, _, err := l.PutVGPUSettings(t.Context(), "test", l40s, both)
 	wantCode(t, err, gpu.CodeInvalid)
+	mix := func(on bool) { // as somebody else does
+		t.Helper()
+		if err := l.sim.Mix(string(l40s), on); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mix(true)
+	_, _, err = l.PutVGPUSettings(t.Context(), "test", l40s, fixedShare)
+	wantCode(t, err, gpu.CodeConflict)
+	mix(false)
 	l.mustSet(l40s, fixedShare)
 	_, _, err = l.PutVGPUSettings(t.Context(), "test", l40s, mixedSize(true)) // beside what was asked for before
 	wantCode(t, err, gpu.CodeInvalid)
