@@ -45,8 +45,9 @@ func (h *Host) offerFor(ctx context.Context, id gpu.ID, b *batch) (inventory.Loo
 	if l, ok := b.seen[id]; ok {
 		return l, nil
 	}
+	busy := h.held([]string{"gpu/" + string(id)})
 	l, err := h.offer(ctx, id)
-	if err == nil {
+	if err == nil && busy == nil { // else the next wish looks for itself
 		h.see(ctx, l, b)
 	}
 	return l, err

@@ -90,9 +90,13 @@ func (h *Host) planAgain(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentR
 	if err != nil {
 		return nil, err
 	}
+	busy := h.held([]string{"gpu/" + string(r.GPU)})
 	l, gone := h.missing(ctx, r)
-	if !gone {
+	switch {
+	case !gone:
 		return nil, nil //nolint:nilnil // it is there, or that is not known
+	case busy != nil:
+		return nil, busy // what was read may hold no more when it is over
 	}
 	h.see(ctx, l, batch)
 	if p, ok := successor(l, r); ok {

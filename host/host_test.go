@@ -35,7 +35,8 @@ type lab struct {
 	engine *operation.Engine
 	store  *store.Store
 	inv    *inventory.Inventory
-	vms    host.VMs // set before start: instead of the simulator's
+	vms    host.VMs        // set before start: instead of the simulator's
+	looked func(vm string) // hears of who is about to look at the head of a VM
 	// monitor, set before start, is what stands before the library's backend.
 	monitor func(*mig.Backend) gpu.Backend
 	// library is NVIDIA's, set before start: instead of the simulator's.
@@ -96,7 +97,7 @@ func (l *lab) start() {
 			gpu.KindVF:   sriov.NewFunctions(l.sim.Sysfs, functions),
 			gpu.KindCard: sriov.NewCards(l.sim.Sysfs, functions),
 		},
-		VMs: l.sim.Libvirt, Holders: l.sim, Devices: l.sim.Devices(),
+		VMs: visited{l.sim.Libvirt, l}, Holders: l.sim, Devices: l.sim.Devices(),
 	})
 	if l.vms == nil {
 		l.vms = l.sim.Libvirt
