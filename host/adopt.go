@@ -51,7 +51,7 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 		return p, plan, plan.Refusal
 	}
 	r := h.recordAt(g, p)
-	r.State, r.Params = gpu.PartitionMade, p.Params
+	r.State = gpu.PartitionMade
 	if err := h.cfg.Store.Apply(operation.Put(gpu.RecordPartition, id, r)); err != nil {
 		return p, plan, err
 	}

@@ -248,7 +248,7 @@ func (h *Host) keepInstances(op *operation.Plan, g gpu.GPU, keep []gpu.Partition
 func (h *Host) recordAt(g gpu.GPU, p gpu.Partition) gpu.PartitionRecord {
 	return gpu.PartitionRecord{
 		ID: p.ID, GPU: g.ID, Identity: g.Identity, Parent: p.Parent, Kind: p.Kind, Profile: p.Profile, Native: p.Native,
-		Slot: p.Slot, Compute: withoutUUIDs(p.Compute), Handle: p.Handle, DeviceAPI: p.DeviceAPI, FormerDrivers: p.FormerDrivers,
+		Slot: p.Slot, Compute: withoutUUIDs(p.Compute), Handle: p.Handle, DeviceAPI: p.DeviceAPI, Params: p.Params, FormerDrivers: p.FormerDrivers,
 		State: gpu.PartitionMaking, Created: h.cfg.Now().UTC(),
 	}
 }
