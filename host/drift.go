@@ -49,6 +49,19 @@ func (h *Host) reportDrift(ctx context.Context) {
 	h.drift = now
 }
 
+// begins notes in what way something has drifted, and reports whether that is news.
+func (h *Host) begins(now map[string]string, key, how string) bool {
+	now[key] = how
+	return h.drift[key] != how
+}
+
+// carry notes of what cannot be looked at that it is as it was.
+func (h *Host) carry(now map[string]string, key string) {
+	if was, ok := h.drift[key]; ok {
+		now[key] = was
+	}
+}
+
 // reportLayouts says which GPUs are cut otherwise than was asked. One that cannot be
 // read, or is being cut, is left for the next time.
 func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
@@ -69,9 +82,7 @@ func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
 		}
 		s, err := h.Layout(ctx, r.ID)
 		if err != nil {
-			if was, ok := h.drift[key]; ok {
-				now[key] = was
-			}
+			h.carry(now, key)
 			continue
 		}
 		if s.Equal || h.held([]string{key}) != nil {
@@ -81,8 +92,7 @@ func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
 		if r.Policy == gpu.PolicyRepair {
 			message = h.repair(ctx, r.ID, *s.Wanted, message)
 		}
-		now[key] = message
-		if h.drift[key] != message {
+		if h.begins(now, key, message) {
 			h.cfg.Log.Warn("layout drifted", "gpu", r.ID, "message", message)
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "Layout", "message": message})
 		}
@@ -106,17 +116,14 @@ func (h *Host) reportVFs(ctx context.Context, now map[string]string) {
 		key := "gpu/" + string(r.ID) + "/sriov"
 		s, err := h.VFs(ctx, r.ID)
 		if err != nil {
-			if was, ok := h.drift[key]; ok {
-				now[key] = was
-			}
+			h.carry(now, key)
 			continue
 		}
 		if s.Equal || held() {
 			continue
 		}
 		message := fmt.Sprintf("asked for %d virtual functions, but there are %d", *s.Wanted, len(s.Functions))
-		now[key] = message
-		if h.drift[key] != message {
+		if h.begins(now, key, message) {
 			h.cfg.Log.Warn("virtual functions drifted", "gpu", r.ID, "message", message)
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "VirtualFunctions", "message": message})
 		}
@@ -163,8 +170,7 @@ func (h *Host) reportAssignments(ctx context.Context, now map[string]string) {
 	for _, a := range as {
 		for _, c := range a.Conditions {
 			if c.Status && c.Type == gpu.Drifted {
-				now[a.Name] = c.Reason
-				if h.drift[a.Name] != c.Reason {
+				if h.begins(now, a.Name, c.Reason) {
 					h.cfg.Log.Warn("assignment drifted", "assignment", a.Name, "reason", c.Reason, "message", c.Message)
 					h.hub.emit("assignment.drifted", a.Name, map[string]string{"reason": c.Reason, "message": c.Message})
 				}

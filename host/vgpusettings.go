@@ -337,17 +337,14 @@ func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) {
 		}
 		s, err := h.vgpuState(ctx, l.GPU)
 		if err != nil {
-			if was, ok := h.drift[key]; ok {
-				now[key] = was
-			}
+			h.carry(now, key)
 			continue
 		}
 		if s.Equal || held() {
 			continue
 		}
 		message := strings.Join(s.Differences(l.GPU.SRIOV), "; ")
-		now[key] = message
-		if h.drift[key] != message {
+		if h.begins(now, key, message) {
 			h.cfg.Log.Warn("settings of vGPUs drifted", "gpu", r.ID, "message", message)
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "VGPUSettings", "message": message})
 		}
