@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 
@@ -25,9 +26,9 @@ type settings struct {
 
 	mu     sync.Mutex
 	loaded config.Loaded
-	// pending is the configuration as it stands in the files now, where that takes a restart.
-	pending config.Config
-	stale   bool // pending differs from what holds
+	// pending is the configuration as it stood in the files at the last reload; nil: there was
+	// none. What of it differs takes a restart.
+	pending *config.Config
 }
 
 // hangups delivers each SIGHUP from now to the end of the process, which is never ended by
@@ -84,7 +85,7 @@ func (s *settings) reload() {
 			s.loaded.Origin[d.Key] = next.Origin[d.Key]
 		}
 	}
-	s.loaded.Files, s.pending, s.stale = next.Files, next.Config, len(restart) > 0
+	s.loaded.Files, s.pending = next.Files, &next.Config
 	s.apply(s.loaded.Config)
 	s.log.Info("the configuration is reloaded", "changed", strings.Join(live, " "), "needs_restart", strings.Join(restart, " "))
 }
@@ -107,8 +108,8 @@ func (s *settings) list() api.Settings {
 			Key: d.Key, Values: append([]string{}, d.Values(s.loaded.Config)...), Origin: s.loaded.Origin[d.Key], Reload: d.Live,
 			Description: strings.ReplaceAll(d.Doc, "\n", " "),
 		}
-		if s.stale && !d.Live {
-			if next := d.Values(s.pending); strings.Join(next, "\n") != strings.Join(item.Values, "\n") {
+		if s.pending != nil && !d.Live {
+			if next := d.Values(*s.pending); !slices.Equal(next, item.Values) {
 				item.AfterRestart = append([]string{}, next...)
 			}
 		}
