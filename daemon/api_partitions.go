@@ -109,8 +109,11 @@ func adoptPartition(s *Server, q *request) (response, error) {
 		return response{}, err
 	}
 	p, plan, err := s.host.AdoptPartition(q.Context(), q.who.Actor, id, q.dryRun())
-	if q.dryRun() || err != nil {
-		return s.planned(q, plan, err)
+	if err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		return s.planned(q, plan, nil)
 	}
 	return object(partitionOf(p)), nil
 }
