@@ -55,7 +55,9 @@ type Config struct {
 	Simulated bool
 	// DetachTimeout is how long a guest may take to let a device go; default 30 s.
 	DetachTimeout time.Duration
-	Patience      Patience // zero: DefaultPatience
+	// DrainTimeout is how long steps under way may go on after the end; default 45 s.
+	DrainTimeout time.Duration
+	Patience     Patience // zero: DefaultPatience
 }
 
 // Host carries out the use cases.
@@ -80,6 +82,7 @@ func New(cfg Config) *Host {
 	if cfg.Patience == (Patience{}) {
 		cfg.Patience = DefaultPatience()
 	}
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 45*time.Second)
 	h := &Host{cfg: cfg, hub: newHub(cfg.Now), dirty: make(chan struct{}, 1), repairs: map[gpu.ID]repair{}}
 	h.SetDetachTimeout(cmp.Or(cfg.DetachTimeout, 30*time.Second))
 	h.setState(gpu.HostStarting)
@@ -93,13 +96,20 @@ func (h *Host) SetDetachTimeout(d time.Duration) { h.detachTimeout.Store(int64(d
 
 func (h *Host) setState(s gpu.HostState) { h.state.Store(&s) }
 
-// Run resumes unfinished operations, then follows changes until ctx ends.
+// Run resumes unfinished operations, then follows changes until ctx ends. The steps under
+// way then come to their end first, as long as DrainTimeout allows: a driver that is being
+// rebound, or a guest that is letting go of a device, is not left half way.
 func (h *Host) Run(ctx context.Context) error {
 	h.setState(gpu.HostRestoring)
-	if err := h.cfg.Engine.Start(ctx); err != nil {
+	if err := h.cfg.Engine.Start(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
-	defer h.cfg.Engine.Stop()
+	defer func() {
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.cfg.DrainTimeout)
+		defer cancel()
+		h.cfg.Engine.Drain(drain)
+		h.cfg.Engine.Stop()
+	}()
 	h.setState(gpu.HostReady)
 	var watch sync.WaitGroup
 	defer watch.Wait()

@@ -44,6 +44,7 @@ type lab struct {
 	stop    func()
 
 	vanishWait, writeTimeout, clearWait time.Duration
+	drain                               time.Duration // how long steps may go on once it is stopped
 }
 
 func newLab(t *testing.T, cards ...sim.Card) *lab {
@@ -54,7 +55,7 @@ func newLab(t *testing.T, cards ...sim.Card) *lab {
 // openLab starts a daemon over what a folder holds.
 func openLab(t *testing.T, dir string, cards ...sim.Card) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 300 * time.Millisecond, clearWait: -1}
+	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 300 * time.Millisecond, clearWait: -1, drain: time.Millisecond}
 	l.monitor = func(b *mig.Backend) gpu.Backend { return b }
 	machine, err := sim.Open(filepath.Join(l.dir, "sim"), cards...)
 	if err != nil {
@@ -110,7 +111,7 @@ func (l *lab) start() {
 	h = host.New(host.Config{
 		Store: db, Engine: l.engine, Inventory: l.inv, VMs: l.vms, Log: log,
 		Now: time.Now, NewUUID: uuid.NewString, HostID: "host", BootID: "boot",
-		DetachTimeout: 300 * time.Millisecond,
+		DetachTimeout: 300 * time.Millisecond, DrainTimeout: l.drain,
 		Patience: host.Patience{
 			Pause: 5 * time.Millisecond, Unavailable: 3 * time.Second, Stuck: 3 * time.Second, Busy: 2 * time.Second,
 		},

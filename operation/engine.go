@@ -49,6 +49,9 @@ type Engine struct {
 	// that whoever reads of it in the store finds it there. Before mu.
 	adding sync.Mutex
 
+	// draining is closed by Drain: no step begins any more.
+	draining chan struct{}
+
 	mu     sync.Mutex
 	phase  phase
 	ctx    context.Context // ends with Stop; nil before Start
@@ -63,6 +66,7 @@ type phase int
 const (
 	fresh phase = iota
 	started
+	drained // or about to be
 	stopped
 )
 
@@ -80,7 +84,7 @@ func New(c Config) *Engine {
 	if c.Problem == nil {
 		c.Problem = func(err error) Problem { return Problem{Code: "internal", Detail: err.Error()} }
 	}
-	return &Engine{conf: c, handlers: map[string]Handler{}, live: map[string]*live{}}
+	return &Engine{conf: c, handlers: map[string]Handler{}, draining: make(chan struct{}), live: map[string]*live{}}
 }
 
 // newULIDs returns a source of ULIDs that grow even where the clock steps back.
@@ -142,6 +146,37 @@ func (e *Engine) Start(ctx context.Context) error {
 		go l.run(e.ctx, true)
 	}
 	return nil
+}
+
+// Drain begins no step any more, takes no operation, and waits until the steps under way
+// have come to their end, or ctx has. What is left of their operations resumes at the next
+// Start of another engine. Stop comes after it.
+func (e *Engine) Drain(ctx context.Context) {
+	e.mu.Lock()
+	if e.phase == started {
+		e.phase = drained
+		close(e.draining)
+	}
+	e.mu.Unlock()
+	idle := make(chan struct{})
+	go func() {
+		e.work.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+}
+
+// isDraining reports whether no step is to begin any more.
+func (e *Engine) isDraining() bool {
+	select {
+	case <-e.draining:
+		return true
+	default:
+		return false
+	}
 }
 
 // Stop cancels the contexts of all handlers and waits for them. It leaves

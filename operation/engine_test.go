@@ -88,12 +88,21 @@ func (s *stage) do(kind string) func(context.Context, *operation.Task) ([]operat
 		case s.takes(kind, "do-block"):
 			<-ctx.Done()
 			return nil, ctx.Err()
+		case s.takes(kind, "do-slow"):
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(slow):
+			}
 		case s.takes(kind, "do-late"):
 			<-ctx.Done()
 		}
 		return []operation.Row{operation.Put("row", kind, "made")}, nil
 	}
 }
+
+// slow is how long a step takes that is slow.
+const slow = 20 * time.Second
 
 func (s *stage) undo(kind string) func(context.Context, *operation.Task) ([]operation.Row, error) {
 	return func(ctx context.Context, t *operation.Task) ([]operation.Row, error) {

@@ -75,10 +75,10 @@ func (e *Engine) report(op Operation) {
 }
 
 // attempt calls the handler of the current step until that comes to an end. It
-// reports false if the engine stopped first.
+// reports false if the engine stopped, or was drained, first.
 func (l *live) attempt(ctx context.Context, resumed bool) (outcome, bool) {
 	for ; ; resumed = true {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || l.e.isDraining() {
 			return outcome{}, false
 		}
 		call, out := l.begin(ctx, resumed)
@@ -165,6 +165,8 @@ func (c *call) result(ctx context.Context) (out outcome, again, ok bool) {
 	select {
 	case <-timer.C:
 		return outcome{}, true, true
+	case <-c.task.l.e.draining:
+		return outcome{}, false, false
 	case <-c.ctx.Done():
 		// Stopped, or aborted between two tries.
 		return outcome{end: brokenOff, err: ErrAborted}, false, ctx.Err() == nil

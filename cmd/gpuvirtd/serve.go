@@ -69,11 +69,14 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 		SocketPath: o.SocketPath, SocketGroup: o.SocketGroup,
 	})
 
+	// libvirt is there for as long as steps are under way.
+	served, unserved := context.WithCancel(context.WithoutCancel(ctx))
+	defer unserved()
 	if p.run != nil {
-		group.Go(func() error { return p.run(ctx) })
+		group.Go(func() error { return p.run(served) })
 	}
 	group.Go(func() error { set.follow(ctx, server.Ready(), o.hup); return nil })
-	group.Go(func() error { return h.Run(ctx) })
+	group.Go(func() error { defer unserved(); return h.Run(ctx) })
 	group.Go(func() error { return server.Run(ctx) })
 	group.Go(func() error {
 		select {

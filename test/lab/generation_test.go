@@ -49,6 +49,7 @@ func TestGenerationSwitch_T14(t *testing.T) {
 	run(ctx, t, "systemctl stop gpuvirtd gpuvirt-restore; virsh -q destroy web1")
 	must(t, hypervisor.EnableVFs(ctx, VGPUCard, 0))
 	must(t, hypervisor.LoadVGPU(ctx, "flavour=mdev"))
+	asAtBoot(ctx, t)
 	run(ctx, t, "systemctl start gpuvirt-restore || true") // what it cannot restore makes it fail
 	must(t, hypervisor.StartDaemon(ctx))
 	converts(ctx, t, "vgpu", "mdev")

@@ -280,8 +280,12 @@ func TestMIG(t *testing.T) {
 	if len(restored) != 7 || !strings.HasPrefix(restored[0], "SetMigMode "+bus+" 1") {
 		t.Errorf("the restore called %q", restored)
 	}
+	asAtBoot(ctx, t)
 	run(ctx, t, "systemctl restart gpuvirt-restore gpuvirtd")
 	must(t, hypervisor.WaitReady(ctx))
+	if got := run(ctx, t, "systemctl show -P ConditionResult gpuvirt-restore"); got != "yes" {
+		t.Errorf("the second restore did not run: %s", got)
+	}
 	if again := changes(ctx, t); len(again) != len(restored) {
 		t.Errorf("a second restore called %q", again[len(restored):])
 	}

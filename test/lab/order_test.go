@@ -6,7 +6,6 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,13 +49,7 @@ func TestBootOrder_T10(t *testing.T) {
 	if got := restored(ctx, t); !slices.Equal(got, []string{"MIG mode", "virtual functions", "3g.20gb", "LAB-8Q"}) {
 		t.Errorf("restored in this order: %q", got)
 	}
-	moment := func(unit, property string) int {
-		t.Helper()
-		n, err := strconv.Atoi(run(ctx, t, "systemctl show -P "+property+" "+unit))
-		must(t, err)
-		return n
-	}
-	ended, began := moment("gpuvirt-restore.service", "ExecMainExitTimestampMonotonic"), moment("libvirtd.service", "ExecMainStartTimestampMonotonic")
+	ended, began := moment(ctx, t, "gpuvirt-restore.service", "ExecMainExitTimestampMonotonic"), moment(ctx, t, "libvirtd.service", "ExecMainStartTimestampMonotonic")
 	if ended == 0 || began == 0 || ended > began {
 		t.Errorf("the restore ended at %d, and libvirt began at %d", ended, began)
 	}

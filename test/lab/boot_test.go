@@ -1,0 +1,123 @@
+//go:build lab
+
+package lab
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"gpuvirt/api"
+)
+
+// asAtBoot has the restore run as if no daemon had run yet in this boot.
+func asAtBoot(ctx context.Context, t *testing.T) {
+	t.Helper()
+	run(ctx, t, "rm -f /run/gpuvirt/boot-is-over")
+}
+
+// virtqemud has libvirt under the name of its daemon for QEMU, which Debian does not ship: the
+// order of the units is by their names. Without its sockets it listens by itself.
+const virtqemud = `[Unit]
+Description=libvirt as virtqemud
+Requires=virtlogd.socket
+After=virtlogd.socket network.target
+Conflicts=libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket
+
+[Service]
+Type=notify
+ExecStart=/usr/sbin/libvirtd
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// Whatever starts libvirt and the daemon, a boot comes to its end, puts partitions back before
+// libvirt starts guests (T09), and has no job that waits for itself (T08). What goes down goes
+// in the opposite order.
+func TestBootInEveryOrder_T08(t *testing.T) {
+	ctx := Scenario(t, hypervisor, 14*time.Minute)
+	fresh(ctx, t)
+	manage(ctx, t, "mbochs")
+	_, err := hypervisor.DefineGuest(ctx, "web1", GuestOptions{Autostart: true, Start: true})
+	must(t, err)
+	a := attach(ctx, t, "gfx", "web1", "mbochs-small")
+	const (
+		libvirtd = "libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket"
+		ours     = "gpuvirtd.service gpuvirtd.socket gpuvirt-restore.service"
+		path     = "/etc/systemd/system/virtqemud.service"
+	)
+	usual := "systemctl -q disable virtqemud.service 2>/dev/null; rm -f " + path + "; systemctl -q unmask " + libvirtd +
+		"; systemctl daemon-reload; systemctl -q enable " + libvirtd + " gpuvirtd.service gpuvirt-restore.service; systemctl -q disable gpuvirtd.socket"
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		run(ctx, t, usual+"; systemctl stop virtqemud.service gpuvirtd.socket; systemctl start libvirtd.socket libvirtd.service gpuvirtd.service")
+	})
+
+	for _, c := range []struct{ name, prepare, libvirt string }{
+		{
+			"libvirtd by its socket, the daemon by both",
+			"systemctl -q disable libvirtd.service; systemctl -q enable libvirtd.socket " + ours, "libvirtd.service",
+		},
+		{
+			"virtqemud, the daemon by its socket alone",
+			"systemctl -q mask " + libvirtd + "; systemctl daemon-reload; systemctl -q enable virtqemud.service gpuvirtd.socket; systemctl -q disable gpuvirtd.service; systemctl -q enable gpuvirt-restore.service",
+			"virtqemud.service",
+		},
+		{"as installed", usual, "libvirtd.service"},
+	} {
+		t.Log(c.name)
+		must(t, hypervisor.Write(ctx, path, []byte(virtqemud), 0o644))
+		run(ctx, t, "systemctl daemon-reload; "+c.prepare)
+		must(t, hypervisor.Reboot(ctx))
+		must(t, hypervisor.WaitReady(ctx))
+		must(t, hypervisor.WaitGuestPCI(ctx, "web1", MBochs, 1))
+		eventuallyREST(ctx, t, "/v1/assignments/gfx", func(b api.Assignment) bool {
+			return b.State == "attached" && b.Partition == a.Partition && b.Attached.Live && len(b.Conditions) == 0
+		})
+		if jobs := run(ctx, t, "systemctl list-jobs --no-legend"); strings.TrimSpace(jobs) != "" && !strings.HasPrefix(jobs, "No jobs") {
+			t.Errorf("%s: jobs are left: %s", c.name, jobs)
+		}
+		if cycles := run(ctx, t, "journalctl -b -o cat _PID=1 | grep -i 'ordering cycle' || true"); cycles != "" {
+			t.Errorf("%s: %s", c.name, cycles)
+		}
+		if got := run(ctx, t, "systemctl show -P Result -P ConditionResult gpuvirt-restore.service | sort -u | paste -sd ' '"); got != "success yes" {
+			t.Errorf("%s: the restore: %s", c.name, got)
+		}
+		ended := moment(ctx, t, "gpuvirt-restore.service", "ExecMainExitTimestampMonotonic")
+		began := moment(ctx, t, c.libvirt, "ExecMainStartTimestampMonotonic")
+		if ended == 0 || began == 0 || ended > began {
+			t.Errorf("%s: the restore ended at %d, and %s began at %d", c.name, ended, c.libvirt, began)
+		}
+	}
+
+	// The boot before the last went down with the daemon before libvirt.
+	down := strings.Fields(run(ctx, t, `journalctl -b -1 -o cat --output-fields=UNIT,MESSAGE _PID=1 JOB_TYPE=stop JOB_RESULT=done -o json |
+		jq -r 'select(.UNIT == "gpuvirtd.service" or .UNIT == "virtqemud.service") | .UNIT' | awk '!seen[$0]++'`))
+	if len(down) != 2 || down[0] != "gpuvirtd.service" || down[1] != "virtqemud.service" {
+		t.Errorf("they went down in this order: %q", down)
+	}
+
+	// Whoever restarts libvirt once a daemon has run restores nothing: what has gone missing by
+	// then may be missing on purpose.
+	run(ctx, t, "virsh -q destroy web1; systemctl stop gpuvirtd; echo 1 >/sys/bus/mdev/devices/"+a.Partition+"/remove; systemctl stop gpuvirt-restore; systemctl restart libvirtd")
+	if got := mdevs(ctx, t); len(got) != 0 {
+		t.Errorf("libvirt's restart made %q", got)
+	}
+	must(t, hypervisor.StartDaemon(ctx))
+	eventuallyREST(ctx, t, "/v1/assignments/gfx", func(b api.Assignment) bool { return b.State == "drifted" })
+	run(ctx, t, "virsh -q autostart --disable web1")
+	detach(ctx, t, "gfx")
+}
+
+// moment is when something became of a unit, in microseconds since the boot.
+func moment(ctx context.Context, t *testing.T, unit, property string) int {
+	t.Helper()
+	n, err := strconv.Atoi(run(ctx, t, "systemctl show -P "+property+" "+unit))
+	must(t, err)
+	return n
+}
