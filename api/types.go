@@ -257,6 +257,27 @@ type VM struct {
 	Assignments []string  `json:"assignments"`
 }
 
+// StartCheckRequest tells the devices of the host in the definition that a VM is about to
+// be started with: the body of POST /v1/vms/{vm}/check-start.
+type StartCheckRequest struct {
+	Devices []Handle `json:"devices"`
+}
+
+// StartCheck is what speaks against the start of a VM; nothing, if there are no findings.
+type StartCheck struct {
+	VM       string         `json:"vm"` // UUID
+	Findings []StartFinding `json:"findings"`
+}
+
+// StartFinding is one thing that speaks against the start of a VM.
+type StartFinding struct {
+	Code       string `json:"code"` // drift, conflict; unavailable: it is not known
+	Message    string `json:"message"`
+	Hint       string `json:"hint,omitempty"`
+	Assignment string `json:"assignment,omitempty"`
+	Partition  string `json:"partition,omitempty"`
+}
+
 // AssignmentRequest is a client's wish: the body of PUT /v1/assignments/{name}.
 type AssignmentRequest struct {
 	VM         string `json:"vm"` // UUID or name

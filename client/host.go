@@ -21,6 +21,12 @@ func (c *Client) Settings(ctx context.Context) (api.Settings, error) {
 	return one[api.Settings](ctx, c, get("config"))
 }
 
+// CheckStart asks what speaks against the start of a VM, by its UUID, with the devices of
+// the host that its definition names.
+func (c *Client) CheckStart(ctx context.Context, vmUUID string, devices []api.Handle) (api.StartCheck, error) {
+	return one[api.StartCheck](ctx, c, write(http.MethodPost, api.StartCheckRequest{Devices: devices}, "vms", vmUUID, "check-start"))
+}
+
 // Capacity says how many more partitions fit: of one profile, or of all if
 // profile is empty.
 func (c *Client) Capacity(ctx context.Context, profile string) (api.Capacity, error) {

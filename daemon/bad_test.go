@@ -49,6 +49,8 @@ func sampleBody(rt route) string {
 		return `{"num_vfs":4}`
 	case rt.path == "/v1/gpus/{gpu}/vgpu":
 		return `{"scheduler":{"policy":"fixed-share"}}`
+	case rt.path == "/v1/vms/{vm}/check-start":
+		return `{"devices":[{"pci_address":"0000:41:00.4"}]}`
 	case rt.method == patch:
 		return `{"managed":true}`
 	case rt.method == post:

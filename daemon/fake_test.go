@@ -345,6 +345,15 @@ func (h *fakeHost) VM(_ context.Context, name string) (gpu.VM, error) {
 	return h.vm(name)
 }
 
+func (h *fakeHost) CheckStart(_ context.Context, vm string, devices []gpu.Handle) ([]gpu.StartFinding, error) {
+	leave, err := h.enter()
+	defer leave()
+	if err != nil || vm != web1 {
+		return nil, err
+	}
+	return []gpu.StartFinding{{Code: gpu.CodeDrift, Message: fmt.Sprintf("not with %v", devices), Assignment: "old", Partition: mdev1}}, nil
+}
+
 func (h *fakeHost) vm(name string) (gpu.VM, error) {
 	for _, vm := range h.vms {
 		if vm.UUID == name || vm.Name == name {

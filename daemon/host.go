@@ -50,6 +50,8 @@ type Host interface {
 
 	VMs(ctx context.Context) ([]gpu.VM, error)
 	VM(ctx context.Context, nameOrUUID string) (gpu.VM, error)
+	// CheckStart never asks libvirt.
+	CheckStart(ctx context.Context, vmUUID string, devices []gpu.Handle) ([]gpu.StartFinding, error)
 
 	Assignments(ctx context.Context) ([]gpu.Assignment, error)
 	Assignment(ctx context.Context, name string) (gpu.Assignment, error)

@@ -186,6 +186,7 @@ func wireTypes() map[string]reflect.Type {
 		"Handle": reflect.TypeFor[api.Handle](), "Holder": reflect.TypeFor[api.Holder](), "Partition": reflect.TypeFor[api.Partition](),
 		"Observed": reflect.TypeFor[api.Observed](), "License": reflect.TypeFor[api.License](), "Usage": reflect.TypeFor[api.Usage](),
 		"PartitionRequest": reflect.TypeFor[api.PartitionRequest](), "VM": reflect.TypeFor[api.VM](), "Hostdev": reflect.TypeFor[api.Hostdev](),
+		"StartCheckRequest": reflect.TypeFor[api.StartCheckRequest](), "StartCheck": reflect.TypeFor[api.StartCheck](), "StartFinding": reflect.TypeFor[api.StartFinding](),
 		"AssignmentRequest": reflect.TypeFor[api.AssignmentRequest](), "Assignment": reflect.TypeFor[api.Assignment](),
 		"Attached": reflect.TypeFor[api.Attached](), "Plan": reflect.TypeFor[api.Plan](), "PlanStep": reflect.TypeFor[api.PlanStep](),
 		"Operation": reflect.TypeFor[api.Operation](), "Step": reflect.TypeFor[api.Step](), "LogLine": reflect.TypeFor[api.LogLine](),

@@ -58,6 +58,7 @@ func routes() []route {
 
 		{method: get, path: "/v1/vms", access: Viewer, handle: listVMs, query: vmQuery()},
 		{method: get, path: "/v1/vms/{vm}", access: Viewer, handle: getVM, conditional: true},
+		{method: post, path: "/v1/vms/{vm}/check-start", access: Viewer, handle: checkStart, body: true},
 
 		{method: get, path: "/v1/assignments", access: Viewer, handle: listAssignments, query: assignmentQuery()},
 		{method: post, path: "/v1/assignments:apply", access: Operator, handle: applyAssignments, query: dryRunQuery(), body: true},

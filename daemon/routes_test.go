@@ -87,6 +87,12 @@ func goodRequests(running, failed, done string) []good {
 		{method: "GET", target: "/v1/vms/" + web1, status: 200, contains: `"web1"`},
 		{method: "GET", target: "/v1/vms/db%201%20%C3%BC", status: 200, contains: db1},
 
+		{
+			method: "POST", target: "/v1/vms/" + strings.ToUpper(web1) + "/check-start", body: `{"devices":[{"mdev_uuid":"` + strings.ToUpper(mdev1) + `"},{"pci_address":"0000:41:00.4"}]}`,
+			status: 200, contains: `"message":"not with [{` + mdev1 + ` } { 0000:41:00.4}]"`,
+		},
+		{method: "POST", target: "/v1/vms/" + db1 + "/check-start", body: `{"devices":[]}`, status: 200, contains: `"findings":[]`},
+
 		{method: "GET", target: "/v1/assignments", status: 200, contains: `"old"`},
 		{method: "GET", target: "/v1/assignments?vm=web1&profile=mbochs-small&gpu=" + gpuA + "&state=attached", status: 200, contains: `"old"`},
 		{method: "GET", target: "/v1/assignments?vm=" + db1, status: 200, contains: `"items":[]`},

@@ -227,6 +227,7 @@ const (
 	maxWishes    = 256
 	maxVFs       = 65535 // SR-IOV counts in 16 bits
 	maxCompute   = 16
+	maxDevices   = 256 // of one VM
 )
 
 // layoutWishOf checks a layout as far as that takes no card.
@@ -259,6 +260,36 @@ func layoutWishOf(l api.Layout) (gpu.Layout, error) {
 			errs = append(errs, required(fmt.Sprintf("%s.compute[%d]", at, j), c, checkText))
 		}
 		out.Instances = append(out.Instances, w)
+	}
+	return out, joined(errors.Join(errs...))
+}
+
+var aUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// devicesOf checks the devices of a definition, and writes them as we do.
+func devicesOf(r api.StartCheckRequest) ([]gpu.Handle, error) {
+	if r.Devices == nil {
+		return nil, invalid("field %q is missing", "devices")
+	}
+	if len(r.Devices) > maxDevices {
+		return nil, invalid("field %q has more than %d entries", "devices", maxDevices)
+	}
+	out := make([]gpu.Handle, len(r.Devices))
+	var errs []error
+	for i, d := range r.Devices {
+		at := fmt.Sprintf("devices[%d]", i)
+		d.MdevUUID = strings.ToLower(d.MdevUUID)
+		switch {
+		case (d.MdevUUID == "") == (d.PCIAddress == ""):
+			errs = append(errs, invalid("field %q must have either mdev_uuid or pci_address", at))
+		case d.PCIAddress != "":
+			a, err := gpu.ParseAddress(d.PCIAddress)
+			errs = append(errs, field(at+".pci_address", err))
+			d.PCIAddress = a.String()
+		case !aUUID.MatchString(d.MdevUUID):
+			errs = append(errs, invalid("field %q is no UUID", at+".mdev_uuid"))
+		}
+		out[i] = gpu.Handle(d)
 	}
 	return out, joined(errors.Join(errs...))
 }

@@ -91,3 +91,13 @@ type VMEvent struct {
 	Kind  string // "lifecycle", "device-added", "device-removed", "device-removal-failed", "connected", "disconnected"
 	Alias string // of device events
 }
+
+// A StartFinding is something that speaks against the start of a VM: Code says what kind of
+// thing. CodeUnavailable means that it is not known whether there is one.
+type StartFinding struct {
+	Code       Code
+	Message    string
+	Hint       string
+	Assignment string
+	Partition  string
+}

@@ -109,8 +109,12 @@ func TestBootInEveryOrder_T08(t *testing.T) {
 		{"gpuvirtd.service"}, {"gpuvirtd.service", "gpuvirtd.socket"}, {"gpuvirtd.socket"}, {"gpuvirt-restore.service"}, nil,
 	}
 	libvirts := [][]string{
-		{"libvirtd.service", "libvirtd.socket"}, {"libvirtd.socket"}, {"libvirtd.service"},
-		{"virtqemud.service", "virtqemud.socket"}, {"virtqemud.socket"}, nil,
+		{"libvirtd.service", "libvirtd.socket"},
+		{"libvirtd.socket"},
+		{"libvirtd.service"},
+		{"virtqemud.service", "virtqemud.socket"},
+		{"virtqemud.socket"},
+		nil,
 	}
 	nvidia := []string{"nvidia-vgpud.service", "nvidia-vgpu-mgr.service", "nvidia-persistenced.service", "nvidia-fabricmanager.service"}
 	always := []string{"systemd-modules-load.service", "systemd-udev-trigger.service"}
@@ -204,6 +208,41 @@ func TestRestoreBelongsToBoots(t *testing.T) {
 	}
 	if dir := words(read(t, "gpuvirtd.service"), "RuntimeDirectory"); len(dir) != 1 || filepath.Dir(said[1]) != "/run/"+dir[0] {
 		t.Errorf("%s is not in the folder that the daemon may write to, %q", said[1], dir)
+	}
+}
+
+// Whatever way the host is to sleep, it asks first; and nothing of that stays behind the
+// package, as a unit that is required would.
+func TestSleep(t *testing.T) {
+	needSystemd(t)
+	nfpm, err := os.ReadFile("nfpm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, way := range []string{"suspend", "hibernate", "hybrid-sleep", "suspend-then-hibernate"} {
+		if !strings.Contains(string(nfpm), "dst: /usr/lib/systemd/system/systemd-"+way+".service.d/50-gpuvirt.conf") {
+			t.Errorf("nobody asks before %s", way)
+		}
+	}
+	for _, name := range sources {
+		if got := slices.Concat(words(read(t, name), "RequiredBy"), words(read(t, name), "WantedBy")); slices.ContainsFunc(got, func(by string) bool { return strings.Contains(by, "sle") || strings.Contains(by, "suspend") }) {
+			t.Errorf("%s is wanted by %q", name, got)
+		}
+	}
+	if got := words(read(t, "sleep.conf"), "ExecStartPre"); !slices.Equal(got, []string{"/usr/bin/gpuvirt", "sleep-check", "--timeout", "10s"}) {
+		t.Errorf("ExecStartPre=%q", got)
+	}
+	r := newRoot(t, asItIs)
+	dir := filepath.Join(r.dir, "usr/lib/systemd/system/systemd-suspend.service.d")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(read(t, "sleep.conf"), "/usr/bin/gpuvirt", "/bin/true", 1)
+	if err := os.WriteFile(filepath.Join(dir, "50-gpuvirt.conf"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said := r.verify(t, "systemd-suspend.service"); said != "" {
+		t.Error(said)
 	}
 }
 

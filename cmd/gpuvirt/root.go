@@ -83,7 +83,7 @@ func newRoot(c *cli) *cobra.Command {
 	root.AddCommand(
 		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), vgpuCommand(c), partitionCommand(c), vmCommand(c),
 		attachCommand(c), applyCommand(c), detachCommand(c), adoptCommand(c), assignmentCommand(c), operationCommand(c),
-		capacityCommand(c), eventsCommand(c), healthCommand(c), configCommand(c), backupCommand(c), versionCommand(c),
+		capacityCommand(c), eventsCommand(c), healthCommand(c), sleepCheckCommand(c), hookCommand(c), configCommand(c), backupCommand(c), versionCommand(c),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
