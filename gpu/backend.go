@@ -40,6 +40,14 @@ type Stacker interface {
 	PlaceAhead(ctx context.Context, id ID, profile string, taken []Handle) (Partition, error)
 }
 
+// An Adopter is a Backend that has to know more of a partition that somebody else made than
+// is seen of it.
+type Adopter interface {
+	// Adopt returns a partition that is there as it is to be recorded. The error says why it
+	// could not be made again, or given back, as it is.
+	Adopt(ctx context.Context, p Partition) (Partition, error)
+}
+
 // A Virtualizer is a Backend that turns a GPU's virtual functions on and off (PCI
 // Express SR-IOV).
 type Virtualizer interface {

@@ -42,7 +42,8 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 	if err != nil {
 		return p, plan, err
 	}
-	plan.Refusal = cmp.Or(h.adoptable(g, p), h.lasting(g, p, all), h.givenByLibvirt(ctx, p))
+	recorded, err := h.asRecorded(ctx, p)
+	plan.Refusal = cmp.Or(h.adoptable(g, p), h.lasting(g, p, all), h.givenByLibvirt(ctx, p), err)
 	if dryRun {
 		plan.Changes = plan.Refusal == nil
 		return p, plan, nil
@@ -50,7 +51,7 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 	if plan.Refusal != nil {
 		return p, plan, plan.Refusal
 	}
-	r := h.recordAt(g, p)
+	r := h.recordAt(g, recorded)
 	r.State = gpu.PartitionMade
 	if err := h.cfg.Store.Apply(operation.Put(gpu.RecordPartition, id, r)); err != nil {
 		return p, plan, err
@@ -58,6 +59,15 @@ func (h *Host) adopt(ctx context.Context, actor, id string, dryRun bool) (gpu.Pa
 	h.cfg.Log.InfoContext(ctx, "adopted partition", "partition", id, "gpu", p.GPU, "actor", actor)
 	h.hub.emit("partition.adopted", id, map[string]string{"gpu": string(p.GPU), "profile": p.Profile})
 	return p, plan, nil
+}
+
+// asRecorded adds to a partition what its backend has to know of it later.
+func (h *Host) asRecorded(ctx context.Context, p gpu.Partition) (gpu.Partition, error) {
+	b, err := h.cfg.Inventory.Backend(p.Kind)
+	if a, ok := b.(gpu.Adopter); ok {
+		return a.Adopt(ctx, p)
+	}
+	return p, err
 }
 
 // adoptable refuses to take over what would not come back as it is, or is being changed.

@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"maps"
 	"strings"
 	"syscall"
 	"testing"
@@ -226,6 +227,8 @@ func TestAdoptedIsGivenBackInTheEnd(t *testing.T) {
 	l := newPCILab(t)
 	l.mustSetVFs(flex, 4)
 	vf := l.vfs(flex).Functions[2].PCIAddress
+	sound := strings.TrimSuffix(string(rx), "0") + "1"
+	write(t, l.sim, "bus/pci/drivers/"+l.driverOf(sound)+"/unbind", sound)
 	for _, c := range []struct{ address, id, driver string }{
 		{string(rx), string(rx) + "/card/0", "amdgpu"}, {vf, string(flex) + "/vf/2", "xe"},
 	} {
@@ -237,6 +240,103 @@ func TestAdoptedIsGivenBackInTheEnd(t *testing.T) {
 		op := l.finish(l.DeletePartition(t.Context(), "test", c.id))
 		if d := l.driverOf(c.address); op.Status != operation.Done || d != c.driver {
 			t.Errorf("%s: it ended %s, and is with %q: %+v", c.id, op.Status, d, op.Problem)
+		}
+	}
+}
+
+// Of several instances that somebody else made one is adopted, and the others are none the worse
+// for it: nobody has asked for a layout in which there are no others. Where somebody has, they are.
+func TestAdoptOneOfSeveralInstances(t *testing.T) {
+	l := newMIGLab(t)
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	if err := theirs.SetMode(t.Context(), ampere, true); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, slot := range []string{"0", "2"} {
+		p, err := theirs.Make(t.Context(), gpu.Partition{ID: mig.PartitionID(ampere, slot), GPU: ampere, Profile: "1g.5gb", Slot: slot})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, p.ID)
+	}
+	_, _, live := l.Events(t.Context(), 0)
+	equal := func(what string, want bool, wanted int) {
+		t.Helper()
+		s, err := l.Layout(t.Context(), ampere)
+		if err != nil || s.Equal != want || s.Wanted == nil || len(s.Wanted.Instances) != wanted || len(s.Actual.Instances) != 2 {
+			t.Errorf("%s: %+v, %v", what, s, err)
+		}
+	}
+	l.adopt(ids[0])
+	equal("one is adopted", true, 1)
+	l.adopt(ids[1])
+	equal("both are", true, 2)
+	if op := l.finish(l.DeletePartition(t.Context(), "test", ids[1])); op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if _, err := theirs.Make(t.Context(), gpu.Partition{ID: ids[1], GPU: ampere, Profile: "1g.5gb", Slot: "2"}); err != nil {
+		t.Fatal(err)
+	}
+	equal("one is somebody else's again", true, 1)
+	for range len(live) {
+		if e := <-live; e.Type == "gpu.drifted" {
+			t.Errorf("%+v", e)
+		}
+	}
+
+	// A layout that is asked for as a whole is another matter.
+	if err := theirs.Remove(t.Context(), gpu.Partition{ID: ids[1], GPU: ampere, Profile: "1g.5gb", Slot: "2"}); err != nil {
+		t.Fatal(err)
+	}
+	l.mustLay(ampere, "1g.5gb@0")
+	if _, err := theirs.Make(t.Context(), gpu.Partition{ID: ids[1], GPU: ampere, Profile: "1g.5gb", Slot: "2"}); err != nil {
+		t.Fatal(err)
+	}
+	equal("beside a layout", false, 1)
+}
+
+// A card is adopted with the functions that go along with it: they go back with it, also where
+// that is broken off. One that the host uses would be taken from it at a boot.
+func TestAdoptCardWithItsFunctions(t *testing.T) {
+	l := newPCILab(t)
+	id, sound := string(rx)+"/card/0", strings.TrimSuffix(string(rx), "0")+"1"
+	was := l.driverOf(sound)
+	toVFIO := func(address string) {
+		t.Helper()
+		write(t, l.sim, "bus/pci/drivers/"+l.driverOf(address)+"/unbind", address)
+		write(t, l.sim, "bus/pci/devices/"+address+"/driver_override", "vfio-pci")
+		write(t, l.sim, "bus/pci/drivers_probe", address)
+	}
+	toVFIO(string(rx))
+	if hint := l.notAdopted(id, "function "+sound+", which goes with it, has driver \""+was+"\""); hint != "give VFIO that function as well" {
+		t.Errorf("%s", hint)
+	}
+	toVFIO(sound)
+	l.adopt(id)
+	r, err := l.store.PartitionRecord(id)
+	if want := map[string]string{string(rx): "", sound: ""}; err != nil || !maps.Equal(r.FormerDrivers, want) {
+		t.Errorf("recorded %v, %v; want %v", r.FormerDrivers, err, want)
+	}
+	if err := l.sim.Reboot(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.restore(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{string(rx), sound} {
+		if d := l.driverOf(address); d != "vfio-pci" {
+			t.Errorf("after a boot %s has driver %q", address, d)
+		}
+	}
+	// Somebody has given back the card, and not its sound.
+	write(t, l.sim, "bus/pci/drivers/vfio-pci/unbind", string(rx))
+	if op := l.finish(l.DeletePartition(t.Context(), "test", id)); op.Status != operation.Done {
+		t.Errorf("%+v", op.Problem)
+	}
+	for address, want := range map[string]string{string(rx): "amdgpu", sound: was} {
+		if d := l.driverOf(address); d != want {
+			t.Errorf("at the end %s has driver %q, want %q", address, d, want)
 		}
 	}
 }

@@ -83,12 +83,19 @@ func (h *Host) layoutState(ctx context.Context, l inventory.Look) (gpu.LayoutSta
 			s.Wanted.Instances = append(s.Wanted.Instances, layoutInstance(r.Partition()))
 		}
 	}
+	judged := s.Actual
 	for _, p := range s.Partitions {
-		if p.State != gpu.PartitionMissing && p.Instance != "" {
-			s.Actual.Instances = append(s.Actual.Instances, layoutInstance(p))
+		if p.State == gpu.PartitionMissing || p.Instance == "" {
+			continue
+		}
+		s.Actual.Instances = append(s.Actual.Instances, layoutInstance(p))
+		// Where instances were asked for one by one, or adopted, nobody has said that there are
+		// to be no others.
+		if rec.MIG != nil || p.Origin != gpu.OriginForeign {
+			judged.Instances = append(judged.Instances, layoutInstance(p))
 		}
 	}
-	s.Equal = s.Mode.Current == s.Mode.Pending && (s.Wanted == nil || sameLayout(*s.Wanted, s.Actual))
+	s.Equal = s.Mode.Current == s.Mode.Pending && (s.Wanted == nil || sameLayout(*s.Wanted, judged))
 	return s, nil
 }
 

@@ -260,6 +260,24 @@ func (b *Cards) place(id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partit
 	return out, nil
 }
 
+// Adopt names all functions of a card that VFIO has: they go back with it. Which drivers they
+// had is forgotten. A function that the host uses would be taken from it at the next boot.
+func (b *Cards) Adopt(_ context.Context, p gpu.Partition) (gpu.Partition, error) {
+	f, with, err := b.card(p.GPU, p.Profile)
+	if err != nil {
+		return p, writer.Wrap(b.gone(p.GPU, err), "cannot adopt partition %q", p.ID)
+	}
+	p.FormerDrivers = map[string]string{f.address: ""}
+	for _, g := range with {
+		if !g.vfio && g.driver != "" {
+			return p, gpu.Errorf(gpu.CodeConflict, "cannot adopt partition %q: function %s, which goes with it, has driver %q, and a boot would take it from that", p.ID, g.address, g.driver).
+				WithBlockers(gpu.Blocker{Kind: "driver", ID: g.driver}).WithHint("give VFIO that function as well")
+		}
+		p.FormerDrivers[g.address] = ""
+	}
+	return p, nil
+}
+
 // card reads a GPU and what goes along with it, if that is the profile.
 func (b *Cards) card(id gpu.ID, profile string) (f function, with []function, err error) {
 	if f, err = b.find(id); err != nil {

@@ -121,6 +121,9 @@ def is_there(want, mig):
         return there['profile'] == i['profile'] and sorted(there['compute']) == sorted(i.get('compute', [i['profile']])) \
             and i.get('placement', there['placement']) == there['placement']
 
+    if len(mig['wanted']['instances']) != len(mig['actual']['instances']):
+        return False  # there are foreign ones beside instances that were asked for one by one
+
     left = list(mig['wanted']['instances'])
     # Those with a place choose first.
     for i in sorted(want['instances'], key=lambda i: 'placement' not in i):

@@ -86,7 +86,7 @@ class TestRun(unittest.TestCase):
             return dict(profile=profile, placement=placement, compute=list(compute or [profile]))
 
         instances = [there('1g', 0), there('1g', 1), there('3g', 4, '2c', '1c')]
-        now = dict(equal=True, wanted=dict(enabled=True, instances=instances))
+        now = dict(equal=True, wanted=dict(enabled=True, instances=instances), actual=dict(enabled=True, instances=instances))
         for want, same in (
             ([dict(profile='3g', compute=['1c', '2c']), dict(profile='1g'), dict(profile='1g', placement=0)], True),
             ([dict(profile='3g', compute=['1c', '2c']), dict(profile='1g'), dict(profile='1g', placement=2)], False),
@@ -98,6 +98,8 @@ class TestRun(unittest.TestCase):
         self.assertFalse(mig.is_there(dict(enabled=False, instances=[]), now))
         self.assertFalse(mig.is_there(dict(enabled=True, instances=[]), dict(equal=True)))
         self.assertFalse(mig.is_there(now['wanted'], dict(now, equal=False)))
+        foreign = dict(enabled=True, instances=instances + [there('1g', 2)])
+        self.assertFalse(mig.is_there(now['wanted'], dict(now, actual=foreign)))
 
 
 if __name__ == '__main__':
