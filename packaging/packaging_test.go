@@ -92,6 +92,103 @@ func TestPostinst(t *testing.T) {
 	}
 }
 
+// A purge takes no store away under a daemon, also where the policy of the host has kept prerm
+// from ending it; and what is no purge ends nothing here.
+func TestPostrm(t *testing.T) {
+	for action, stops := range map[string]bool{"purge": true, "remove": false, "upgrade": false, "disappear": false} {
+		dir := t.TempDir()
+		store := filepath.Join(dir, "lib", "gpuvirt.db")
+		if err := os.MkdirAll(filepath.Dir(store), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{
+			store:                                    "",
+			filepath.Join(dir, "systemctl"):          `#!/bin/sh` + "\n" + `[ "$1" != stop ] || { echo "$*"; ls "` + filepath.Dir(store) + `"; } >>"` + dir + `/stopped"`,
+			filepath.Join(dir, "deb-systemd-helper"): "#!/bin/sh\n",
+		} {
+			if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		script := strings.NewReplacer("/run/systemd/system", dir, "/var/lib/gpuvirt", filepath.Dir(store), "/run/gpuvirt", filepath.Join(dir, "run")).Replace(read(t, "../deb/postrm"))
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script, "postrm", action)
+		cmd.Env = []string{"PATH=" + dir + ":/usr/bin:/bin"}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", action, err, out)
+		}
+		got, _ := os.ReadFile(filepath.Join(dir, "stopped"))
+		want := ""
+		if stops {
+			want = "stop gpuvirtd.socket gpuvirtd.service\ngpuvirt.db\n"
+		}
+		if string(got) != want {
+			t.Errorf("%s: %q, want %q", action, got, want)
+		}
+		if _, err := os.Stat(store); (err == nil) == stops {
+			t.Errorf("%s: the store: %v", action, err)
+		}
+	}
+}
+
+// A version says that something is in it that no commit has, files that nobody has added as
+// well; what does not go into a package does not count.
+func TestVersionTellsWhatIsNotCommitted(t *testing.T) {
+	dir := t.TempDir()
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", dir, "-c", "user.name=x", "-c", "user.email=x@x"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+	}
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	version := func() string {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), filepath.Join(dir, "hack/packages"), "--version").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	write("hack/packages", read(t, "../../hack/packages"))
+	write("go.mod", "module x\n")
+	write(".gitignore", "*.ignored.go\n")
+	git("init", "-q")
+	git("add", ".")
+	git("commit", "-qm", "x")
+	write("notes.txt", "")
+	write("host/x.ignored.go", "")
+	if v := version(); !strings.HasPrefix(v, "0~git") || strings.Contains(v, "dirty") {
+		t.Errorf("committed: %s", v)
+	}
+	write("host/x.go", "package host\n")
+	if v := version(); !strings.HasSuffix(v, "+dirty") {
+		t.Errorf("with a file that is not added: %s", v)
+	}
+	git("add", "host/x.go")
+	if v := version(); !strings.HasSuffix(v, "+dirty") {
+		t.Errorf("with one that is: %s", v)
+	}
+	git("commit", "-qm", "y")
+	git("tag", "v1.2.0")
+	if v := version(); v != "1.2.0" {
+		t.Errorf("tagged: %s", v)
+	}
+	write("packaging/deb/postinst", "")
+	if v := version(); v != "1.2.0+dirty" {
+		t.Errorf("tagged, and more: %s", v)
+	}
+}
+
 // A folder with other things in it is not replaced by packages: a slip of the hand, as ".",
 // would take the tree along.
 func TestPackagesReplacesNothingElse(t *testing.T) {

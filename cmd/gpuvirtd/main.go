@@ -20,6 +20,7 @@ import (
 
 	"gpuvirt/config"
 	"gpuvirt/internal/version"
+	"gpuvirt/store"
 )
 
 // options are what every command is told.
@@ -34,16 +35,26 @@ type options struct {
 
 func main() {
 	err := run(os.Args[1:], os.Stdout, os.Stderr)
+	if err != nil && !errors.Is(err, flag.ErrHelp) && !errors.Is(err, errUsage) { // these have been told
+		fmt.Fprintln(os.Stderr, "gpuvirtd:", err)
+	}
+	os.Exit(exitStatus(err))
+}
+
+// exitStatus tells those apart that somebody may want to act on.
+func exitStatus(err error) int {
+	var newer *store.NewerError
 	switch {
-	case errors.Is(err, flag.ErrHelp):
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
 	case errors.Is(err, errUsage):
-		os.Exit(2)
+		return 2
 	case errors.Is(err, errDaemonRuns):
-		fmt.Fprintln(os.Stderr, "gpuvirtd:", err)
-		os.Exit(75) // EX_TEMPFAIL; gpuvirt-restore.service takes it for well
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "gpuvirtd:", err)
-		os.Exit(1)
+		return 75 // EX_TEMPFAIL; gpuvirt-restore.service takes it for well
+	case errors.As(err, &newer):
+		return 65 // EX_DATAERR: a newer version has written the store
+	default:
+		return 1
 	}
 }
 

@@ -15,16 +15,20 @@ import (
 // next is where make puts a package of the same tree with a higher version.
 const next = ".cache/lab/next"
 
+// restoreDeployed leaves the next scenario what Deploy leaves.
+func restoreDeployed(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	run(ctx, t, "dpkg -P gpuvirt; rm -rf /var/lib/gpuvirt")
+	must(t, hypervisor.Deploy(ctx))
+}
+
 // The life of a package on a host whose guest has a device: whatever happens to the
 // package, the guest keeps it (T15).
 func TestPackage_T15(t *testing.T) {
 	ctx := begin(t, 6*time.Minute, "mbochs")
-	t.Cleanup(func() { // the next scenario finds what Deploy leaves
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		run(ctx, t, "dpkg -P gpuvirt; rm -rf /var/lib/gpuvirt")
-		must(t, hypervisor.Deploy(ctx))
-	})
+	t.Cleanup(func() { restoreDeployed(t) })
 	unit := func(name, property string) string {
 		t.Helper()
 		return run(ctx, t, "systemctl show -P "+property+" "+name)
@@ -111,8 +115,17 @@ func TestPackage_T15(t *testing.T) {
 	attached("back")
 	untouched("back")
 
-	// Purged, nothing is left but what the guest has. To a new one that is foreign.
-	run(ctx, t, "dpkg -P gpuvirt")
+	// Purged, nothing is left but what the guest has, no daemon either where the policy of the
+	// host keeps it from being ended. To a new one that is foreign.
+	must(t, hypervisor.Write(ctx, "/usr/sbin/policy-rc.d", []byte("#!/bin/sh\nexit 101\n"), 0o755))
+	run(ctx, t, "dpkg -r gpuvirt")
+	if got := unit("gpuvirtd.service", "ActiveState"); got != "active" {
+		t.Errorf("the policy was passed over: %s", got)
+	}
+	run(ctx, t, "dpkg -P gpuvirt; rm /usr/sbin/policy-rc.d")
+	if got := run(ctx, t, "pgrep -x gpuvirtd || true"); got != "" {
+		t.Errorf("a daemon runs on over nothing: %s", got)
+	}
 	untouched("purged")
 	if got := run(ctx, t, "ls -d /var/lib/gpuvirt /etc/gpuvirt /run/gpuvirt 2>/dev/null || true"); got != "" {
 		t.Errorf("purged: %s", got)
