@@ -22,11 +22,16 @@ func TestScripts(t *testing.T) {
 			t.Fatalf("cannot build %s: %v: %s", name, err, out)
 		}
 	}
+	examples, err := filepath.Abs("../../packaging/examples")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
 			e.Setenv("GPUVIRT_SOCKET", filepath.Join(e.WorkDir, "sock"))
+			e.Setenv("EXAMPLES", examples)
 			e.Setenv("HOST", filepath.Join(e.WorkDir, "host"))
 			e.Setenv("STATE", filepath.Join(e.WorkDir, "state"))
 			return nil

@@ -8,6 +8,8 @@ suite=$1 mirror=$2 root=$3
 packages=(
 	linux-image-amd64 systemd systemd-sysv dbus udev kmod iproute2 procps psmisc
 	openssh-server busybox-static pciutils mdevctl jq
+	# what Ansible's modules run with on a managed host
+	python3 python3-apt
 	libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86
 )
 

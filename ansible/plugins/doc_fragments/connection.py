@@ -14,6 +14,26 @@ options:
       - It is open to root, and to the group C(gpuvirt) for whatever does not change GPUs.
     type: path
     default: /run/gpuvirt/gpuvirtd.sock
+  url:
+    description:
+      - The daemon over the network, in place of I(socket), as C(https://kvm1.example.com:8443). It has to serve there (C(tls.listen)).
+      - The module may run anywhere then, so that I(delegate_to=localhost) saves a way into the host.
+      - It is told who asks by I(token), or by I(client_cert).
+    type: str
+  ca_path:
+    description:
+      - The certificate of the CA by which the daemon at I(url) is known, as a file in PEM or a folder of them.
+      - If absent, the CAs that the system trusts.
+    type: path
+  client_cert:
+    description: The certificate, in PEM, by which the daemon at I(url) knows who asks. The file may have the key as well.
+    type: path
+  client_key:
+    description: The key of I(client_cert), in PEM.
+    type: path
+  token:
+    description: The secret of a token by which the daemon at I(url) knows who asks. M(gpuvirt.gpuvirt.token) makes them.
+    type: str
   wait:
     description:
       - Whether to wait until what was begun has ended, and for an operation of somebody else that is at work on the same.

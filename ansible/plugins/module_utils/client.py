@@ -10,7 +10,9 @@ What the daemon refuses, and what fails on the way, is a Problem.
 
 import http.client
 import json
+import os
 import socket
+import ssl
 import time
 import urllib.parse
 import uuid
@@ -167,15 +169,56 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
+def _address(url):
+    """(host, port) of the URL of a daemon. Nothing is said to one in the clear."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError as e:
+        raise Problem('invalid', 'url "{0}" cannot be read: {1}'.format(url, e))
+    if parts.scheme != 'https' or not parts.hostname or parts.username is not None or parts.path not in ('', '/') or parts.query or parts.fragment:
+        raise Problem('invalid', 'url "{0}" is not of the form https://HOST:PORT'.format(url))
+    return parts.hostname, port
+
+
+def _context(ca_path, client_cert, client_key):
+    """How TLS is spoken: with whom, and who we are."""
+    try:
+        folder = ca_path is not None and os.path.isdir(ca_path)
+        context = ssl.create_default_context(cafile=None if folder else ca_path, capath=ca_path if folder else None)
+    except (OSError, ValueError) as e:
+        raise Problem('invalid', 'ca_path "{0}" cannot be used: {1}'.format(ca_path, e))
+    if client_cert is not None:
+        try:
+            context.load_cert_chain(client_cert, client_key)
+        except (OSError, ValueError) as e:
+            raise Problem('invalid', 'client_cert "{0}" cannot be used with its key: {1}'.format(client_cert, e))
+    return context
+
+
 class Client(object):
-    """Speaks to the daemon behind a unix socket.
+    """Speaks to the daemon behind a unix socket, or over the network.
 
     timeout is the seconds within which all must be done that it is asked for, from
-    now on. Another way to the daemon would be another _connection.
+    now on. With a url, path does not count. The daemon there must have a certificate of
+    a CA in ca_path, a file or folder, or else of one that the system trusts. It is
+    told who asks by client_cert with client_key, or by token.
     """
 
-    def __init__(self, path=SOCKET, timeout=300):
+    def __init__(self, path=SOCKET, timeout=300, url=None, ca_path=None, client_cert=None, client_key=None, token=None):
         self.path = path
+        self.address = None
+        self.token = None
+        if url is not None:
+            self.path = url
+            self.address = _address(url)
+            self.context = _context(ca_path, client_cert, client_key)
+            self.token = token
+            # Others would make another header of it.
+            if token is not None and not all('!' <= c <= '~' for c in token):
+                raise Problem('invalid', 'the token has characters that no token has')
+        elif any(v is not None for v in (ca_path, client_cert, client_key, token)):
+            raise Problem('invalid', 'ca_path, client_cert, client_key and token take url')
         self.timeout = timeout
         self.deadline = time.monotonic() + timeout
 
@@ -267,7 +310,9 @@ class Client(object):
             time.sleep(0.3)
 
     def _connection(self, timeout):
-        return _Connection(self.path, timeout)
+        if self.address is None:
+            return _Connection(self.path, timeout)
+        return http.client.HTTPSConnection(self.address[0], self.address[1], timeout=timeout, context=self.context)
 
     def _exchange(self, request, target):
         within = min(ANSWER, max(1, self.left() + 5))
@@ -278,11 +323,13 @@ class Client(object):
             headers['Content-Type'] = 'application/json'
         if request.key:
             headers['Idempotency-Key'] = request.key
+        if self.token:
+            headers['Authorization'] = 'Bearer ' + self.token
         connection = self._connection(within)
         try:
             try:
                 connection.connect()
-            except OSError as e:
+            except (OSError, ssl.CertificateError) as e:
                 raise self._not_there(e)
             try:
                 connection.request(request.method, target, body, headers)
@@ -300,6 +347,11 @@ class Client(object):
         hint = 'is gpuvirtd running? systemctl status gpuvirtd.socket gpuvirtd'
         if isinstance(e, PermissionError):
             hint = 'the socket is open to root and to the group gpuvirt: use become'
+        if self.address is not None:
+            hint = 'does it serve on the network? tls.listen in its configuration'
+        # Of Python 3.6 it is an error of its own kind.
+        if isinstance(e, (getattr(ssl, 'SSLCertVerificationError', ssl.CertificateError), ssl.CertificateError)):
+            hint = 'its certificate must be of a CA in ca_path, and for the name in url'
         return Unreachable('cannot reach the daemon at {0}: {1}'.format(self.path, getattr(e, 'strerror', None) or e), sent=False, hint=hint)
 
     def _silent(self, request, within):
@@ -321,5 +373,5 @@ class Client(object):
                 raise Problem.of(dict(body, status=status))
             raise Problem('internal', '{0} is answered with status {1}, and nothing is said about it'.format(request, status), status=status)
         if not isinstance(body, dict):
-            raise Problem('internal', 'the answer to {0} cannot be read: is {1} the socket of gpuvirtd?'.format(request, self.path), status=status)
+            raise Problem('internal', 'the answer to {0} cannot be read: is {1} that of gpuvirtd?'.format(request, self.path), status=status)
         return status, body

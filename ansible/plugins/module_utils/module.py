@@ -8,12 +8,20 @@
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import SOCKET, Client, Problem
 
+# How a daemon is reached over the network.
+NETWORK = ('url', 'ca_path', 'client_cert', 'client_key', 'token')
+
 
 def options(**own):
     """The options of a module, with those that all of them have."""
     return dict(
         own,
         socket=dict(type='path', default=SOCKET),
+        url=dict(type='str'),
+        ca_path=dict(type='path'),
+        client_cert=dict(type='path'),
+        client_key=dict(type='path'),
+        token=dict(type='str', no_log=True),
         wait=dict(type='bool', default=True),
         timeout=dict(type='int', default=300),
     )
@@ -21,9 +29,13 @@ def options(**own):
 
 def run(body, **spec):
     """Run a module: body takes a Run. What the daemon refuses ends it with its fields."""
-    r = Run(AnsibleModule(supports_check_mode=True, **spec))
-    if r.params['timeout'] < 1:
-        r.ansible.fail_json(msg='timeout must be 1 at least, not {0}'.format(r.params['timeout']))
+    ansible = AnsibleModule(supports_check_mode=True, **spec)
+    if ansible.params['timeout'] < 1:
+        ansible.fail_json(msg='timeout must be 1 at least, not {0}'.format(ansible.params['timeout']))
+    try:
+        r = Run(ansible)
+    except Problem as p:
+        ansible.fail_json(msg=p.message(), **dict(p.fields(), changed=False))
     try:
         body(r)
     except Problem as p:
@@ -39,7 +51,7 @@ class Run(object):
         self.ansible = ansible
         self.params = ansible.params
         self.check = ansible.check_mode
-        self.client = Client(self.params['socket'], self.params['timeout'])
+        self.client = Client(self.params['socket'], self.params['timeout'], **dict((n, self.params[n]) for n in NETWORK))
         self.result = dict(changed=False)
 
     def given(self, *names):

@@ -40,7 +40,8 @@ class Ansible(object):
     check_mode = False
 
     def __init__(self, **params):
-        self.params = dict(dict(socket='/nowhere', wait=True, timeout=5), **params)
+        self.params = dict(dict((n, None) for n in m.NETWORK), socket='/nowhere', wait=True, timeout=5)
+        self.params.update(params)
 
 
 BUSY = c.Problem('busy', 'another holds it', status=423, operation='theirs')
