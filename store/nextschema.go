@@ -4,5 +4,5 @@ package store
 
 import "go.etcd.io/bbolt"
 
-// migrations are those of a version to come, for the lab: it upgrades to one and goes back.
-func migrations() []migration { return []migration{func(*bbolt.Tx) error { return nil }} }
+// next is a migration of a version to come, for the lab: it upgrades to one and goes back.
+func next() []migration { return []migration{func(*bbolt.Tx) error { return nil }} }
