@@ -1,10 +1,10 @@
 package host_test
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -335,22 +335,79 @@ func TestMixedSizeFailsAtBoot(t *testing.T) {
 	if why := l.degraded(l40s); !strings.Contains(why, "asked for mixed sizes on, but NVIDIA's driver has no mixed sizes") {
 		t.Errorf("%q", why)
 	}
-	// Somebody else's vGPU may go yet.
-	if err := errors.Join(
-		l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = false }),
-		l.sim.Sysfs.Write(t.Context(), typeFile("0000:61:01.0"), "1152"),
-	); err != nil {
+}
+
+// Somebody else's vGPU that is there at boot does not go by being waited for: that is told
+// at once, and what the driver still makes beside it comes back.
+func TestMixedSizeBehindForeignAtBoot(t *testing.T) {
+	for _, mdev := range []bool{true, false} {
+		l := newMixedLab(t, mdev)
+		addVMs(t, l, 8)
+		if op := l.apply("a=vm1:L40S-4Q", "b=vm2:L40S-24Q"); op.Status != operation.Done {
+			t.Fatalf("%+v", op.Problem)
+		}
+		if err := l.sim.Reboot(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.sim.RunTool(t.Context(), "sriov-manage", "-e", string(l40s)); err != nil {
+			t.Fatal(err)
+		}
+		file, text := typeFile("0000:61:01.0"), "1150"
+		if mdev {
+			file, text = "bus/pci/devices/0000:61:01.0/mdev_supported_types/nvidia-1150/create", "0b6e5c5e-9f3d-4c62-8f0e-111111111111"
+		}
+		if err := l.sim.Sysfs.Write(t.Context(), file, text); err != nil { // an L40S-4Q
+			t.Fatal(err)
+		}
+		began, n := time.Now(), l.sets()
+		done, err := l.restore(time.Minute)
+		if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) ||
+			!strings.Contains(err.Error(), "a vGPU is on it (") || l.sets() != n || time.Since(began) > 30*time.Second {
+			t.Errorf("%v, after %s", err, time.Since(began))
+		}
+		for _, d := range done {
+			if fits := d.Record.Profile == "L40S-4Q"; d.Made != fits || (d.Err == nil) != fits {
+				t.Errorf("%+v", d)
+			}
+		}
+		if got := l.vgpusOn(l40s); !slices.Equal(got, []string{"L40S-4Q", "L40S-4Q"}) {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
+// Where one in the order is not taken at first, those behind it do not take its place
+// meanwhile; one that does not come keeps the others no longer than need be.
+func TestMixedSizeOrderAtBoot(t *testing.T) {
+	l := newMixedLab(t, false)
+	addVMs(t, l, 8)
+	if op := l.apply("a=vm1:L40S-2Q", "b=vm2:L40S-4C", "c=vm3:L40S-16Q", "d=vm4:L40S-24Q", "e=vm5:L40S-2B"); op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	middle, err := l.Assignment(t.Context(), "b")
+	if err != nil {
 		t.Fatal(err)
 	}
-	refused := 0
-	l.sim.NVML.OnCall(func(c sim.Call) {
-		if refused++; refused == 2 {
-			go func() { _ = l.sim.Sysfs.Write(t.Context(), typeFile("0000:61:01.0"), "0") }()
+	p, err := l.Partition(t.Context(), middle.Partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refuse := func(times int) {
+		t.Helper()
+		if err := l.sim.Reboot(); err != nil {
+			t.Fatal(err)
 		}
-	})
-	defer l.sim.NVML.OnCall(nil)
-	if done, err := l.restore(time.Minute); err != nil || len(done) != 2 || !done[0].Made || !done[1].Made {
-		t.Errorf("%+v, %v", done, err)
+		l.inject(sim.Fault{Op: "write", Path: "devices/*/*/" + p.Parent + "/nvidia/current_vgpu_type", Errno: syscall.EIO, Times: times})
+	}
+	refuse(1)
+	if _, err := l.restore(time.Minute); err != nil || len(l.vgpusOn(l40s)) != 5 {
+		t.Errorf("%q, %v", l.vgpusOn(l40s), err)
+	}
+	refuse(0)
+	_, err = l.restore(9 * time.Second)
+	got := slices.Sorted(slices.Values(l.vgpusOn(l40s)))
+	if err == nil || !slices.Equal(got, []string{"L40S-16Q", "L40S-24Q", "L40S-2B", "L40S-2Q"}) {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 
@@ -377,4 +434,53 @@ func TestMixedSizeOutlivesVFs(t *testing.T) {
 	if e := next(t, events, "gpu.drifted"); e.Detail["message"] != "asked for mixed sizes on, but they are off" {
 		t.Errorf("%+v", e)
 	}
+}
+
+// A card without SR-IOV has no functions to count: on one whose sizes somebody mixes, what
+// its driver offers is what there is.
+func TestApplyMixedWithoutSRIOV(t *testing.T) {
+	l := newLab(t, sim.T4(string(t4), 0))
+	addVMs(t, l, 4)
+	l.stop()
+	l.library = mixedAnyway{l.sim.NVML}
+	l.start()
+	l.manage(t4)
+	if op := l.apply("a=vm1:T4-1Q", "b=vm2:T4-1Q", "c=vm3:T4-1Q"); op.Status != operation.Done {
+		t.Errorf("%+v", op.Problem)
+	}
+}
+
+// mixedAnyway is a library that tells of every card that its vGPUs may differ in size, and of
+// 16 places for each type.
+type mixedAnyway struct{ mig.Library }
+
+func (w mixedAnyway) Open() (mig.Session, error) {
+	s, err := w.Library.Open()
+	return mixedSession{s}, err
+}
+
+type mixedSession struct{ mig.Session }
+
+func (s mixedSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return mixedDevice{d}, err
+}
+
+type mixedDevice struct{ mig.Device }
+
+func (mixedDevice) MixedSize() (mig.MixedSize, error) {
+	return mig.MixedSize{Supported: true, On: true}, nil
+}
+
+func (mixedDevice) VGPUTypes() ([]gpu.VGPUType, error) {
+	return []gpu.VGPUType{{ID: 230, Name: "GRID T4-1Q"}}, nil
+}
+
+func (mixedDevice) Placements(typ uint32) (gpu.VGPUPlacements, error) {
+	p := gpu.VGPUPlacements{Type: typ, Size: 1}
+	for i := range 16 {
+		p.Starts = append(p.Starts, i)
+	}
+	p.Free = p.Starts
+	return p, nil
 }
