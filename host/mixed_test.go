@@ -436,6 +436,30 @@ func TestMixedSizeOutlivesVFs(t *testing.T) {
 	}
 }
 
+// A driver that has mixed sizes no more keeps nobody from turning functions on: the step
+// says that it was not set, and the GPU is Degraded.
+func TestMixedSizeLackingAfterVFs(t *testing.T) {
+	l := newMixedLab(t, false)
+	l.mustSetVFs(l40s, 0)
+	if err := l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = true }); err != nil { // another driver
+		t.Fatal(err)
+	}
+	op := l.setVFs(l40s, shareVFs)
+	if op.Status != operation.Done || len(l.vfs(l40s).Functions) != shareVFs {
+		t.Fatalf("%s, %+v", op.Status, op.Problem)
+	}
+	last := op.Steps[len(op.Steps)-1]
+	if !slices.ContainsFunc(last.Log, func(line operation.LogLine) bool {
+		return strings.Contains(line.Text, "not set: its vGPUs cannot differ in size now")
+	}) {
+		t.Errorf("%+v", last)
+	}
+	if s, why := l.settings(l40s), l.degraded(l40s); s.Equal || !strings.Contains(why, "asked for mixed sizes on, but NVIDIA's driver has no mixed sizes") {
+		t.Errorf("%+v, %q", s, why)
+	}
+	l.attach("a", gpu.Wish{VM: "web1", Profile: "L40S-8Q"})
+}
+
 // A card without SR-IOV has no functions to count: on one whose sizes somebody mixes, what
 // its driver offers is what there is.
 func TestApplyMixedWithoutSRIOV(t *testing.T) {
