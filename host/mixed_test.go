@@ -460,6 +460,29 @@ func TestMixedSizeLackingAfterVFs(t *testing.T) {
 	l.attach("a", gpu.Wish{VM: "web1", Profile: "L40S-8Q"})
 }
 
+// What was asked for before MIG was turned on holds again when it is turned off.
+func TestSettingsAfterMIG(t *testing.T) {
+	c := sim.H100(string(hopper), 0).WithVGPU(false)
+	c.SRIOV.TotalVFs = shareVFs
+	l := newLab(t, c)
+	l.manage(hopper)
+	l.mustSetVFs(hopper, shareVFs)
+	both := scheduler(gpu.EqualShare, 3e6)
+	both.MixedSize = mixedSize(true).MixedSize
+	l.mustSet(hopper, both)
+	l.mustLay(hopper, "")
+	plan, err := l.PlanPutLayout(t.Context(), hopper, gpu.Layout{})
+	if err != nil || len(plan.Steps) != 3 || plan.Steps[1].Kind != "vgpu.set" || plan.Steps[2].Kind != "vgpu.set" {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if op := l.lay(hopper, gpu.Layout{}); op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if s := l.settings(hopper); !s.Equal || !*s.Actual.MixedSize.Actual || s.Actual.Scheduler.Actual.TimeSliceNS != 3e6 || l.degraded(hopper) != "" {
+		t.Errorf("%+v, %q", s, l.degraded(hopper))
+	}
+}
+
 // A card without SR-IOV has no functions to count: on one whose sizes somebody mixes, what
 // its driver offers is what there is.
 func TestApplyMixedWithoutSRIOV(t *testing.T) {

@@ -183,6 +183,12 @@ func (h *Host) vgpuStepsAfterVFs(ctx context.Context, g gpu.GPU, want gpu.VGPUWi
 			want.Scheduler = nil
 		}
 	}
+	return vgpuStepsAgain(g, want)
+}
+
+// vgpuStepsAgain set what is wanted where nothing of it is in force: after functions were
+// turned on, and after MIG was turned off.
+func vgpuStepsAgain(g gpu.GPU, want gpu.VGPUWish) []operation.PlanStep {
 	steps := vgpuSteps(g, gpu.Timeslicing{}, want)
 	for i := range steps {
 		if a, ok := steps[i].Args.(vgpuArgs); ok {

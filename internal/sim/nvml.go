@@ -324,21 +324,24 @@ func (d *migDevice) Mode() (mode gpu.MIGMode, err error) {
 
 func (d *migDevice) SetMode(on bool) (activation, err error) {
 	waits := d.h.faultNVML(Activation)
-	err = d.call("SetMigMode", []any{on}, func(c *Card, _ *cards.Model, m *migState) error {
-		m.Pending = on
-		switch {
-		case m.Current == on:
-		case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
-			activation = mig.ErrInUse
-		case waits != nil:
-			activation = waits
-		default:
-			m.Current = on
-			if c.MIG.ResetsForMode {
-				m.Resets++
+	err = d.do("SetMigMode", []any{on}, func(s *state, c *Card, m *migState) error {
+		return d.check(c, m, func(_ *cards.Model, m *migState) error {
+			m.Pending = on
+			switch {
+			case m.Current == on:
+			case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
+				activation = mig.ErrInUse
+			case waits != nil:
+				activation = waits
+			default:
+				m.Current = on
+				delete(s.Timeslices, c.Name) // the driver begins anew
+				if c.MIG.ResetsForMode {
+					m.Resets++
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	return activation, err
 }
