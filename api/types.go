@@ -11,6 +11,15 @@ type List[T any] struct {
 	Next  string `json:"next,omitempty"`
 }
 
+// ProfileList is a page of profiles.
+type ProfileList struct {
+	Items []Profile `json:"items"`
+	Next  string    `json:"next,omitempty"`
+	// Unknown is why some may be missing, or are not known wholly: something that tells of
+	// them does not answer.
+	Unknown string `json:"unknown,omitempty"`
+}
+
 // Info describes the daemon and its host: GET /v1.
 type Info struct {
 	Product    string   `json:"product"`

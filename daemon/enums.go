@@ -25,7 +25,7 @@ func partitionStates() []gpu.PartitionState {
 }
 
 func vmStates() []gpu.VMState {
-	return []gpu.VMState{gpu.VMRunning, gpu.VMPaused, gpu.VMShutoff, gpu.VMCrashed, gpu.VMUnknown}
+	return []gpu.VMState{gpu.VMRunning, gpu.VMPaused, gpu.VMShutoff, gpu.VMCrashed}
 }
 
 func assignmentStates() []gpu.AssignmentState {

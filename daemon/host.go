@@ -20,7 +20,7 @@ type Host interface {
 	GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error)
 	// PatchGPU writes nothing where nothing changes. With dryRun it only plans.
 	PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatch, dryRun bool) (gpu.GPU, gpu.Plan, error)
-	Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error)
+	Profiles(ctx context.Context, id gpu.ID) (profiles []gpu.Profile, blind, err error)
 	Layout(ctx context.Context, id gpu.ID) (gpu.LayoutState, error)
 	// PutLayout returns the operation that cuts the GPU, or nil where it is cut so
 	// already.

@@ -189,7 +189,7 @@ func wireTypes() map[string]reflect.Type {
 		"AssignmentRequest": reflect.TypeFor[api.AssignmentRequest](), "Assignment": reflect.TypeFor[api.Assignment](),
 		"Attached": reflect.TypeFor[api.Attached](), "Plan": reflect.TypeFor[api.Plan](), "PlanStep": reflect.TypeFor[api.PlanStep](),
 		"Operation": reflect.TypeFor[api.Operation](), "Step": reflect.TypeFor[api.Step](), "LogLine": reflect.TypeFor[api.LogLine](),
-		"GPUList": reflect.TypeFor[api.List[api.GPU]](), "ProfileList": reflect.TypeFor[api.List[api.Profile]](),
+		"GPUList": reflect.TypeFor[api.List[api.GPU]](), "ProfileList": reflect.TypeFor[api.ProfileList](),
 		"PartitionList": reflect.TypeFor[api.List[api.Partition]](), "VMList": reflect.TypeFor[api.List[api.VM]](),
 		"AssignmentList": reflect.TypeFor[api.List[api.Assignment]](), "OperationList": reflect.TypeFor[api.List[api.Operation]](),
 	}

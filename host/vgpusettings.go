@@ -370,10 +370,10 @@ func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) {
 		}
 		key := "gpu/" + string(r.ID) + "/vgpu"
 		l, err := h.look(ctx, r.ID)
-		if err != nil {
-			continue
+		var s gpu.VGPUState
+		if err == nil {
+			s, err = h.vgpuState(ctx, l.GPU)
 		}
-		s, err := h.vgpuState(ctx, l.GPU)
 		if err != nil {
 			h.carry(now, key)
 			continue

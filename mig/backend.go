@@ -164,35 +164,46 @@ func read[T any](b *Backend, id gpu.ID, f func(Device) (T, error)) (T, error) {
 	return on(b, id, b.opts.ReadTimeout, f, nothing)
 }
 
+// notCut is the answer about a GPU that is none to MIG.
+func notCut() error { return gpu.Errorf(gpu.CodeNotFound, "there is no such gpu that MIG can cut") }
+
 // on runs f on a GPU that MIG can cut, in a session, and then after.
 func on[T any](b *Backend, id gpu.ID, limit time.Duration, f func(Device) (T, error), after func()) (T, error) {
+	return onAny(b, id, limit, func(d Device) (T, error) {
+		if mode, err := d.Mode(); err != nil || !mode.Capable {
+			var zero T
+			return zero, cmp.Or(err, notCut())
+		}
+		return f(d)
+	}, after)
+}
+
+// onAny is on for each GPU that the driver has.
+func onAny[T any](b *Backend, id gpu.ID, limit time.Duration, f func(Device) (T, error), after func()) (T, error) {
 	var zero T
-	none := gpu.Errorf(gpu.CodeNotFound, "there is no such gpu that MIG can cut")
 	a, err := gpu.ParseAddress(string(id))
 	if err != nil || a.ID() != id {
 		after()
-		return zero, none
+		return zero, notCut()
 	}
 	v, err := ask(b, limit, func(s Session) (T, error) {
 		d, err := s.Device(a)
 		if errors.Is(err, ErrNotFound) {
-			return zero, none
+			return zero, notCut()
 		}
 		if err != nil {
 			return zero, err
 		}
-		if mode, err := d.Mode(); err != nil || !mode.Capable {
-			return zero, cmp.Or(err, error(none))
-		}
 		return f(d)
 	}, after)
-	switch gpu.CodeOf(err) { //nolint:exhaustive // the others are of this GPU
-	case gpu.CodeDriverMissing:
-		return zero, none // as far as can be told
-	case gpu.CodeDriverMismatch, gpu.CodeStuck:
-		// The library is of no use: at least it is no matter of cards of others.
+	switch {
+	case err == nil:
+	case gpu.CodeOf(err) == gpu.CodeDriverMissing:
+		return zero, notCut() // as far as can be told
+	default:
+		// Should the library be of no use, that is no matter of cards of others.
 		if text, rerr := b.fs.Read(path.Join(pci.Devices, string(id), "vendor")); rerr == nil && text != vendor {
-			return zero, none
+			return zero, notCut()
 		}
 	}
 	return v, err
@@ -251,7 +262,8 @@ func (b *Backend) nvidiaGPUs() (out []gpu.ID, err error) {
 	return out, err
 }
 
-// Look reads a GPU and what it can be cut into.
+// Look reads a GPU and what it can be cut into. Of one that MIG cannot cut it tells what
+// the driver knows: such a GPU has no kind and no profiles.
 func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
 	type look struct {
 		gpu      gpu.GPU
@@ -259,22 +271,31 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 	}
 	// What is known of it where that fails: without a kind, as nothing can be made.
 	partly := gpu.GPU{ID: id, NUMANode: -1}
-	l, err := read(b, id, func(d Device) (look, error) {
-		g := gpu.GPU{ID: id, NUMANode: -1, Kinds: []gpu.Kind{gpu.KindMIG}}
+	l, err := onAny(b, id, b.opts.ReadTimeout, func(d Device) (look, error) {
+		mode, err := d.Mode()
+		if err != nil {
+			return look{}, err
+		}
+		g := gpu.GPU{ID: id, NUMANode: -1, MIG: mode}
 		// Not every driver shows a card in sysfs in the same moment.
 		if err := pci.Describe(b.fs, b.dir(id), &g); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return look{g, nil}, err
 		}
 		facts, err := d.Facts()
-		if err != nil {
+		switch {
+		case err != nil && !mode.Capable: // it is cut in another way, and others tell of it
+			return look{}, notCut()
+		case err != nil:
+			g.Kinds = []gpu.Kind{gpu.KindMIG}
 			return look{g, nil}, err
 		}
 		g.Vendor, g.Model, g.PCIAddress = "NVIDIA", strings.TrimPrefix(facts.Name, "NVIDIA "), string(id)
 		g.UUID, g.Serial, g.MemoryBytes = facts.UUID, cmp.Or(facts.Serial, g.Serial), facts.MemoryBytes
 		g.Identity.UUID, g.Identity.Serial = g.UUID, g.Serial
-		if g.MIG, err = d.Mode(); err != nil {
-			return look{g, nil}, err
+		if !mode.Capable {
+			return look{g, nil}, nil
 		}
+		g.Kinds = []gpu.Kind{gpu.KindMIG}
 		if g.MIG.Current != g.MIG.Pending {
 			g.MIG.Needs = b.needs(id)
 		}
@@ -286,7 +307,7 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 		}
 		slices.SortFunc(profiles, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
 		return look{g, profiles}, err
-	})
+	}, nothing)
 	if err == nil {
 		return l.gpu, l.profiles, nil
 	}

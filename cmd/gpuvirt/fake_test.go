@@ -167,7 +167,11 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 	case strings.HasSuffix(path, "/profiles"):
 		gpu := strings.TrimSuffix(id, "/profiles")
 		items := slices.DeleteFunc(slices.Concat(profiles, a100), func(p api.Profile) bool { return p.GPU != gpu })
-		answer(w, api.List[api.Profile]{Items: items})
+		list := api.ProfileList{Items: items}
+		if gpu == "0000:d8:00.0" {
+			list.Unknown = "NVIDIA's library does not answer"
+		}
+		answer(w, list)
 	case strings.HasSuffix(path, "/sriov") && id == vfs.GPU+"/sriov":
 		answer(w, vfs)
 	case strings.HasSuffix(path, "/vgpu") && id == vgpuSettings.GPU+"/vgpu":
