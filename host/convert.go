@@ -142,6 +142,11 @@ func (h *Host) planConvert(
 	if p.NotCreatable != "" {
 		return nil, refuse(gpu.CodeProfileNotCreatable, p.NotCreatable)
 	}
+	if old.Wish.Display {
+		if err := displayable(p); err != nil {
+			return nil, refuse(gpu.CodeInvalid, err.Error())
+		}
+	}
 	p, _ = find(batch.reduce([]inventory.Look{l})[0].Profiles, p.Name)
 	if p.Available < 1 {
 		return nil, refuse(gpu.CodeNoCapacity, noRoom(p))
