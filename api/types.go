@@ -199,6 +199,7 @@ type Partition struct {
 	Handle     Handle      `json:"handle"`
 	DeviceAPI  string      `json:"device_api,omitempty"`
 	VGPUParams string      `json:"vgpu_params,omitempty"` // as the driver states them
+	Companions []string    `json:"companions,omitempty"`  // PCI functions that go to VFIO with a card, and into no VM
 	IOMMUGroup string      `json:"iommu_group,omitempty"`
 	Origin     string      `json:"origin"` // managed, foreign
 	State      string      `json:"state"`  // making, made, removing, missing

@@ -91,7 +91,7 @@ func partitionOf(p gpu.Partition) api.Partition {
 		ID: p.ID, GPU: string(p.GPU), Parent: p.Parent, Kind: string(p.Kind), Profile: p.Profile, Slot: p.Slot,
 		Native: p.Native, Handle: api.Handle(p.Handle), DeviceAPI: p.DeviceAPI, VGPUParams: p.Params, IOMMUGroup: p.IOMMUGroup,
 		Origin: string(p.Origin), State: string(p.State), Assignment: p.Assignment,
-		Instance:   p.Instance,
+		Instance: p.Instance, Companions: slices.Clone(p.Companions),
 		Holders:    convert(p.Holders, func(h gpu.Holder) api.Holder { return api.Holder(h) }),
 		Conditions: convert(p.Conditions, conditionOf),
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"gpuvirt/gpu"
@@ -400,9 +401,21 @@ func whereOf(r gpu.PartitionRecord, preposition string) string {
 	return where
 }
 
+// goesAlong says which functions VFIO takes with a card: the VM is not given them.
+func goesAlong(r gpu.PartitionRecord) string {
+	if r.Kind != gpu.KindCard {
+		return ""
+	}
+	with := slices.DeleteFunc(slices.Sorted(maps.Keys(r.FormerDrivers)), func(a string) bool { return a == r.Handle.PCIAddress })
+	if len(with) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (VFIO takes %s with it, and no vm is given that)", strings.Join(with, ", "))
+}
+
 func makeStep(r gpu.PartitionRecord) operation.PlanStep {
 	return operation.PlanStep{
-		Kind: stepMake, Summary: "make " + whereOf(r, "on"), Args: makeArgs{Partition: r},
+		Kind: stepMake, Summary: "make " + whereOf(r, "on") + goesAlong(r), Args: makeArgs{Partition: r},
 	}
 }
 

@@ -67,6 +67,7 @@ func partitionFields(p api.Partition) []field {
 		{name: "Instance", value: p.Instance},
 		{name: "Compute", below: computeRows(p.Compute)},
 		{name: "Device", value: handle(p.Handle)},
+		{name: "Goes with it", value: companions(p)},
 		{name: "Device API", value: p.DeviceAPI},
 		{name: "vGPU params", value: p.VGPUParams},
 		{name: "IOMMU group", value: p.IOMMUGroup},
@@ -78,6 +79,14 @@ func partitionFields(p api.Partition) []field {
 	}
 	fields = append(fields, observedFields(p.Observed)...)
 	return append(fields, field{name: "Conditions", below: conditionRows(p.Conditions)})
+}
+
+// companions says which functions go with a card, and that they are in no VM.
+func companions(p api.Partition) string {
+	if len(p.Companions) == 0 {
+		return ""
+	}
+	return strings.Join(p.Companions, ", ") + " (to VFIO, and into no vm)"
 }
 
 func computeRows(all []api.Compute) (rows [][]string) {
