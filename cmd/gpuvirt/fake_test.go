@@ -186,6 +186,8 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 		find(w, gpus, gpuTable.name, id, one)
 	case kind == "vms":
 		find(w, vms, vmTable.name, id, one)
+	case path == "partitions" && r.FormValue("gpu") != "":
+		answer(w, api.List[api.Partition]{Items: slices.DeleteFunc(slices.Clone(partitions), func(p api.Partition) bool { return p.GPU != r.FormValue("gpu") })})
 	case kind == "partitions":
 		find(w, slices.Concat(partitions, instances[:len(instances)*btoi(one)]), partitionTable.name, id, one)
 	case kind == "assignments":
