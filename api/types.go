@@ -240,7 +240,7 @@ type Usage struct {
 type PartitionRequest struct {
 	GPU        string `json:"gpu,omitempty"` // empty: any managed GPU that fits
 	Profile    string `json:"profile"`
-	Placement  string `json:"placement,omitempty"`   // pack (default), spread
+	Placement  string `json:"placement,omitempty"`   // pack, spread; empty: as the daemon is set
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 
@@ -272,7 +272,7 @@ type AssignmentRequest struct {
 	VM         string `json:"vm"` // UUID or name
 	Profile    string `json:"profile"`
 	GPU        string `json:"gpu,omitempty"`
-	Placement  string `json:"placement,omitempty"` // pack (default), spread
+	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
@@ -311,7 +311,7 @@ type NamedAssignmentRequest struct {
 	VM         string `json:"vm"` // UUID or name
 	Profile    string `json:"profile"`
 	GPU        string `json:"gpu,omitempty"`
-	Placement  string `json:"placement,omitempty"` // pack (default), spread
+	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"

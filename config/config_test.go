@@ -70,7 +70,7 @@ func TestReference(t *testing.T) {
 func TestFormat(t *testing.T) {
 	want := config.Loaded{Config: config.Config{
 		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 10 * time.Second,
-		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, LogLevel: slog.LevelDebug,
+		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", LogLevel: slog.LevelDebug,
 	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}
 	text := config.Format(want)
 	if !strings.Contains(text, "state_dir: /s  # command line\n") {
@@ -134,7 +134,8 @@ func TestDropIns(t *testing.T) {
 // All that is wrong is told, with the line.
 func TestWrongFiles(t *testing.T) {
 	for text, want := range map[string][]string{
-		"sokcet: {}\n": {`:1: there is no setting "sokcet": there are state_dir, socket, libvirt, restore, nvidia, pci_gpus, log`},
+		"placement: near\n": {`:1: placement: "near" is none of pack, spread`},
+		"sokcet: {}\n": {`:1: there is no setting "sokcet": there are state_dir, socket, libvirt, restore, nvidia, pci_gpus, placement, log`},
 		"\nlibvirt:\n  urI: x\n  detach_timeout: 0s\nlog: {level: loud}\n": {
 			`:3: there is no setting "libvirt.urI": there are uri, detach_timeout`,
 			`:4: libvirt.detach_timeout: 0s is not between 1s and 10m0s`,

@@ -66,6 +66,10 @@ func Settings() []Setting {
 			Doc: "PCI devices that are GPUs though their class does not say so, by vendor:device.", at: func(c *Config) any { return &c.PCIGPUs },
 		},
 		{
+			Key: "placement", Flag: "placement", Arg: "how", check: oneOf("pack", "spread"), Live: true,
+			Doc: "How a GPU is chosen where several fit and a request does not say: pack takes the\nfullest, so that others stay whole; spread the emptiest.", at: func(c *Config) any { return &c.Placement },
+		},
+		{
 			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
 			Doc: "debug, info, warn or error.", at: func(c *Config) any { return &c.LogLevel },
 		},
@@ -147,6 +151,15 @@ func something(text string) (string, error) {
 		return "", errors.New("it is empty")
 	}
 	return text, nil
+}
+
+func oneOf(words ...string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		if !slices.Contains(words, text) {
+			return "", fmt.Errorf("%q is none of %s", text, strings.Join(words, ", "))
+		}
+		return text, nil
+	}
 }
 
 func absolute(text string) (string, error) {

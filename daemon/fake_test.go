@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -379,6 +380,7 @@ func (h *fakeHost) mayPut(name string, w gpu.Wish) (gpu.Assignment, gpu.Wish, er
 	}
 	w.VM = vm.UUID
 	if a, ok := h.assignments[name]; ok {
+		w.Placement = cmp.Or(w.Placement, a.Wish.Placement)
 		if a.Wish == w {
 			return a, w, nil
 		}

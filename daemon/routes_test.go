@@ -330,7 +330,7 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	body := `{"profile":"mbochs-small"}`
 	first := create(nil, body, "k")
-	again := create(nil, ` { "placement" : "pack", "profile" : "mbochs-small" } `, "k")
+	again := create(nil, ` { "vgpu_params" : "", "profile" : "mbochs-small" } `, "k")
 	if first.status != 202 || again.status != 202 || first.body != again.body || h.host.writes != 1 {
 		t.Errorf("first %d, again %d, %d writes", first.status, again.status, h.host.writes)
 	}

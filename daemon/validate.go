@@ -191,7 +191,7 @@ func wishAt(at string, a api.AssignmentRequest) (gpu.Wish, error) {
 	)
 	return gpu.Wish{
 		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display, Params: params,
-		Placement: orDefault(a.Placement, gpu.Pack),
+		Placement: gpu.Placement(a.Placement),
 		Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
 	}, err
 }
@@ -283,7 +283,7 @@ func partitionWishOf(p api.PartitionRequest) (gpu.PartitionWish, error) {
 		field("vgpu_params", perr),
 	)
 	return gpu.PartitionWish{
-		GPU: gpu.ID(p.GPU), Profile: p.Profile, Placement: orDefault(p.Placement, gpu.Pack), Params: params,
+		GPU: gpu.ID(p.GPU), Profile: p.Profile, Placement: gpu.Placement(p.Placement), Params: params,
 	}, joined(err)
 }
 

@@ -74,6 +74,39 @@ func TestPCIDomains_T37(t *testing.T) {
 
 // With room on several cards, packing fills one before it begins the next, and spreading goes
 // round; a card that is named is taken however full it is.
+// Where a wish does not say how to choose, the host does; and what was asked for so is the
+// same wish after the host has changed its mind.
+func TestPlacementOfTheHost(t *testing.T) {
+	cards := []gpu.ID{"0000:08:00.0", "0000:88:00.0"}
+	for placement, want := range map[gpu.Placement][]int{gpu.Pack: {2, 0}, gpu.Spread: {1, 1}} {
+		l := newLab(t, sim.T4(string(cards[0]), 0), sim.T4(string(cards[1]), 0))
+		l.manage(cards...)
+		addVMs(t, l, 2)
+		l.SetPlacement(placement)
+		wish := gpu.Wish{VM: "vm1", Profile: "T4-4Q"}
+		if a := l.attach("a1", wish); a.Wish.Placement != placement {
+			t.Errorf("%s: %+v", placement, a.Wish)
+		}
+		l.attach("a2", gpu.Wish{VM: "vm2", Profile: "T4-4Q"})
+		for i, id := range cards {
+			if got := len(l.vgpusOn(id)); got != want[i] {
+				t.Errorf("%s: %d on %s, want %d", placement, got, id, want[i])
+			}
+		}
+		for _, other := range []gpu.Placement{gpu.Pack, gpu.Spread} {
+			l.SetPlacement(other)
+			if a, op, err := l.PutAssignment(t.Context(), "test", "a1", wish); err != nil || op != nil || a.Wish.Placement != placement {
+				t.Errorf("%s, then %s: %+v, %+v, %v", placement, other, a, op, err)
+			}
+		}
+		said := wish
+		said.Placement = map[gpu.Placement]gpu.Placement{gpu.Pack: gpu.Spread, gpu.Spread: gpu.Pack}[placement]
+		if _, _, err := l.PutAssignment(t.Context(), "test", "a1", said); gpu.CodeOf(err) != gpu.CodeConflict {
+			t.Errorf("another placement: %v", err)
+		}
+	}
+}
+
 func TestPackAndSpread(t *testing.T) {
 	cards := []gpu.ID{"0000:08:00.0", "0000:88:00.0", "0000:c1:00.0"}
 	for placement, want := range map[gpu.Placement][]int{gpu.Pack: {4, 2, 0}, gpu.Spread: {2, 2, 2}} {

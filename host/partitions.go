@@ -426,7 +426,7 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: w.Placement, Params: w.Params}, "", nil, nil)
+	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: cmp.Or(w.Placement, h.Placement()), Params: w.Params}, "", nil, nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}

@@ -21,7 +21,7 @@ type attachPlan struct {
 // planAttach plans one wish. batch is what the wishes before it take that are carried out
 // together with it, nil where it stands alone.
 func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *batch) (attachPlan, error) {
-	w.Placement, w.Hotplug = cmp.Or(w.Placement, gpu.Pack), cmp.Or(w.Hotplug, gpu.HotplugAuto)
+	w.Hotplug = cmp.Or(w.Hotplug, gpu.HotplugAuto)
 	vm, err := h.cfg.Inventory.VMHead(ctx, w.VM)
 	if err != nil {
 		return attachPlan{}, err
@@ -29,6 +29,8 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	w.VM = vm.UUID
 	key := "assignment/" + name
 	old, err := h.cfg.Store.AssignmentRecord(name)
+	// What was asked for while another placing was the host's own is the same wish still.
+	w.Placement = cmp.Or(w.Placement, old.Wish.Placement, h.Placement())
 	switch {
 	case err == nil:
 		if d := diff(old.Wish, w); d != nil {

@@ -138,7 +138,7 @@ func partitionCreate(c *cli) *cobra.Command {
 // whereFlags adds the flags that say where a partition is made.
 func whereFlags(c *cli, cmd *cobra.Command, gpu, placement *string) {
 	cmd.Flags().StringVar(gpu, "gpu", "", "the `gpu` to use; any managed one that fits if not given")
-	cmd.Flags().StringVar(placement, "placement", "", "`how` to choose where several gpus fit: pack takes the fullest (default), spread the emptiest; those near the vm's memory come first")
+	cmd.Flags().StringVar(placement, "placement", "", "`how` to choose where several gpus fit: pack takes the fullest, spread the emptiest, and if absent the daemon's setting placement decides; those near the vm's memory come first")
 	completeFlag(c, cmd, "gpu", gpuIDs)
 	fixed(cmd, "placement", "pack", "spread")
 }

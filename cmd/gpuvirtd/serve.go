@@ -14,6 +14,7 @@ import (
 
 	"gpuvirt/config"
 	rest "gpuvirt/daemon"
+	"gpuvirt/gpu"
 	"gpuvirt/host"
 	"gpuvirt/internal/version"
 	"gpuvirt/operation"
@@ -55,11 +56,12 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 		Store: db, Engine: engine, Inventory: p.inventory(log), VMs: p.vms, Log: log,
 		Now: time.Now, NewUUID: uuid.NewString,
 		HostID: p.hostID, BootID: p.bootID, Simulated: p.simulated,
-		DetachTimeout: o.DetachTimeout,
+		DetachTimeout: o.DetachTimeout, Placement: gpu.Placement(o.Placement),
 	})
 	set := &settings{loaded: o.Loaded, load: o.reload, log: log, apply: func(c config.Config) {
 		level.Set(c.LogLevel)
 		h.SetDetachTimeout(c.DetachTimeout)
+		h.SetPlacement(gpu.Placement(c.Placement))
 		if p.setDetachTimeout != nil {
 			p.setDetachTimeout(c.DetachTimeout)
 		}
