@@ -37,12 +37,14 @@ type folder struct {
 }
 
 var folders = []folder{
+	{dir: "access"},
+	{dir: "access/accesstest"},
 	{dir: "api"},
 	{dir: "client", may: []string{"api"}},
 	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version"}},
 	{dir: "cmd/gpuvirtd", anything: true},
-	{dir: "config", may: []string{"mig", "sriov"}},
-	{dir: "daemon", may: []string{"api", "gpu", "internal/version", "operation"}},
+	{dir: "config", may: []string{"access", "mig", "sriov"}},
+	{dir: "daemon", may: []string{"access", "api", "gpu", "internal/version", "operation"}},
 	{dir: "gpu"},
 	{dir: "gpu/gputest", may: []string{"gpu"}},
 	{dir: "hack/sbom"},
@@ -65,6 +67,7 @@ var folders = []folder{
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation"}},
 	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs", "internal/writer"}},
 	{dir: "store", may: []string{"gpu", "operation"}},
+	{dir: "token", may: []string{"gpu", "operation"}},
 	{dir: "vmapi", may: []string{"gpu"}, xml: true},
 }
 
