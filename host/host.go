@@ -67,6 +67,8 @@ type Host struct {
 	state atomic.Pointer[gpu.HostState]
 	dirty chan struct{}     // holds one token where something changed since drift was last looked for
 	drift map[string]string // what was reported as drifted, with the reason; watchDrift's own
+	// compared is what came of that; nil: it has not been done.
+	compared atomic.Pointer[gpu.Comparison]
 	// repairs is how each layout was put back last; watchDrift's own.
 	repairs map[gpu.ID]repair
 

@@ -357,11 +357,10 @@ func (h *Host) shared(ctx context.Context, g gpu.GPU, r gpu.GPURecord) gpu.GPU {
 
 // reportVGPUs says on which GPUs vGPUs share otherwise than was asked. It is not mended,
 // whatever the policy: it would take all vGPUs off the GPU.
-func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) {
+func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) error {
 	records, err := h.cfg.Store.GPURecords()
 	if err != nil {
-		h.cfg.Log.Warn("cannot compare how vGPUs share gpus with what was asked", "err", err)
-		return
+		return err
 	}
 	for _, r := range records {
 		held := func() bool { return h.held([]string{"gpu/" + string(r.ID)}) != nil }
@@ -387,4 +386,5 @@ func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) {
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "VGPUSettings", "message": message})
 		}
 	}
+	return nil
 }

@@ -15,10 +15,11 @@ import (
 
 // The libraries that one folder owns, with their owners.
 var owned = map[string]string{
-	"github.com/NVIDIA/go-nvml/pkg/nvml": "mig",
-	"github.com/gorilla/mux":             "daemon",
-	"go.etcd.io/bbolt":                   "store",
-	"libvirt.org/go/libvirt":             "vmapi",
+	"github.com/NVIDIA/go-nvml/pkg/nvml":             "mig",
+	"github.com/gorilla/mux":                         "daemon",
+	"github.com/prometheus/client_golang/prometheus": "metrics",
+	"go.etcd.io/bbolt":                               "store",
+	"libvirt.org/go/libvirt":                         "vmapi",
 }
 
 const (
@@ -59,6 +60,7 @@ var folders = []folder{
 	{dir: "internal/writer", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "inventory", may: []string{"gpu"}},
 	{dir: "mdev", may: []string{"gpu", "internal/pci", "internal/sysfs", "internal/writer"}},
+	{dir: "metrics", may: []string{"gpu", "operation"}},
 	{dir: "mig", may: []string{"gpu", "internal/pci"}},
 	{dir: "mig/cards", may: []string{"mig"}},
 	{dir: "mig/migtest", may: []string{"gpu", "mig", "mig/cards"}},
