@@ -31,6 +31,13 @@ type Config struct {
 	PCIGPUs        []string      // "vendor:device" in lower case
 	Placement      string        // "pack" or "spread", where a wish does not say
 	LogLevel       slog.Level
+
+	TLSListen      string // address and port; empty: not over the network
+	TLSCertificate string // file, absolute
+	TLSKey         string // file, absolute
+	TLSClientCA    string // file, absolute; empty: no client is known by a certificate
+	// The clients that have each role, as access.ParseClient reads them.
+	TLSAdmins, TLSOperators, TLSViewers []string
 }
 
 // Default is the configuration where nobody has said anything.

@@ -1,17 +1,32 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"gpuvirt/api"
 	"gpuvirt/gpu"
 )
 
+// info is what the host says, and what is wrong with serving it.
+func (s *Server) info(ctx context.Context) gpu.HostInfo {
+	info := s.host.Info(ctx)
+	if problems := s.network.problems(); len(problems) > 0 {
+		info.Reasons = append(slices.Clone(info.Reasons), problems...)
+		if info.State == gpu.HostReady {
+			info.State = gpu.HostDegraded
+		}
+	}
+	return info
+}
+
 func getInfo(s *Server, q *request) (response, error) {
-	return object(infoOf(s.host.Info(q.Context()), s.version)), nil
+	return object(infoOf(s.info(q.Context()), s.version)), nil
 }
 
 func getOpenAPI(_ *Server, _ *request) (response, error) {
@@ -25,7 +40,7 @@ func getLive(_ *Server, _ *request) (response, error) {
 
 // getReady tells whether requests can be served: a degraded host still can.
 func getReady(s *Server, q *request) (response, error) {
-	info := s.host.Info(q.Context())
+	info := s.info(q.Context())
 	switch info.State {
 	case gpu.HostReady, gpu.HostDegraded:
 		return ok(api.Health{Status: "ok", Reasons: list(info.Reasons)}), nil
@@ -38,6 +53,18 @@ func getReady(s *Server, q *request) (response, error) {
 // getConfig tells the configuration that holds, as opposed to what files say by now.
 func getConfig(s *Server, _ *request) (response, error) { return object(s.settings()), nil }
 
+// getMetrics writes what Prometheus reads. It is made whole before the first byte: half of
+// it would look like a host that has lost GPUs.
+func getMetrics(s *Server, q *request) (response, error) {
+	var text bytes.Buffer
+	if s.metrics != nil {
+		if err := s.metrics(q.Context(), &text); err != nil {
+			return response{}, err
+		}
+	}
+	return response{raw: append([]byte{}, text.Bytes()...)}, nil
+}
+
 func getBackup(s *Server, q *request) (response, error) {
 	release, err := s.takeStream()
 	if err != nil {
@@ -49,8 +76,10 @@ func getBackup(s *Server, q *request) (response, error) {
 		b := &backupWriter{w: w, control: q.control, name: name}
 		ctx, cancel := context.WithCancel(q.Context())
 		defer cancel()
+		stop := s.untilOver(q, cancel)
+		defer stop()
 		if err := s.host.Backup(ctx, b); err != nil {
-			return err
+			return errors.Join(err, q.who.over())
 		}
 		b.begin() // an empty one, too
 		return nil

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"gpuvirt/access"
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
 )
@@ -45,3 +46,10 @@ func statuses() []operation.Status {
 func bools() []string { return []string{"true", "false"} }
 
 func policies() []gpu.Policy { return []gpu.Policy{gpu.PolicyReport, gpu.PolicyRepair} }
+
+func roles() (out []string) {
+	for _, r := range access.Roles() {
+		out = append(out, r.String())
+	}
+	return out
+}

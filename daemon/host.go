@@ -72,6 +72,20 @@ type Host interface {
 	Events(ctx context.Context, after uint64) (past []gpu.Event, complete bool, live <-chan gpu.Event)
 }
 
+// Tokens is what the routes need of the tokens. Their errors are *gpu.Error, and none holds
+// the text of a token.
+type Tokens interface {
+	Tokens() []gpu.Token
+	Token(id string) (gpu.Token, error)
+	// Plan says why Create would refuse; nil: it would not.
+	Plan(w gpu.TokenWish) error
+	// Create returns the text that the token's holder sends, which is not to be had again.
+	Create(w gpu.TokenWish, by string) (gpu.Token, string, error)
+	Delete(id string) (gpu.Token, error)
+	// Check tells whose token a text is; the channel is closed when it is deleted.
+	Check(text string) (gpu.Token, <-chan struct{}, error)
+}
+
 // Operations is what the routes need of the engine.
 type Operations interface {
 	Get(id string) (operation.Operation, error)

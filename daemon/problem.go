@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
+	"time"
 
 	"gpuvirt/api"
 	"gpuvirt/gpu"
@@ -56,6 +58,22 @@ func bodyTooLarge() error {
 
 func bodyTimeout() error {
 	return invalidWith(http.StatusRequestTimeout, "the body did not arrive within %v", readTimeout)
+}
+
+// unauthorized asks for a token, as RFC 6750 wants it.
+func unauthorized(err *gpu.Error) error {
+	return &httpError{
+		status: http.StatusUnauthorized, header: http.Header{"WWW-Authenticate": {`Bearer realm="gpuvirt"`}}, err: err,
+	}
+}
+
+// tooManyFailures answers whoever failed to say who it is too often.
+func tooManyFailures(after time.Duration) error {
+	return &httpError{
+		status: http.StatusTooManyRequests,
+		header: http.Header{"Retry-After": {strconv.Itoa(int(after.Seconds()))}, "WWW-Authenticate": {`Bearer realm="gpuvirt"`}},
+		err:    gpu.Errorf(gpu.CodeUnauthorized, "too many requests without a valid token or certificate came from this address"),
+	}
 }
 
 func tooManyStreams() error {
