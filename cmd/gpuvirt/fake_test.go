@@ -103,6 +103,12 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut:
 		answer(w, accepted{operations["attach"]})
+	case r.Method == http.MethodDelete && kind == "tokens":
+		answer(w, tokens[0])
+	case path == "tokens":
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(api.TokenCreated{Token: tokens[0], Secret: secret})
 	case r.Method == http.MethodDelete && kind == "assignments":
 		answer(w, accepted{operations["detach"]})
 	case r.Method == http.MethodDelete:
@@ -192,6 +198,10 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 		find(w, slices.Concat(partitions, instances[:len(instances)*btoi(one)]), partitionTable.name, id, one)
 	case kind == "assignments":
 		find(w, assignments, assignmentTable.name, id, one)
+	case path == "tokens" && r.FormValue("name") != "":
+		answer(w, api.List[api.Token]{Items: slices.DeleteFunc(slices.Clone(tokens), func(t api.Token) bool { return t.Name != r.FormValue("name") })})
+	case kind == "tokens":
+		find(w, tokens, tokenTable.name, id, one)
 	case kind == "operations":
 		var all []api.Operation
 		for _, key := range slices.Sorted(maps.Keys(operations)) {
