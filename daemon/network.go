@@ -42,13 +42,14 @@ type network struct {
 	address  string // empty: there is none
 	failures *access.Failures
 	timeout  time.Duration // networkTimeout, but in tests
+	again    time.Duration // listenAgain, but in tests
 
 	mu      sync.Mutex
+	wanted  TLS
 	pair    *tls.Certificate
 	pool    *x509.CertPool // nil: no client is known by a certificate
 	clients access.Clients
 	config  *tls.Config   // of both
-	usable  chan struct{} // closed when there is a certificate to show
 	changed chan struct{} // closed when other clients are let in
 	files   error         // why the newest files are not in use
 	port    error         // why the port is not open
@@ -58,8 +59,8 @@ type network struct {
 
 func newNetwork(address string) *network {
 	return &network{
-		address: address, failures: access.NewFailures(), timeout: networkTimeout,
-		usable: make(chan struct{}), changed: make(chan struct{}), closed: make(chan struct{}),
+		address: address, failures: access.NewFailures(), timeout: networkTimeout, again: listenAgain,
+		changed: make(chan struct{}), closed: make(chan struct{}),
 	}
 }
 
@@ -77,15 +78,12 @@ func (s *Server) SetTLS(t TLS) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if errPair == nil {
-		if n.pair == nil {
-			close(n.usable)
-		}
 		n.pair = pair
 	}
 	if errPool == nil {
 		n.pool = pool
 	}
-	n.clients = t.Clients
+	n.wanted, n.clients = t, t.Clients
 	n.config = tlsConfig(n.pair, n.pool)
 	close(n.changed)
 	n.changed = make(chan struct{})
@@ -205,34 +203,40 @@ func (s *Server) networkServer(base context.Context) *http.Server {
 	}
 }
 
-// serveNetwork opens the port as soon as there is a certificate and the port can be had,
-// unless it is open, and serves it until the server is shut down. The socket is served
+// serveNetwork opens the port as soon as there is a certificate to show and the port can be
+// had, unless it is open, and serves it until the server is shut down. The socket is served
 // meanwhile, whatever keeps the port closed.
 func (s *Server) serveNetwork(ctx context.Context, server *http.Server, l net.Listener) error {
 	for l == nil {
 		select {
-		case <-s.network.usable:
+		case <-time.After(s.network.again):
 		case <-s.network.closed:
 			return http.ErrServerClosed
 		}
-		if l = s.openNetwork(ctx); l != nil {
-			break
-		}
-		select {
-		case <-time.After(listenAgain):
-		case <-s.network.closed:
-			return http.ErrServerClosed
-		}
+		s.lookAgain()
+		l = s.openNetwork(ctx)
 	}
 	return server.ServeTLS(newGuarded(l), "", "")
+}
+
+// lookAgain reads the files anew while there is no certificate to show: they may come later
+// than the daemon at a boot, and so may the right time, without which none is valid.
+func (s *Server) lookAgain() {
+	s.network.mu.Lock()
+	t, missing := s.network.wanted, s.network.pair == nil
+	s.network.mu.Unlock()
+	if missing {
+		_ = s.SetTLS(t) // GET /v1 tells
+	}
 }
 
 // openNetwork opens the port, or returns nil and notes why it could not.
 func (s *Server) openNetwork(ctx context.Context) net.Listener {
 	n := s.network
-	select {
-	case <-n.usable:
-	default:
+	n.mu.Lock()
+	missing := n.pair == nil
+	n.mu.Unlock()
+	if missing {
 		return nil
 	}
 	var lc net.ListenConfig

@@ -473,6 +473,7 @@ func TestSetTLS(t *testing.T) {
 func TestNetworkComesLater(t *testing.T) {
 	ca, dir := accesstest.NewCA(t, "ca"), t.TempDir()
 	h, stop := serveWith(t, func(c *Config, _ *fakeHost) { c.TLSListen = "127.0.0.1:0" }, func(s *Server) {
+		s.network.again = time.Millisecond
 		if err := s.SetTLS(TLS{Certificate: filepath.Join(dir, "s.crt"), Key: filepath.Join(dir, "s.key")}); err == nil {
 			t.Error("there is no such file")
 		}
@@ -481,9 +482,6 @@ func TestNetworkComesLater(t *testing.T) {
 		t.Errorf("%v: %s", h.NetworkAddr(), body)
 	}
 	cert, key := ca.Server().Write(dir, "s")
-	if err := h.SetTLS(TLS{Certificate: cert, Key: key}); err != nil {
-		t.Fatal(err)
-	}
 	for h.NetworkAddr() == nil {
 		<-time.After(time.Millisecond)
 	}
@@ -494,19 +492,27 @@ func TestNetworkComesLater(t *testing.T) {
 		t.Error(err)
 	}
 
-	// A port that is taken is told, and no reason to end.
+	// A port that is taken is told, no reason to end, and had when it is free.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	h, stop = serveWith(t, func(c *Config, _ *fakeHost) { c.TLSListen = l.Addr().String() }, func(s *Server) {
+		s.network.again = time.Millisecond
 		if err := s.SetTLS(TLS{Certificate: cert, Key: key}); err != nil {
 			t.Error(err)
 		}
 	})
 	if _, body := fetch(t, h.client(t), "GET", "/v1/health/ready", ""); h.NetworkAddr() != nil || !strings.Contains(body, "address already in use") {
 		t.Errorf("%v: %s", h.NetworkAddr(), body)
+	}
+	l.Close()
+	for h.NetworkAddr() == nil {
+		<-time.After(time.Millisecond)
+	}
+	if lines := strings.Count(h.log.String(), "the network is not served"); lines != 1 {
+		t.Errorf("told %d times", lines)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
