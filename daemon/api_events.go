@@ -40,7 +40,7 @@ func getEvents(s *Server, q *request) (response, error) {
 		}
 		after = n
 	}
-	release, err := s.takeStream()
+	release, err := s.takeStream(q)
 	if err != nil {
 		return response{}, err
 	}

@@ -45,7 +45,7 @@ func waitOperation(s *Server, q *request) (response, error) {
 	if err != nil || op.Final() || op.Status == operation.Waiting || timeout == 0 {
 		return ok(operationOf(op)), err
 	}
-	release, err := s.takeStream()
+	release, err := s.takeStream(q)
 	if err != nil {
 		return response{}, err
 	}

@@ -66,7 +66,7 @@ func getMetrics(s *Server, q *request) (response, error) {
 }
 
 func getBackup(s *Server, q *request) (response, error) {
-	release, err := s.takeStream()
+	release, err := s.takeStream(q)
 	if err != nil {
 		return response{}, err
 	}
@@ -114,12 +114,22 @@ func (b *backupWriter) Write(p []byte) (int, error) {
 	return b.w.Write(p)
 }
 
-// takeStream takes one of the slots for long requests.
-func (s *Server) takeStream() (release func(), err error) {
+// takeStream takes one of the slots for long requests. Over the network nobody takes so many
+// of them that none are left for others.
+func (s *Server) takeStream(q *request) (release func(), err error) {
+	if q.who.From != "" && !s.network.beginStream(q.who.Actor) {
+		return nil, tooManyStreams(maxStreamsOf)
+	}
+	end := func() {
+		if q.who.From != "" {
+			s.network.endStream(q.who.Actor)
+		}
+	}
 	select {
 	case s.streams <- struct{}{}:
-		return func() { <-s.streams }, nil
+		return func() { <-s.streams; end() }, nil
 	default:
-		return nil, tooManyStreams()
+		end()
+		return nil, tooManyStreams(maxStreams)
 	}
 }

@@ -49,18 +49,19 @@ type network struct {
 	pair    *tls.Certificate
 	pool    *x509.CertPool // nil: no client is known by a certificate
 	clients access.Clients
-	config  *tls.Config   // of both
-	changed chan struct{} // closed when other clients are let in
-	files   error         // why the newest files are not in use
-	port    error         // why the port is not open
-	bound   net.Addr      // nil: it is not open
+	config  *tls.Config    // of both
+	changed chan struct{}  // closed when other clients are let in
+	files   error          // why the newest files are not in use
+	port    error          // why the port is not open
+	bound   net.Addr       // nil: it is not open
+	streams map[string]int // long requests, by actor
 	closed  chan struct{}
 }
 
 func newNetwork(address string) *network {
 	return &network{
 		address: address, failures: access.NewFailures(), timeout: networkTimeout, again: listenAgain,
-		changed: make(chan struct{}), closed: make(chan struct{}),
+		streams: map[string]int{}, changed: make(chan struct{}), closed: make(chan struct{}),
 	}
 }
 
@@ -132,6 +133,25 @@ func (n *network) identify(state *tls.ConnectionState, now time.Time) (Identity,
 		return Identity{}, gpu.Errorf(gpu.CodeUnauthorized, "cannot tell whether this is %s: its certificate is not valid here any more", name)
 	}
 	return Identity{Actor: "cert:" + name, Role: clients.RoleOf(leaf), Expires: leaf.NotAfter, gone: changed}, nil
+}
+
+// beginStream counts a long request of an actor, unless that has too many.
+func (n *network) beginStream(actor string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.streams[actor] >= maxStreamsOf {
+		return false
+	}
+	n.streams[actor]++
+	return true
+}
+
+func (n *network) endStream(actor string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.streams[actor]--; n.streams[actor] == 0 {
+		delete(n.streams, actor)
+	}
 }
 
 // problems says what is wrong with serving over the network, if that is wanted.

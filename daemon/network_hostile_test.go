@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -179,6 +180,46 @@ func TestOtherSites(t *testing.T) {
 		res.Body.Close()
 		if res.StatusCode != tc.want {
 			t.Errorf("%s: %d", name, res.StatusCode)
+		}
+	}
+}
+
+// One client does not take the streams of all others.
+func TestManyStreams(t *testing.T) {
+	n := serveNetwork(t, nil)
+	_, text := n.newToken(t, "greedy", Viewer, time.Hour)
+	who := n.caller(t, text)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	begin := func(c *caller) int {
+		res, err := c.do(ctx, "GET", "/v1/events", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { res.Body.Close() })
+		return res.StatusCode
+	}
+	for i := range maxStreamsOf {
+		if status := begin(who); status != 200 {
+			t.Fatalf("stream %d: %d", i, status)
+		}
+	}
+	if status := begin(who); status != 429 {
+		t.Errorf("one more: %d", status)
+	}
+	if status := begin(n.caller(t, "", n.ca.Client(alice))); status != 200 {
+		t.Errorf("another's: %d", status)
+	}
+	cancel()
+	for begin := time.Now(); ; <-time.After(time.Millisecond) {
+		n.network.mu.Lock()
+		left := len(n.network.streams)
+		n.network.mu.Unlock()
+		if left == 0 {
+			break
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatalf("%d are still counted", left)
 		}
 	}
 }

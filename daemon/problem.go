@@ -76,11 +76,11 @@ func tooManyFailures(after time.Duration) error {
 	}
 }
 
-func tooManyStreams() error {
+func tooManyStreams(most int) error {
 	return &httpError{
 		status: http.StatusTooManyRequests,
 		header: http.Header{"Retry-After": {"1"}},
-		err:    gpu.Errorf(gpu.CodeUnavailable, "cannot serve more than %d event streams and waits at a time", maxStreams),
+		err:    gpu.Errorf(gpu.CodeUnavailable, "cannot serve more than %d event streams and waits at a time", most),
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	maxDrain      = 16 << 20         // bytes of a refused request's body that are read to be polite
 	maxHeader     = 64 << 10         // bytes of a request's line and header
 	maxStreams    = 256              // event streams, waits and backups at a time
+	maxStreamsOf  = 64               // of them of one actor over the network
 	readTimeout   = 30 * time.Second // for a request's header, and again for its body
 	writeTimeout  = 30 * time.Second // for a response, and for each piece of a stream
 	idleTimeout   = 2 * time.Minute  // of a connection between requests
