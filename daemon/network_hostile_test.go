@@ -127,6 +127,69 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
+// From one address there are so many connections at a time: one more is closed at once, and
+// not counted; one that ends makes room.
+func TestGuardedListener(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newGuarded(inner)
+	defer l.Close()
+	accepted := make(chan net.Conn, maxFromAddress+2)
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	dial := func(from byte) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 8, from)}}
+		c, err := d.DialContext(t.Context(), "tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	var first net.Conn
+	for range maxFromAddress {
+		dial(1)
+		c := <-accepted
+		defer c.Close()
+		if first == nil {
+			first = c
+		}
+	}
+	refused := dial(1)
+	if err := refused.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := refused.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it is not closed: %v", err)
+	}
+	dial(2)
+	if c := <-accepted; !strings.HasPrefix(c.RemoteAddr().String(), "127.0.8.2:") {
+		t.Errorf("%s is let in", c.RemoteAddr())
+	} else if err := errors.Join(c.Close(), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Close() // a second time makes no more room
+	dial(1)
+	if c := <-accepted; c == nil {
+		t.Error("there is no room")
+	} else {
+		defer c.Close()
+	}
+	if l.total != maxFromAddress || len(l.from) != 1 {
+		t.Errorf("%d connections, %v", l.total, l.from)
+	}
+}
+
 // A header that is too large, and the body of who is unknown, are not read.
 func TestLargeRequests(t *testing.T) {
 	n := serveNetwork(t, nil)
