@@ -11,6 +11,15 @@ type List[T any] struct {
 	Next  string `json:"next,omitempty"`
 }
 
+// ProfileList is a page of profiles.
+type ProfileList struct {
+	Items []Profile `json:"items"`
+	Next  string    `json:"next,omitempty"`
+	// Unknown is why some may be missing, or are not known wholly: something that tells of
+	// them does not answer.
+	Unknown string `json:"unknown,omitempty"`
+}
+
 // Info describes the daemon and its host: GET /v1.
 type Info struct {
 	Product    string   `json:"product"`
@@ -190,6 +199,7 @@ type Partition struct {
 	Handle     Handle      `json:"handle"`
 	DeviceAPI  string      `json:"device_api,omitempty"`
 	VGPUParams string      `json:"vgpu_params,omitempty"` // as the driver states them
+	Companions []string    `json:"companions,omitempty"`  // PCI functions that go to VFIO with a card, and into no VM
 	IOMMUGroup string      `json:"iommu_group,omitempty"`
 	Origin     string      `json:"origin"` // managed, foreign
 	State      string      `json:"state"`  // making, made, removing, missing
@@ -230,7 +240,7 @@ type Usage struct {
 type PartitionRequest struct {
 	GPU        string `json:"gpu,omitempty"` // empty: any managed GPU that fits
 	Profile    string `json:"profile"`
-	Placement  string `json:"placement,omitempty"`   // pack (default), spread
+	Placement  string `json:"placement,omitempty"`   // pack, spread; empty: as the daemon is set
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 
@@ -283,7 +293,7 @@ type AssignmentRequest struct {
 	VM         string `json:"vm"` // UUID or name
 	Profile    string `json:"profile"`
 	GPU        string `json:"gpu,omitempty"`
-	Placement  string `json:"placement,omitempty"` // pack (default), spread
+	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
@@ -322,7 +332,7 @@ type NamedAssignmentRequest struct {
 	VM         string `json:"vm"` // UUID or name
 	Profile    string `json:"profile"`
 	GPU        string `json:"gpu,omitempty"`
-	Placement  string `json:"placement,omitempty"` // pack (default), spread
+	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"

@@ -3,14 +3,18 @@
 // request harmless, and waiting across a restart of the daemon.
 //
 // A refusal of the daemon is an *api.Problem, a daemon that cannot be reached an
-// *UnreachableError; both are found with errors.As.
+// *UnreachableError, and one with which there is no trust an *UntrustedError; all are
+// found with errors.As.
 package client
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -35,6 +39,14 @@ const (
 type Options struct {
 	// Socket is the path of the daemon's unix socket; DefaultSocket if empty.
 	Socket string
+	// URL is where the daemon is on the network, "https://host:8443"; empty: it is asked at
+	// its socket. Proxies are those of the environment, as net/http has it.
+	URL string
+	// TLS is how to speak to URL: whose certificates to trust, and which to show; nil: the
+	// system's, and none.
+	TLS *tls.Config
+	// Token is sent to URL with each request, if it is not empty.
+	Token string
 	// HTTPClient sends the requests instead, if it is set: Socket is then only a
 	// name for messages.
 	HTTPClient *http.Client
@@ -54,6 +66,7 @@ type Client struct {
 	base     string
 	name     string // of the daemon, in messages
 	agent    string
+	token    string
 	patience time.Duration
 }
 
@@ -62,6 +75,11 @@ func New(o Options) *Client {
 	c := &Client{
 		http: o.HTTPClient, base: strings.TrimSuffix(o.BaseURL, "/"), name: o.Socket,
 		agent: o.UserAgent, patience: o.Patience,
+	}
+	if o.URL != "" && c.http == nil {
+		c.base = strings.TrimSuffix(o.URL, "/")
+		c.name, c.token = c.base, o.Token
+		c.http = &http.Client{Transport: networkTransport(o.TLS)}
 	}
 	if c.base == "" {
 		c.base = "http://gpuvirt"
@@ -90,6 +108,19 @@ func New(o Options) *Client {
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
+func networkTransport(config *tls.Config) *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:        config,
+		TLSHandshakeTimeout:    dialTimeout,
+		MaxIdleConnsPerHost:    4,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+	}
+}
+
 func unixTransport(socket string) *http.Transport {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	return &http.Transport{
@@ -101,6 +132,46 @@ func unixTransport(socket string) *http.Transport {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 	}
+}
+
+// CheckURL says what is wrong with the URL of a daemon, for Options.
+func CheckURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is no URL, such as https://host:8443", text)
+	case u.Scheme != "https":
+		return fmt.Errorf("%q does not begin with https://", text)
+	case u.Hostname() == "":
+		return fmt.Errorf("%q names no host", text)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("the URL of %q holds more than a host, a port and a path", u.Hostname())
+	}
+	return nil
+}
+
+// An UntrustedError says that there is a daemon, or something else, that does not have the
+// certificate of the one that was meant, or that does not accept ours.
+type UntrustedError struct {
+	Daemon string // the URL
+	Err    error  // of crypto/tls or crypto/x509
+}
+
+func (e *UntrustedError) Error() string {
+	return fmt.Sprintf("there is no trust between this and the daemon at %q: %s", e.Daemon, strings.TrimPrefix(e.Err.Error(), "tls: "))
+}
+
+// Unwrap returns the cause.
+func (e *UntrustedError) Unwrap() error { return e.Err }
+
+// untrusted reports whether an error is one that another try does not mend: of certificates,
+// or of something that speaks no TLS.
+func untrusted(err error) bool {
+	var verification *tls.CertificateVerificationError
+	var header tls.RecordHeaderError
+	var op *net.OpError
+	return errors.As(err, &verification) || errors.As(err, &header) || errors.Is(err, http.ErrSchemeMismatch) ||
+		errors.As(err, &op) && op.Op == "remote error" // an alert of TLS
 }
 
 // An UnreachableError says that no answer came from the daemon.

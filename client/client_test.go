@@ -79,7 +79,7 @@ func TestRoutes(t *testing.T) {
 			_, err := c.PlanPatchGPU(ctx, "g", patch)
 			return err
 		}, want: "PATCH /v1/gpus/g?dry_run=true", body: `{"managed":true}`},
-		{call: func(ctx context.Context, c *client.Client) error { _, err := c.Profiles(ctx, "g", all); return err }, want: "GET /v1/gpus/g/profiles"},
+		{call: func(ctx context.Context, c *client.Client) error { _, _, err := c.Profiles(ctx, "g", all); return err }, want: "GET /v1/gpus/g/profiles"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.Capacity(ctx, ""); return err }, want: "GET /v1/capacity"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.Capacity(ctx, "T4-2Q"); return err }, want: "GET /v1/capacity?profile=T4-2Q"},
 		{call: func(ctx context.Context, c *client.Client) error { _, err := c.Partitions(ctx, all); return err }, want: "GET /v1/partitions"},

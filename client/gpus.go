@@ -49,9 +49,10 @@ func (c *Client) PlanPatchGPU(ctx context.Context, id string, p api.GPUPatch) (a
 	return one[api.Plan](ctx, c, write(http.MethodPatch, p, "gpus", id).dryRun())
 }
 
-// Profiles lists the sizes of partition that a GPU can make.
-func (c *Client) Profiles(ctx context.Context, gpu string, o ListOptions) ([]api.Profile, error) {
-	return list[api.Profile](ctx, c, o, "gpus", gpu, "profiles")
+// Profiles lists the sizes of partition that a GPU can make. Unknown is why some may be
+// missing, or are not known wholly; empty if all are known.
+func (c *Client) Profiles(ctx context.Context, gpu string, o ListOptions) (profiles []api.Profile, unknown string, err error) {
+	return listKnown[api.Profile](ctx, c, o, "gpus", gpu, "profiles")
 }
 
 // VMs lists the host's libvirt domains.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,22 +35,33 @@ func (o ListOptions) query() url.Values {
 
 // list reads all pages of a list. It never returns nil without an error.
 func list[T any](ctx context.Context, c *Client, o ListOptions, path ...string) ([]T, error) {
-	items := []T{}
+	items, _, err := listKnown[T](ctx, c, o, path...)
+	return items, err
+}
+
+// listKnown is list for what may not be known wholly, and why.
+func listKnown[T any](ctx context.Context, c *Client, o ListOptions, path ...string) (items []T, unknown string, err error) {
+	items = []T{}
 	seen := map[string]bool{}
 	query := o.query()
 	for {
 		r := get(path...)
 		r.query = query
-		var page api.List[T]
-		if _, err := c.do(ctx, r, &page); err != nil {
-			return nil, err
+		var page struct {
+			api.List[T]
+
+			Unknown string `json:"unknown"`
 		}
+		if _, err := c.do(ctx, r, &page); err != nil {
+			return nil, "", err
+		}
+		unknown = cmp.Or(unknown, page.Unknown)
 		items = append(items, page.Items...)
 		if page.Next == "" {
-			return items, nil
+			return items, unknown, nil
 		}
 		if seen[page.Next] {
-			return nil, fmt.Errorf("cannot list %s: gpuvirtd gave the page %q twice", path[len(path)-1], page.Next)
+			return nil, "", fmt.Errorf("cannot list %s: gpuvirtd gave the page %q twice", path[len(path)-1], page.Next)
 		}
 		seen[page.Next] = true
 		query.Set("cursor", page.Next)

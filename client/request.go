@@ -163,6 +163,9 @@ func (c *Client) newRequest(ctx context.Context, r *request) (*http.Request, err
 	}
 	set("Accept", r.accept)
 	set("User-Agent", c.agent)
+	if c.token != "" {
+		set("Authorization", "Bearer "+c.token)
+	}
 	set("Idempotency-Key", r.key)
 	set("Last-Event-ID", r.after)
 	set("If-Match", r.match)
@@ -185,6 +188,9 @@ func (c *Client) broken(ctx context.Context, r *request, err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err // its method and URL say nothing here
+	}
+	if untrusted(err) {
+		return &UntrustedError{Daemon: c.name, Err: err}
 	}
 	return &UnreachableError{Daemon: c.name, Err: err}
 }

@@ -29,7 +29,15 @@ type Config struct {
 	NVML           string        // NVIDIA's management library: a path, or a name for the dynamic linker
 	SRIOVManage    string        // NVIDIA's program that turns virtual functions on and off
 	PCIGPUs        []string      // "vendor:device" in lower case
+	Placement      string        // "pack" or "spread", where a wish does not say
 	LogLevel       slog.Level
+
+	TLSListen      string // address and port; empty: not over the network
+	TLSCertificate string // file, absolute
+	TLSKey         string // file, absolute
+	TLSClientCA    string // file, absolute; empty: no client is known by a certificate
+	// The clients that have each role, as access.ParseClient reads them.
+	TLSAdmins, TLSOperators, TLSViewers []string
 }
 
 // Default is the configuration where nobody has said anything.
@@ -37,6 +45,6 @@ func Default() Config {
 	return Config{
 		StateDir: "/var/lib/gpuvirt", SocketPath: "/run/gpuvirt/gpuvirtd.sock", SocketGroup: "gpuvirt",
 		LibvirtURI: "qemu:///system", DetachTimeout: 30 * time.Second, RestoreTimeout: 90 * time.Second,
-		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, LogLevel: slog.LevelInfo,
+		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, Placement: "pack", LogLevel: slog.LevelInfo,
 	}
 }

@@ -70,7 +70,9 @@ func TestReference(t *testing.T) {
 func TestFormat(t *testing.T) {
 	want := config.Loaded{Config: config.Config{
 		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 10 * time.Second,
-		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, LogLevel: slog.LevelDebug,
+		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", LogLevel: slog.LevelDebug,
+		TLSListen: "[::]:8443", TLSCertificate: "/c", TLSKey: "/k", TLSClientCA: "/ca",
+		TLSAdmins: []string{"subject:CN=alice,O=A: B"}, TLSOperators: []string{"cn:#1"}, TLSViewers: []string{"any"},
 	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}
 	text := config.Format(want)
 	if !strings.Contains(text, "state_dir: /s  # command line\n") {
@@ -134,7 +136,8 @@ func TestDropIns(t *testing.T) {
 // All that is wrong is told, with the line.
 func TestWrongFiles(t *testing.T) {
 	for text, want := range map[string][]string{
-		"sokcet: {}\n": {`:1: there is no setting "sokcet": there are state_dir, socket, libvirt, restore, nvidia, pci_gpus, log`},
+		"placement: near\n": {`:1: placement: "near" is none of pack, spread`},
+		"sokcet: {}\n": {`:1: there is no setting "sokcet": there are state_dir, socket, tls, libvirt, restore, nvidia, pci_gpus, placement, log`},
 		"\nlibvirt:\n  urI: x\n  detach_timeout: 0s\nlog: {level: loud}\n": {
 			`:3: there is no setting "libvirt.urI": there are uri, detach_timeout`,
 			`:4: libvirt.detach_timeout: 0s is not between 1s and 10m0s`,
@@ -151,6 +154,11 @@ func TestWrongFiles(t *testing.T) {
 		"restore: {timeout: soon}\n":     {`:1: restore.timeout: "soon" is no duration, such as 30s or 1m30s`},
 		"restore: {timeout: 0s}\n":       {`:1: restore.timeout: 0s is not between 10s and 1h0m0s`},
 		"libvirt: {uri: ''}\n":           {`:1: libvirt.uri: it is empty`},
+		"tls: {listen: '8443'}\n":        {`:1: tls.listen: "8443" is no address with a port`},
+		"tls: {listen: 'host:8443'}\n":   {`:1: tls.listen: "host:8443" is no address with a port`},
+		"tls: {listen: '[::]:0'}\n":      {`:1: tls.listen: "[::]:0" is no address with a port`},
+		"tls: {key: server.key}\n":       {`:1: tls.key: "server.key" is no absolute path`},
+		"tls: {admins: [alice]}\n":       {`:1: tls.admins: "alice" is neither any nor one of subject:, cn:, dns:, email:, uri: with a name`},
 		"a: [\n":                         {`: line 1: `},
 		"{}\n---\n{}\n":                  {`: it holds more than one document`},
 		"? {a: 1}\n: 2\n":                {`:1: `},
@@ -170,6 +178,32 @@ func TestWrongFiles(t *testing.T) {
 			if !strings.HasPrefix(lines[i], path+w) {
 				t.Errorf("%q: %s, want %s", text, lines[i], w)
 			}
+		}
+	}
+}
+
+// Settings that contradict each other are told, with where they stand.
+func TestCheck(t *testing.T) {
+	for text, want := range map[string][]string{
+		"tls: {listen: ':8443', certificate: /c, key: /k}\n":                nil,
+		"tls: {certificate: /c, key: /k, client_ca: /ca, viewers: [any]}\n": nil,
+		"tls: {listen: ':8443'}\n":                                          {":1: tls.listen takes tls.certificate and tls.key"},
+		"tls:\n  listen: ':8443'\n  certificate: /c\n":                      {":3: tls.certificate takes tls.key"},
+		"tls: {key: /k}\n":        {":1: tls.key takes tls.certificate"},
+		"tls: {client_ca: /ca}\n": {":1: tls.client_ca lets nobody in"},
+		"tls:\n  admins: ['cn:a']\n  operators: []\n  viewers:\n    - any\n": {":2: tls.admins takes tls.client_ca", ":5: tls.viewers takes tls.client_ca"},
+	} {
+		path := filepath.Join(folder(t, map[string]string{"x.yaml": text}), "x.yaml")
+		got, err := config.Load(path, false)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		var lines []string
+		if err := got.Check(); err != nil {
+			lines = strings.Split(err.Error(), "\n")
+		}
+		if !slices.EqualFunc(lines, want, func(line, w string) bool { return strings.HasPrefix(line, path+w) }) {
+			t.Errorf("%q: %q, want %q", text, lines, want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -71,6 +72,34 @@ func (l *Loaded) Override(s Setting, values ...string) error {
 	}
 	l.said(s.Key, "command line")
 	return nil
+}
+
+// Check says what settings that can be, each by itself, cannot be together.
+func (l *Loaded) Check() error {
+	var errs []error
+	fail := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s %s", cmp.Or(l.Origin[key], "settings"), key, fmt.Sprintf(format, args...)))
+	}
+	switch {
+	case l.TLSCertificate != "" && l.TLSKey == "":
+		fail("tls.certificate", "takes tls.key")
+	case l.TLSKey != "" && l.TLSCertificate == "":
+		fail("tls.key", "takes tls.certificate")
+	case l.TLSListen != "" && l.TLSCertificate == "":
+		fail("tls.listen", "takes tls.certificate and tls.key: nothing is served over the network in the clear")
+	}
+	lists := map[string][]string{"tls.admins": l.TLSAdmins, "tls.operators": l.TLSOperators, "tls.viewers": l.TLSViewers}
+	named := 0
+	for _, key := range slices.Sorted(maps.Keys(lists)) {
+		named += len(lists[key])
+		if len(lists[key]) > 0 && l.TLSClientCA == "" {
+			fail(key, "takes tls.client_ca: without it no certificate is known")
+		}
+	}
+	if l.TLSClientCA != "" && named == 0 {
+		fail("tls.client_ca", "lets nobody in: tls.admins, tls.operators or tls.viewers says whom")
+	}
+	return errors.Join(errs...)
 }
 
 func (l *Loaded) said(key, by string) {

@@ -4,11 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"gpuvirt/access"
 	"gpuvirt/sriov"
 )
 
@@ -41,6 +45,37 @@ func Settings() []Setting {
 			Doc: "Group whose members may use the socket as operators, where it exists. Empty: root only.", at: func(c *Config) any { return &c.SocketGroup },
 		},
 		{
+			Key: "tls.listen", Flag: "tls-listen", Arg: "address", check: hostPort,
+			Doc: "Address and port to serve on over the network as well, such as 0.0.0.0:8443 or [::]:8443.\nEmpty: not at all. Whoever comes needs a token, or a certificate that is let in below.",
+			at:  func(c *Config) any { return &c.TLSListen },
+		},
+		{
+			Key: "tls.certificate", Flag: "tls-certificate", Arg: "file", check: absoluteIfAny, Live: true,
+			Doc: "Certificate to show there, with those between it and its CA, in PEM.\nA reload reads the files of this section anew, and keeps the old where one cannot be used.",
+			at:  func(c *Config) any { return &c.TLSCertificate },
+		},
+		{
+			Key: "tls.key", Flag: "tls-key", Arg: "file", check: absoluteIfAny, Live: true,
+			Doc: "Key of the certificate, in PEM; its mode is 0600 or 0640.", at: func(c *Config) any { return &c.TLSKey },
+		},
+		{
+			Key: "tls.client_ca", Flag: "tls-client-ca", Arg: "file", check: absoluteIfAny, Live: true,
+			Doc: "CA, or several, whose clients may come with a certificate instead of a token, in PEM.", at: func(c *Config) any { return &c.TLSClientCA },
+		},
+		{
+			Key: "tls.admins", Flag: "tls-admin", Arg: "client", check: client, Live: true,
+			Doc: "Clients of that CA that are administrators: subject:, cn:, dns:, email: or uri: with what the\ncertificate has there, such as cn:alice, or any for all of the CA. Who is in no list is let do nothing.",
+			at:  func(c *Config) any { return &c.TLSAdmins },
+		},
+		{
+			Key: "tls.operators", Flag: "tls-operator", Arg: "client", check: client, Live: true,
+			Doc: "Clients that may give partitions to VMs and take them back.", at: func(c *Config) any { return &c.TLSOperators },
+		},
+		{
+			Key: "tls.viewers", Flag: "tls-viewer", Arg: "client", check: client, Live: true,
+			Doc: "Clients that may look.", at: func(c *Config) any { return &c.TLSViewers },
+		},
+		{
 			Key: "libvirt.uri", Flag: "libvirt-uri", Arg: "uri", check: something,
 			Doc: "Libvirt to connect to.", at: func(c *Config) any { return &c.LibvirtURI },
 		},
@@ -64,6 +99,10 @@ func Settings() []Setting {
 		{
 			Key: "pci_gpus", Flag: "pci-gpu", Arg: "vendor:device", check: sriov.ParseDevice,
 			Doc: "PCI devices that are GPUs though their class does not say so, by vendor:device.", at: func(c *Config) any { return &c.PCIGPUs },
+		},
+		{
+			Key: "placement", Flag: "placement", Arg: "how", check: oneOf("pack", "spread"), Live: true,
+			Doc: "How a GPU is chosen where several fit and a request does not say: pack takes the\nfullest, so that others stay whole; spread the emptiest.", at: func(c *Config) any { return &c.Placement },
 		},
 		{
 			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
@@ -149,11 +188,45 @@ func something(text string) (string, error) {
 	return text, nil
 }
 
+func oneOf(words ...string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		if !slices.Contains(words, text) {
+			return "", fmt.Errorf("%q is none of %s", text, strings.Join(words, ", "))
+		}
+		return text, nil
+	}
+}
+
 func absolute(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is no absolute path", text)
 	}
 	return text, nil
+}
+
+func absoluteIfAny(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	return absolute(text)
+}
+
+func hostPort(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(text)
+	n, errPort := strconv.ParseUint(port, 10, 16)
+	_, errHost := netip.ParseAddr(host)
+	if err != nil || errPort != nil || n == 0 || host != "" && errHost != nil {
+		return "", fmt.Errorf("%q is no address with a port, such as 0.0.0.0:8443 or [::]:8443", text)
+	}
+	return text, nil
+}
+
+func client(text string) (string, error) {
+	_, err := access.ParseClient(text)
+	return text, err
 }
 
 func between(least, most time.Duration) func(string) (string, error) {

@@ -40,7 +40,7 @@ func getEvents(s *Server, q *request) (response, error) {
 		}
 		after = n
 	}
-	release, err := s.takeStream()
+	release, err := s.takeStream(q)
 	if err != nil {
 		return response{}, err
 	}
@@ -54,7 +54,7 @@ func getEvents(s *Server, q *request) (response, error) {
 func (s *Server) streamEvents(q *request, w http.ResponseWriter, after uint64) {
 	ctx, cancel := context.WithCancel(q.Context())
 	defer cancel()
-	stop := s.untilClosing(cancel)
+	stop := s.untilEnd(q, cancel)
 	defer stop()
 
 	past, complete, live := s.host.Events(ctx, after)

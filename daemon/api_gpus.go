@@ -56,14 +56,22 @@ func patchGPU(s *Server, q *request) (response, error) {
 }
 
 func listProfiles(s *Server, q *request) (response, error) {
-	profiles, err := s.host.Profiles(q.Context(), gpu.ID(q.path["gpu"]))
+	profiles, blind, err := s.host.Profiles(q.Context(), gpu.ID(q.path["gpu"]))
 	if err != nil {
 		return response{}, err
 	}
 	items := filter(q, convert(profiles, profileOf), map[string]func(api.Profile) string{
 		"kind": func(p api.Profile) string { return p.Kind },
 	})
-	return page(q, items, func(p api.Profile) string { return p.Name + "\x00" + p.Kind + "\x00" + p.On + "\x00" + p.NativeID })
+	list, err := pageOf(q, items, func(p api.Profile) string { return p.Name + "\x00" + p.Kind + "\x00" + p.On + "\x00" + p.NativeID })
+	if err != nil {
+		return response{}, err
+	}
+	out := api.ProfileList{Items: list.Items, Next: list.Next}
+	if blind != nil {
+		out.Unknown = blind.Error()
+	}
+	return ok(out), nil
 }
 
 func getCapacity(s *Server, q *request) (response, error) {

@@ -45,7 +45,7 @@ func waitOperation(s *Server, q *request) (response, error) {
 	if err != nil || op.Final() || op.Status == operation.Waiting || timeout == 0 {
 		return ok(operationOf(op)), err
 	}
-	release, err := s.takeStream()
+	release, err := s.takeStream(q)
 	if err != nil {
 		return response{}, err
 	}
@@ -53,27 +53,16 @@ func waitOperation(s *Server, q *request) (response, error) {
 
 	ctx, cancel := context.WithTimeout(q.Context(), timeout)
 	defer cancel()
-	stop := s.untilClosing(cancel)
+	stop := s.untilEnd(q, cancel)
 	defer stop()
 	op, err = s.ops.Wait(ctx, id)
+	if over := q.who.over(); over != nil {
+		return response{}, over
+	}
 	if err != nil && ctx.Err() != nil && q.Context().Err() == nil {
 		op, err = s.ops.Get(id)
 	}
 	return ok(operationOf(op)), err
-}
-
-// untilClosing calls cancel when the server ends, unless stop is called before.
-func (s *Server) untilClosing(cancel func()) (stop func()) {
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		select {
-		case <-s.closing:
-			cancel()
-		case <-done:
-		}
-	}()
-	return func() { close(done); <-ended }
 }
 
 func abortOperation(s *Server, q *request) (response, error) {

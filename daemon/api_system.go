@@ -1,17 +1,32 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"gpuvirt/api"
 	"gpuvirt/gpu"
 )
 
+// info is what the host says, and what is wrong with serving it.
+func (s *Server) info(ctx context.Context) gpu.HostInfo {
+	info := s.host.Info(ctx)
+	if problems := s.network.problems(); len(problems) > 0 {
+		info.Reasons = append(slices.Clone(info.Reasons), problems...)
+		if info.State == gpu.HostReady {
+			info.State = gpu.HostDegraded
+		}
+	}
+	return info
+}
+
 func getInfo(s *Server, q *request) (response, error) {
-	return object(infoOf(s.host.Info(q.Context()), s.version)), nil
+	return object(infoOf(s.info(q.Context()), s.version)), nil
 }
 
 func getOpenAPI(_ *Server, _ *request) (response, error) {
@@ -25,7 +40,7 @@ func getLive(_ *Server, _ *request) (response, error) {
 
 // getReady tells whether requests can be served: a degraded host still can.
 func getReady(s *Server, q *request) (response, error) {
-	info := s.host.Info(q.Context())
+	info := s.info(q.Context())
 	switch info.State {
 	case gpu.HostReady, gpu.HostDegraded:
 		return ok(api.Health{Status: "ok", Reasons: list(info.Reasons)}), nil
@@ -38,8 +53,20 @@ func getReady(s *Server, q *request) (response, error) {
 // getConfig tells the configuration that holds, as opposed to what files say by now.
 func getConfig(s *Server, _ *request) (response, error) { return object(s.settings()), nil }
 
+// getMetrics writes what Prometheus reads. It is made whole before the first byte: half of
+// it would look like a host that has lost GPUs.
+func getMetrics(s *Server, q *request) (response, error) {
+	var text bytes.Buffer
+	if s.metrics != nil {
+		if err := s.metrics(q.Context(), &text); err != nil {
+			return response{}, err
+		}
+	}
+	return response{raw: append([]byte{}, text.Bytes()...)}, nil
+}
+
 func getBackup(s *Server, q *request) (response, error) {
-	release, err := s.takeStream()
+	release, err := s.takeStream(q)
 	if err != nil {
 		return response{}, err
 	}
@@ -49,8 +76,10 @@ func getBackup(s *Server, q *request) (response, error) {
 		b := &backupWriter{w: w, control: q.control, name: name}
 		ctx, cancel := context.WithCancel(q.Context())
 		defer cancel()
+		stop := s.untilOver(q, cancel)
+		defer stop()
 		if err := s.host.Backup(ctx, b); err != nil {
-			return err
+			return errors.Join(err, q.who.over())
 		}
 		b.begin() // an empty one, too
 		return nil
@@ -85,12 +114,22 @@ func (b *backupWriter) Write(p []byte) (int, error) {
 	return b.w.Write(p)
 }
 
-// takeStream takes one of the slots for long requests.
-func (s *Server) takeStream() (release func(), err error) {
+// takeStream takes one of the slots for long requests. Over the network nobody takes so many
+// of them that none are left for others.
+func (s *Server) takeStream(q *request) (release func(), err error) {
+	if q.who.From != "" && !s.network.beginStream(q.who.Actor) {
+		return nil, tooManyStreams(maxStreamsOf)
+	}
+	end := func() {
+		if q.who.From != "" {
+			s.network.endStream(q.who.Actor)
+		}
+	}
 	select {
 	case s.streams <- struct{}{}:
-		return func() { <-s.streams }, nil
+		return func() { <-s.streams; end() }, nil
 	default:
-		return nil, tooManyStreams()
+		end()
+		return nil, tooManyStreams(maxStreams)
 	}
 }

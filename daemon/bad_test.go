@@ -33,7 +33,7 @@ func fill(path, v string) string {
 // sample fills a path with names that exist.
 func sample(path string) string {
 	return strings.NewReplacer("{gpu}", gpuA, "{partition}", mdev1, "{vm}", "web1", "{assignment}", "old",
-		"{operation}", "01KAR2Z7T4Y2M8Q6V0R9X3B000").Replace(path)
+		"{operation}", "01KAR2Z7T4Y2M8Q6V0R9X3B000", "{token}", oldToken).Replace(path)
 }
 
 // sampleBody is what a route takes.
@@ -51,6 +51,8 @@ func sampleBody(rt route) string {
 		return `{"scheduler":{"policy":"fixed-share"}}`
 	case rt.path == "/v1/vms/{vm}/check-start":
 		return `{"devices":[{"pci_address":"0000:41:00.4"}]}`
+	case rt.path == "/v1/tokens":
+		return `{"name":"ci","role":"viewer"}`
 	case rt.method == patch:
 		return `{"managed":true}`
 	case rt.method == post:
@@ -202,6 +204,13 @@ func TestBadFields(t *testing.T) {
 	h.host.readOnly = true
 	long := strings.Repeat("x", 257)
 	for _, tc := range []struct{ method, target, body, names string }{
+		{"POST", "/v1/tokens", `{"name":"ci"}`, `"role" is malformed`},
+		{"POST", "/v1/tokens", `{"role":"viewer"}`, `"name" is malformed`},
+		{"POST", "/v1/tokens", `{"name":"C I","role":"viewer"}`, `"name" is malformed`},
+		{"POST", "/v1/tokens", `{"name":"ci","role":"root"}`, `none of viewer, operator, admin`},
+		{"POST", "/v1/tokens", `{"name":"ci","role":"viewer","expires":"soon"}`, `such as 2027-02-21T11:00:00Z, not "soon"`},
+		{"POST", "/v1/tokens", `{"name":"ci","role":"viewer","expires":null}`, `"expires" must not be null`},
+		{"POST", "/v1/tokens", `{"name":"ci","role":"viewer","secret":"x"}`, `"secret" is unknown: there are name, role, expires`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1"}`, `"profile" is missing`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":"hope"}`, `"policy" is malformed: "hope" is none of report, repair`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":""}`, `"policy" is missing`},
@@ -288,7 +297,7 @@ func manyLabels(n int) string {
 
 func TestBadHeaders(t *testing.T) {
 	everyRoute(t, func(t *testing.T, h *harness, rt route, target, body string) {
-		for _, accept := range []string{"text/html", "image/*;q=1", "application/xml, text/plain", rt.mediaType() + ";q=0", "garbage", ";;", "*/*;q=0"} {
+		for _, accept := range []string{"text/html", "image/*;q=1", "application/xml, text/css", rt.mediaType() + ";q=0", "garbage", ";;", "*/*;q=0"} {
 			h.refused(t, call{method: rt.method, target: target, body: body, header: http.Header{"Accept": {accept}}}, 406)
 		}
 		if rt.conditional {

@@ -91,7 +91,7 @@ func partitionOf(p gpu.Partition) api.Partition {
 		ID: p.ID, GPU: string(p.GPU), Parent: p.Parent, Kind: string(p.Kind), Profile: p.Profile, Slot: p.Slot,
 		Native: p.Native, Handle: api.Handle(p.Handle), DeviceAPI: p.DeviceAPI, VGPUParams: p.Params, IOMMUGroup: p.IOMMUGroup,
 		Origin: string(p.Origin), State: string(p.State), Assignment: p.Assignment,
-		Instance:   p.Instance,
+		Instance: p.Instance, Companions: slices.Clone(p.Companions),
 		Holders:    convert(p.Holders, func(h gpu.Holder) api.Holder { return api.Holder(h) }),
 		Conditions: convert(p.Conditions, conditionOf),
 	}
@@ -174,7 +174,7 @@ func stepOf(s operation.Step) api.Step {
 func infoOf(h gpu.HostInfo, version string) api.Info {
 	return api.Info{
 		Product: "gpuvirt", Version: version, APIVersion: "v1",
-		Features: []string{"adopt", "apply", "assignments", "backup", "capacity", "config", "dry-run", "etag", "events", "idempotency-key", "mig", "partitions", "sriov", "vgpu"},
+		Features: []string{"adopt", "apply", "assignments", "backup", "capacity", "config", "dry-run", "etag", "events", "idempotency-key", "metrics", "mig", "partitions", "sriov", "tokens", "vgpu"},
 		HostID:   h.HostID, BootID: h.BootID, State: string(h.State), Reasons: list(slices.Clone(h.Reasons)), Simulated: h.Simulated,
 	}
 }

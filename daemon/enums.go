@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"gpuvirt/access"
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
 )
@@ -25,7 +26,7 @@ func partitionStates() []gpu.PartitionState {
 }
 
 func vmStates() []gpu.VMState {
-	return []gpu.VMState{gpu.VMRunning, gpu.VMPaused, gpu.VMShutoff, gpu.VMCrashed, gpu.VMUnknown}
+	return []gpu.VMState{gpu.VMRunning, gpu.VMPaused, gpu.VMShutoff, gpu.VMCrashed}
 }
 
 func assignmentStates() []gpu.AssignmentState {
@@ -45,3 +46,10 @@ func statuses() []operation.Status {
 func bools() []string { return []string{"true", "false"} }
 
 func policies() []gpu.Policy { return []gpu.Policy{gpu.PolicyReport, gpu.PolicyRepair} }
+
+func roles() (out []string) {
+	for _, r := range access.Roles() {
+		out = append(out, r.String())
+	}
+	return out
+}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type fakeHost struct {
 
 	mu          sync.Mutex
 	err         error // what every call returns, if not nil
+	blind       error // why not all profiles are known
 	info        gpu.HostInfo
 	gpus        map[gpu.ID]gpu.GPU
 	vms         []gpu.VM
@@ -166,19 +168,19 @@ func (h *fakeHost) PatchGPU(_ context.Context, _ string, id gpu.ID, p gpu.GPUPat
 	return g, gpu.Plan{}, nil
 }
 
-func (h *fakeHost) Profiles(_ context.Context, id gpu.ID) ([]gpu.Profile, error) {
+func (h *fakeHost) Profiles(_ context.Context, id gpu.ID) (profiles []gpu.Profile, blind, err error) {
 	leave, err := h.enter()
 	defer leave()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := h.gpu(id); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return []gpu.Profile{
 		{Name: profile, Kind: gpu.KindMdev, GPU: id, MaxInstances: 2, Available: h.room()},
 		{Name: "1g.10gb+me", Kind: gpu.KindMIG, GPU: id, Attributes: map[string]string{"name": "x"}},
-	}, nil
+	}, h.blind, nil
 }
 
 func (h *fakeHost) room() int {
@@ -387,6 +389,7 @@ func (h *fakeHost) mayPut(name string, w gpu.Wish) (gpu.Assignment, gpu.Wish, er
 	}
 	w.VM = vm.UUID
 	if a, ok := h.assignments[name]; ok {
+		w.Placement = cmp.Or(w.Placement, a.Wish.Placement)
 		if a.Wish == w {
 			return a, w, nil
 		}

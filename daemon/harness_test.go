@@ -53,14 +53,22 @@ func loadDocument(t testing.TB) *openapi3.T {
 type harness struct {
 	*Server
 	host   *fakeHost
+	kept   *tokenStore
 	log    *syncBuffer
 	exited []int
 }
 
 func newHarness(t testing.TB) *harness {
-	h := &harness{host: newFakeHost(t), log: &syncBuffer{}}
+	h := &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
 	h.Server = New(Config{
-		Host: h.host, Operations: h.host.ops, Version: "v0",
+		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept),
+		Metrics: func(_ context.Context, w io.Writer) error {
+			if h.host.err != nil {
+				return h.host.err
+			}
+			_, err := io.WriteString(w, "gpuvirt_gpu_ready 1\n")
+			return err
+		},
 		Log: slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Settings: func() api.Settings {
 			return api.Settings{Files: []string{"/etc/gpuvirt/gpuvirtd.yaml"}, Items: []api.Setting{
@@ -202,7 +210,7 @@ func findInDocument(t testing.TB, r *http.Request) *openapi3filter.RequestValida
 	}
 	return &openapi3filter.RequestValidationInput{
 		Request: r, PathParams: params, Route: route,
-		Options: &openapi3filter.Options{IncludeResponseStatus: true, RejectWhenRequestBodyNotSpecified: true, SkipSettingDefaults: true},
+		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, IncludeResponseStatus: true, RejectWhenRequestBodyNotSpecified: true, SkipSettingDefaults: true},
 	}
 }
 

@@ -20,7 +20,7 @@ type Host interface {
 	GPU(ctx context.Context, id gpu.ID) (gpu.GPU, error)
 	// PatchGPU writes nothing where nothing changes. With dryRun it only plans.
 	PatchGPU(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatch, dryRun bool) (gpu.GPU, gpu.Plan, error)
-	Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error)
+	Profiles(ctx context.Context, id gpu.ID) (profiles []gpu.Profile, blind, err error)
 	Layout(ctx context.Context, id gpu.ID) (gpu.LayoutState, error)
 	// PutLayout returns the operation that cuts the GPU, or nil where it is cut so
 	// already.
@@ -72,6 +72,20 @@ type Host interface {
 	// means from now on. It never waits for a listener: it closes the channel of one
 	// that is too far behind, and when ctx ends.
 	Events(ctx context.Context, after uint64) (past []gpu.Event, complete bool, live <-chan gpu.Event)
+}
+
+// Tokens is what the routes need of the tokens. Their errors are *gpu.Error, and none holds
+// the text of a token.
+type Tokens interface {
+	Tokens() []gpu.Token
+	Token(id string) (gpu.Token, error)
+	// Plan says why Create would refuse; nil: it would not.
+	Plan(w gpu.TokenWish) error
+	// Create returns the text that the token's holder sends, which is not to be had again.
+	Create(w gpu.TokenWish, by string) (gpu.Token, string, error)
+	Delete(id string) (gpu.Token, error)
+	// Check tells whose token a text is; the channel is closed when it is deleted.
+	Check(text string) (gpu.Token, <-chan struct{}, error)
 }
 
 // Operations is what the routes need of the engine.

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -38,7 +39,10 @@ func decode[T any](q *request) (T, error) {
 func jsonError(err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
+	var moment *time.ParseError
 	switch {
+	case errors.As(err, &moment):
+		return invalid("a time must be as RFC 3339 has it, such as 2027-02-21T11:00:00Z, not %s", quote(strings.Trim(moment.Value, `"`)))
 	case errors.As(err, &syntax):
 		return invalid("the body is not valid JSON: %w, at byte %d", err, syntax.Offset)
 	case errors.As(err, &kind):

@@ -21,11 +21,19 @@ const (
 // id. A cursor holds the last id of the page before, so that what is added or
 // removed meanwhile neither repeats nor hides an item.
 func page[T any](q *request, items []T, id func(T) string) (response, error) {
+	list, err := pageOf(q, items, id)
+	if err != nil {
+		return response{}, err
+	}
+	return ok(list), nil
+}
+
+func pageOf[T any](q *request, items []T, id func(T) string) (api.List[T], error) {
 	limit := defaultLimit
 	if v, given := q.query["limit"]; given {
 		n, err := strconv.Atoi(v)
 		if err != nil {
-			return response{}, err
+			return api.List[T]{}, err
 		}
 		limit = n
 	}
@@ -33,7 +41,7 @@ func page[T any](q *request, items []T, id func(T) string) (response, error) {
 	if v, given := q.query["cursor"]; given {
 		last, err := parseCursor(v)
 		if err != nil {
-			return response{}, err
+			return api.List[T]{}, err
 		}
 		first, found := slices.BinarySearchFunc(items, last, func(item T, last string) int {
 			return strings.Compare(id(item), last)
@@ -51,7 +59,7 @@ func page[T any](q *request, items []T, id func(T) string) (response, error) {
 	if list.Items == nil {
 		list.Items = []T{}
 	}
-	return ok(list), nil
+	return list, nil
 }
 
 // A cursor begins with this, so that another encoding can follow.

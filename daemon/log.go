@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"gpuvirt/gpu"
 )
 
 // A recorder remembers what was answered.
@@ -43,7 +45,7 @@ func (s *Server) logRequest(r *http.Request, who Identity, status int, bytes int
 		slog.String("method", shorten(r.Method)), slog.String("path", shorten(r.URL.EscapedPath())),
 		slog.Bool("dry_run", r.URL.Query().Get("dry_run") == "true"),
 		slog.Int("status", status), slog.Int64("bytes", bytes), slog.Duration("took", took),
-		slog.String("actor", who.Actor))
+		slog.String("actor", who.Actor), slog.String("from", who.From), slog.String("token", who.Token))
 }
 
 // logDenied writes a security event.
@@ -52,6 +54,22 @@ func (s *Server) logDenied(r *http.Request, who Identity, needs Role) {
 		slog.Group("security",
 			slog.String("event", "access-denied"),
 			slog.String("actor", who.Actor), slog.Uint64("uid", uint64(who.UID)), slog.Int("pid", int(who.PID)),
-			slog.String("role", who.Role.String()), slog.String("needs", needs.String()),
+			slog.String("from", who.From), slog.String("token", who.Token), slog.String("role", who.Role.String()), slog.String("needs", needs.String()),
+			slog.String("method", shorten(r.Method)), slog.String("path", shorten(r.URL.EscapedPath()))))
+}
+
+// logToken writes a security event about a token.
+func (s *Server) logToken(q *request, event string, t gpu.Token) {
+	s.log.LogAttrs(q.Context(), slog.LevelWarn, "the tokens change",
+		slog.Group("security",
+			slog.String("event", event), slog.String("actor", q.who.Actor), slog.String("from", q.who.From),
+			slog.String("token", t.ID), slog.String("name", t.Name), slog.String("role", t.Role), slog.Time("expires", t.Expires)))
+}
+
+// logFailed writes that somebody could not say who it is. The error holds nothing secret.
+func (s *Server) logFailed(r *http.Request, from string, err error) {
+	s.log.LogAttrs(r.Context(), slog.LevelWarn, "authentication failed",
+		slog.Group("security",
+			slog.String("event", "authentication-failed"), slog.String("from", from), slog.String("reason", err.Error()),
 			slog.String("method", shorten(r.Method)), slog.String("path", shorten(r.URL.EscapedPath()))))
 }

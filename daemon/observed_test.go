@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,5 +41,16 @@ func TestObserved(t *testing.T) {
 		if diff := cmp.Diff(c.want+"\n", string(got)); diff != "" || err != nil {
 			t.Error(err, diff)
 		}
+	}
+}
+
+// What is known of profiles is served, and with it why the rest is not.
+func TestProfilesNotAllKnown(t *testing.T) {
+	h := newHarness(t)
+	h.host.blind = gpu.Errorf(gpu.CodeUnavailable, "the library does not answer")
+	a := h.get(t, "/v1/gpus/"+gpuA+"/profiles?limit=1")
+	var list api.ProfileList
+	if err := json.Unmarshal([]byte(a.body), &list); err != nil || a.status != 200 || len(list.Items) != 1 || list.Next == "" || list.Unknown != "the library does not answer" {
+		t.Errorf("%d %s: %v", a.status, a.body, err)
 	}
 }

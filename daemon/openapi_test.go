@@ -81,7 +81,7 @@ func enumOf(s *openapi3.Schema) []string {
 func TestOpenAPIPathRules(t *testing.T) {
 	doc := loadDocument(t)
 	for name, pattern := range map[string]string{
-		"GPUID": patternGPU, "PartitionID": patternPartition, "AssignmentName": patternAssignment, "OperationID": patternOperation,
+		"GPUID": patternGPU, "PartitionID": patternPartition, "AssignmentName": patternAssignment, "OperationID": patternOperation, "TokenID": patternToken,
 	} {
 		if got := doc.Components.Schemas[name].Value.Pattern; got != pattern {
 			t.Errorf("%s: openapi.yaml has pattern %s, the code %s", name, got, pattern)
@@ -93,7 +93,7 @@ func TestOpenAPIPathRules(t *testing.T) {
 	for _, rt := range routes() {
 		for part := range strings.SplitSeq(rt.path, "/") {
 			name, isParam := strings.CutPrefix(part, "{")
-			if err := checkPathParam(strings.TrimSuffix(name, "}"), "x"); isParam && err != nil {
+			if err := checkPathParam(strings.TrimSuffix(name, "}"), strings.Repeat("0", 26)); isParam && err != nil {
 				t.Errorf("%s: %v", rt.path, err)
 			}
 		}
@@ -118,6 +118,9 @@ func TestOpenAPIEnums(t *testing.T) {
 		if got := slices.Sorted(slices.Values(enumOf(doc.Components.Schemas[schema].Value))); len(want) == 0 || !slices.Equal(got, want) {
 			t.Errorf("%s in openapi.yaml is %v, but %s is %v", schema, got, goType, want)
 		}
+	}
+	if got := enumOf(doc.Components.Schemas["Role"].Value); !slices.Equal(got, roles()) {
+		t.Errorf("Role in openapi.yaml is %v, the code has %v", got, roles())
 	}
 	for goType, values := range map[string][]string{
 		"gpu.Kind": texts(kinds()), "gpu.Placement": texts(placements()), "gpu.Hotplug": texts(hotplugs()), "gpu.Origin": texts(origins()),
@@ -190,7 +193,9 @@ func wireTypes() map[string]reflect.Type {
 		"AssignmentRequest": reflect.TypeFor[api.AssignmentRequest](), "Assignment": reflect.TypeFor[api.Assignment](),
 		"Attached": reflect.TypeFor[api.Attached](), "Plan": reflect.TypeFor[api.Plan](), "PlanStep": reflect.TypeFor[api.PlanStep](),
 		"Operation": reflect.TypeFor[api.Operation](), "Step": reflect.TypeFor[api.Step](), "LogLine": reflect.TypeFor[api.LogLine](),
-		"GPUList": reflect.TypeFor[api.List[api.GPU]](), "ProfileList": reflect.TypeFor[api.List[api.Profile]](),
+		"Token": reflect.TypeFor[api.Token](), "TokenRequest": reflect.TypeFor[api.TokenRequest](), "TokenCreated": reflect.TypeFor[api.TokenCreated](),
+		"TokenList": reflect.TypeFor[api.List[api.Token]](),
+		"GPUList":   reflect.TypeFor[api.List[api.GPU]](), "ProfileList": reflect.TypeFor[api.ProfileList](),
 		"PartitionList": reflect.TypeFor[api.List[api.Partition]](), "VMList": reflect.TypeFor[api.List[api.VM]](),
 		"AssignmentList": reflect.TypeFor[api.List[api.Assignment]](), "OperationList": reflect.TypeFor[api.List[api.Operation]](),
 	}
@@ -297,7 +302,7 @@ func exampleFits(t *testing.T, types map[string]reflect.Type, schema *openapi3.S
 }
 
 func firstOK(op *openapi3.Operation) *openapi3.Response {
-	for _, status := range []int{http.StatusOK, http.StatusAccepted} {
+	for _, status := range []int{http.StatusOK, http.StatusAccepted, http.StatusCreated} {
 		if r := op.Responses.Status(status); r != nil {
 			return r.Value
 		}

@@ -2,45 +2,40 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gpuvirt/access"
 )
 
-// A Role is what somebody may do. Each role may do what those before it may.
-type Role int
+// A Role is what somebody may do: see package access.
+type Role = access.Role
 
 // The roles.
 const (
-	Nobody   Role = iota // may use open routes only
-	Viewer               // may look
-	Operator             // may also ask for partitions and attach them to VMs
-	Admin                // may also decide about GPUs and give up on operations
+	Nobody   = access.Nobody
+	Viewer   = access.Viewer
+	Operator = access.Operator
+	Admin    = access.Admin
 )
-
-// String returns the role's name.
-func (r Role) String() string {
-	switch r {
-	case Nobody:
-		return "nobody"
-	case Viewer:
-		return "viewer"
-	case Operator:
-		return "operator"
-	case Admin:
-		return "admin"
-	}
-	return fmt.Sprintf("Role(%d)", int(r))
-}
 
 // An Identity is who sent a request.
 type Identity struct {
-	Actor string // for operations and the log: "root", "uid:1000"
+	Actor string // for operations and the log: "root", "uid:1000", "token:ci", "cert:CN=alice,O=Bank"
 	UID   uint32
 	PID   int32 // when it connected
 	Role  Role
+
+	From    string    // address, over the network
+	Token   string    // id of the token that says so; empty: none
+	Expires time.Time // when that stops being so; zero: never
+	// gone is closed when it stops being so before; nil: it does not.
+	gone <-chan struct{}
 }
 
 type identityKey struct{}
@@ -56,8 +51,12 @@ func identityOf(ctx context.Context) (Identity, bool) {
 }
 
 // ConnContext identifies the process at the other end of a unix socket; it is
-// meant for http.Server. Who cannot be identified is nobody.
+// meant for http.Server. Who cannot be identified is nobody. Over TLS each request has to
+// say who it is from.
 func (s *Server) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	if _, ok := c.(*tls.Conn); ok {
+		return overNetwork(ctx, c.RemoteAddr())
+	}
 	cred, err := peerCredentials(c)
 	if err != nil {
 		s.log.Warn("cannot tell who connected", "err", err)

@@ -53,7 +53,6 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	begin := time.Now()
 	rec := &recorder{ResponseWriter: w}
 	q := &request{Request: r, writer: w, control: http.NewResponseController(w)}
-	q.who, _ = identityOf(r.Context())
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(rec, q, v)
@@ -78,7 +77,12 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		q.drain()
+		switch {
+		case !q.stranger:
+			q.drain()
+		case q.ContentLength != 0:
+			w.Header().Set("Connection", "close") // no body is read of who is not known
+		}
 		res = s.problemResponse(q, err)
 	}
 	s.write(rec, q, res)
@@ -86,6 +90,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 // respond takes a request through all checks to its handler.
 func (s *Server) respond(q *request) (response, error) {
+	if err := s.authenticate(q); err != nil {
+		return response{}, err
+	}
 	rt, vars, err := s.match(q)
 	if err != nil {
 		return response{}, err
@@ -121,7 +128,8 @@ func (s *Server) respond(q *request) (response, error) {
 }
 
 // match finds the route of a request. Who is unknown learns nothing from the
-// difference between a path and a method that do not exist.
+// difference between a path and a method that do not exist, and over the network nothing
+// at all: authenticate comes first.
 func (s *Server) match(q *request) (route, map[string]string, error) {
 	var m mux.RouteMatch
 	if !s.router.Match(q.Request, &m) || m.Route == nil {
@@ -144,10 +152,14 @@ func (s *Server) admit(q *request) error {
 	}
 	s.logDenied(q.Request, q.who, needs)
 	if q.who.Actor == "" {
-		return gpu.Errorf(gpu.CodeUnauthorized, "cannot tell who asks").
-			WithHint("use the unix socket of gpuvirtd")
+		return unauthorized(gpu.Errorf(gpu.CodeUnauthorized, "cannot tell who asks").
+			WithHint("use the unix socket of gpuvirtd"))
 	}
-	return gpu.Errorf(gpu.CodeForbidden, "%s may not do this: it takes the role %s, not %s", q.who.Actor, needs, q.who.Role)
+	err := gpu.Errorf(gpu.CodeForbidden, "%s may not do this: it takes the role %s, not %s", q.who.Actor, needs, q.who.Role)
+	if q.who.Role == Nobody {
+		err = err.WithHint("on the host tls.viewers, tls.operators or tls.admins of gpuvirtd.yaml says which certificates are let in")
+	}
+	return err
 }
 
 // panicked ends the process: the handler may hold a lock that nobody would ever

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
+	"time"
 
 	"gpuvirt/api"
 	"gpuvirt/gpu"
@@ -58,11 +60,27 @@ func bodyTimeout() error {
 	return invalidWith(http.StatusRequestTimeout, "the body did not arrive within %v", readTimeout)
 }
 
-func tooManyStreams() error {
+// unauthorized asks for a token, as RFC 6750 wants it.
+func unauthorized(err *gpu.Error) error {
+	return &httpError{
+		status: http.StatusUnauthorized, header: http.Header{"WWW-Authenticate": {`Bearer realm="gpuvirt"`}}, err: err,
+	}
+}
+
+// tooManyFailures answers whoever failed to say who it is too often.
+func tooManyFailures(after time.Duration) error {
+	return &httpError{
+		status: http.StatusTooManyRequests,
+		header: http.Header{"Retry-After": {strconv.Itoa(int(after.Seconds()))}, "WWW-Authenticate": {`Bearer realm="gpuvirt"`}},
+		err:    gpu.Errorf(gpu.CodeUnauthorized, "too many requests without a valid token or certificate came from this address"),
+	}
+}
+
+func tooManyStreams(most int) error {
 	return &httpError{
 		status: http.StatusTooManyRequests,
 		header: http.Header{"Retry-After": {"1"}},
-		err:    gpu.Errorf(gpu.CodeUnavailable, "cannot serve more than %d event streams and waits at a time", maxStreams),
+		err:    gpu.Errorf(gpu.CodeUnavailable, "cannot serve more than %d event streams and waits at a time", most),
 	}
 }
 

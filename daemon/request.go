@@ -22,9 +22,11 @@ type request struct {
 	control *http.ResponseController
 	route   route
 	who     Identity
-	path    map[string]string // unescaped and well-formed
-	query   map[string]string // known and well-formed
-	body    []byte            // JSON, if the route takes a body
+	// stranger is one who came over the network and could not say who it is.
+	stranger bool
+	path     map[string]string // unescaped and well-formed
+	query    map[string]string // known and well-formed
+	body     []byte            // JSON, if the route takes a body
 
 	ifMatch, ifNoneMatch condition
 }

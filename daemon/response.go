@@ -20,6 +20,7 @@ const (
 	mediaYAML   = "application/yaml"
 	mediaEvents = "text/event-stream"
 	mediaBinary = "application/octet-stream"
+	mediaText   = "text/plain"
 )
 
 // A response is what a handler wants to answer.
@@ -88,6 +89,9 @@ func (s *Server) write(w *recorder, q *request, res response) {
 	h := w.Header()
 	maps.Copy(h, res.header)
 	h.Set("Content-Type", media)
+	if media == mediaText {
+		h.Set("Content-Type", mediaText+"; version=0.0.4; charset=utf-8") // the version of Prometheus' format
+	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	status := res.status

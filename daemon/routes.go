@@ -36,7 +36,13 @@ func routes() []route {
 		{method: get, path: "/v1/health/ready", access: Nobody, handle: getReady},
 		{method: get, path: "/v1/events", access: Viewer, handle: getEvents, query: eventQuery(), media: mediaEvents},
 		{method: get, path: "/v1/config", access: Viewer, handle: getConfig, conditional: true},
+		{method: get, path: "/metrics", access: Viewer, handle: getMetrics, media: mediaText},
 		{method: get, path: "/v1/backup", access: Admin, handle: getBackup, media: mediaBinary},
+
+		{method: get, path: "/v1/tokens", access: Admin, handle: listTokens, query: tokenQuery()},
+		{method: post, path: "/v1/tokens", access: Admin, handle: createToken, query: dryRunQuery(), body: true},
+		{method: get, path: "/v1/tokens/{token}", access: Admin, handle: getToken, conditional: true},
+		{method: remove, path: "/v1/tokens/{token}", access: Admin, handle: deleteToken, query: dryRunQuery(), conditional: true},
 
 		{method: get, path: "/v1/gpus", access: Viewer, handle: listGPUs, query: gpuQuery()},
 		{method: get, path: "/v1/gpus/{gpu}", access: Viewer, handle: getGPU, conditional: true},
@@ -139,6 +145,12 @@ func operationQuery() []param {
 		param{name: "kind", check: checkText},
 		param{name: "status", enum: texts(statuses())},
 		param{name: "actor", check: checkText})
+}
+
+func tokenQuery() []param {
+	return listQuery(
+		param{name: "name", check: checkAssignmentName},
+		param{name: "role", enum: roles()})
 }
 
 func waitQuery() []param { return []param{{name: "timeout", check: checkTimeout}} }

@@ -45,6 +45,18 @@ func goodRequests(running, failed, done string) []good {
 		{method: "GET", target: "/v1/config", status: 200, contains: `"after_restart":["1b36:0010"]`},
 		{method: "GET", target: "/v1/backup", status: 200, contains: "a copy"},
 
+		{method: "GET", target: "/metrics", status: 200, contains: "gpuvirt_gpu_ready 1"},
+
+		{method: "GET", target: "/v1/tokens", status: 200, contains: oldToken},
+		{method: "GET", target: "/v1/tokens?name=old&role=viewer&limit=1", status: 200, contains: oldToken},
+		{method: "GET", target: "/v1/tokens?role=admin", status: 200, contains: `"items":[]`},
+		{method: "GET", target: "/v1/tokens/" + oldToken, status: 200, contains: `"last_used":"2026-11-23T11:00:00Z"`},
+		{method: "POST", target: "/v1/tokens", body: `{"name":"ci","role":"operator"}`, status: 201, contains: `"secret":"gpuvirt_`, write: true},
+		{method: "POST", target: "/v1/tokens?dry_run=true", body: `{"name":"ci","role":"admin","expires":"2026-12-01T00:00:00Z"}`, status: 200, contains: `"changes":true`},
+		{method: "POST", target: "/v1/tokens?dry_run=true", body: `{"name":"old","role":"viewer"}`, status: 200, contains: `"problem":{"type":"urn:gpuvirt:problem:conflict"`},
+		{method: "DELETE", target: "/v1/tokens/" + oldToken, status: 200, contains: oldToken, write: true},
+		{method: "DELETE", target: "/v1/tokens/" + oldToken + "?dry_run=true", status: 200, contains: "delete token old"},
+
 		{method: "GET", target: "/v1/gpus", status: 200, contains: gpuB},
 		{method: "GET", target: "/v1/gpus?vendor=NVIDIA&model=L40S&managed=true&limit=1", status: 200, contains: gpuA},
 		{method: "GET", target: "/v1/gpus/" + gpuA, status: 200, contains: `"numa_node":0`},
@@ -176,8 +188,8 @@ func TestReadOnly(t *testing.T) {
 		}
 		h.do(t, call{method: rq.method, target: rq.target, body: rq.body, header: rq.header})
 	}
-	if h.host.writes != 0 {
-		t.Errorf("%d writes", h.host.writes)
+	if h.host.writes != 0 || h.kept.writes() != 0 {
+		t.Errorf("%d writes, %d of tokens", h.host.writes, h.kept.writes())
 	}
 }
 
@@ -336,7 +348,7 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	body := `{"profile":"mbochs-small"}`
 	first := create(nil, body, "k")
-	again := create(nil, ` { "placement" : "pack", "profile" : "mbochs-small" } `, "k")
+	again := create(nil, ` { "vgpu_params" : "", "profile" : "mbochs-small" } `, "k")
 	if first.status != 202 || again.status != 202 || first.body != again.body || h.host.writes != 1 {
 		t.Errorf("first %d, again %d, %d writes", first.status, again.status, h.host.writes)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,21 +23,29 @@ const (
 	maxDrain      = 16 << 20         // bytes of a refused request's body that are read to be polite
 	maxHeader     = 64 << 10         // bytes of a request's line and header
 	maxStreams    = 256              // event streams, waits and backups at a time
+	maxStreamsOf  = 64               // of them of one actor over the network
 	readTimeout   = 30 * time.Second // for a request's header, and again for its body
 	writeTimeout  = 30 * time.Second // for a response, and for each piece of a stream
 	idleTimeout   = 2 * time.Minute  // of a connection between requests
 	lingerTimeout = 5 * time.Second  // for handlers whose connection was closed
 )
 
-// Config is what a Server is made of. Host, Operations and Log must be given.
+// Config is what a Server is made of. Host, Operations, Tokens and Log must be given.
 type Config struct {
 	Host       Host
 	Operations Operations
+	Tokens     Tokens
 	Log        *slog.Logger
 	Version    string // of the daemon, for GET /v1
 	// Settings tells the configuration that holds; nil: there is none.
 	Settings func() api.Settings
 
+	// Metrics writes what GET /metrics answers, as Prometheus reads it; nil: there is nothing.
+	Metrics func(ctx context.Context, w io.Writer) error
+
+	// TLSListen is an address and port to serve on with TLS, too, as soon as SetTLS has said
+	// with which certificate; empty: on the socket only.
+	TLSListen string
 	// SocketPath is where to listen if systemd passed no socket.
 	SocketPath string
 	// SocketGroup is the group that may connect to the socket; empty, or a group
@@ -59,6 +68,9 @@ type Config struct {
 type Server struct {
 	host        Host
 	ops         Operations
+	tokens      Tokens
+	metrics     func(context.Context, io.Writer) error
+	network     *network
 	log         *slog.Logger
 	version     string
 	settings    func() api.Settings
@@ -82,7 +94,7 @@ type Server struct {
 // New makes a server.
 func New(c Config) *Server {
 	s := &Server{
-		host: c.Host, ops: c.Operations, log: c.Log, version: c.Version, settings: c.Settings,
+		host: c.Host, ops: c.Operations, tokens: c.Tokens, metrics: c.Metrics, network: newNetwork(c.TLSListen), log: c.Log, version: c.Version, settings: c.Settings,
 		socketPath: c.SocketPath, socketGroup: c.SocketGroup, roles: c.Roles,
 		drain: c.DrainTimeout, heartbeat: c.Heartbeat, exit: c.Exit,
 		streams: make(chan struct{}, maxStreams),
@@ -137,11 +149,20 @@ func (s *Server) Run(ctx context.Context) error {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	secure := s.networkServer(base)
 	var serving sync.WaitGroup
-	failed := make(chan error, len(listeners))
+	failed := make(chan error, len(listeners)+1)
 	for _, l := range listeners {
 		serving.Go(func() {
 			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	if s.network.address != "" {
+		opened := s.openNetwork(ctx)
+		serving.Go(func() {
+			if err := s.serveNetwork(ctx, secure, opened); !errors.Is(err, http.ErrServerClosed) {
 				failed <- err
 			}
 		})
@@ -154,20 +175,27 @@ func (s *Server) Run(ctx context.Context) error {
 	case err = <-failed:
 		err = fmt.Errorf("cannot accept connections: %w", err)
 	}
-	return errors.Join(err, s.shutdown(server, cancel, &serving))
+	return errors.Join(err, s.shutdown([]*http.Server{server, secure}, cancel, &serving))
 }
 
-// shutdown drains the server and waits for all that Run started.
-func (s *Server) shutdown(server *http.Server, cancel context.CancelFunc, serving *sync.WaitGroup) error {
+// shutdown drains the servers and waits for all that Run started.
+func (s *Server) shutdown(servers []*http.Server, cancel context.CancelFunc, serving *sync.WaitGroup) error {
 	s.closeOnce.Do(func() { close(s.closing) })
 	ctx, stop := context.WithTimeout(context.Background(), s.drain)
 	defer stop()
-	if err := server.Shutdown(ctx); err != nil {
-		s.log.Warn("closing connections with requests under way", "err", err)
-		if err := server.Close(); err != nil {
-			s.log.Warn("cannot close connections", "err", err)
-		}
+	var ending sync.WaitGroup
+	for _, server := range servers {
+		ending.Go(func() {
+			if err := server.Shutdown(ctx); err != nil {
+				s.log.Warn("closing connections with requests under way", "err", err)
+				if err := server.Close(); err != nil {
+					s.log.Warn("cannot close connections", "err", err)
+				}
+			}
+		})
 	}
+	ending.Wait()
+	s.network.close()
 	serving.Wait()
 	cancel()
 

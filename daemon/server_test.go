@@ -26,15 +26,22 @@ import (
 // Run returned.
 func serve(t *testing.T, edit func(*Config, *fakeHost)) (h *harness, stop func() error) {
 	t.Helper()
-	h = &harness{host: newFakeHost(t), log: &syncBuffer{}}
+	return serveWith(t, edit, func(*Server) {})
+}
+
+// serveWith is serve of a server that is prepared.
+func serveWith(t *testing.T, edit func(*Config, *fakeHost), prepare func(*Server)) (h *harness, stop func() error) {
+	t.Helper()
+	h = &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
 	c := Config{
-		Host: h.host, Operations: h.host.ops, Log: slog.New(slog.NewJSONHandler(h.log, nil)),
+		Host: h.host, Operations: h.host.ops, Tokens: newTokens(t, h.kept), Log: slog.New(slog.NewJSONHandler(h.log, nil)),
 		SocketPath: filepath.Join(t.TempDir(), "gpuvirtd.sock"), Exit: func(int) {},
 	}
 	if edit != nil {
 		edit(&c, h.host)
 	}
 	h.Server = New(c)
+	prepare(h.Server)
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)
 	go func() { result <- h.Run(ctx) }()

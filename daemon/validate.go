@@ -29,6 +29,7 @@ const (
 	patternGPU        = `^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`
 	patternPartition  = `^[A-Za-z0-9][A-Za-z0-9._:/@+,=-]{0,254}$`
 	patternOperation  = `^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`
+	patternToken      = `^[0-9A-Z]{26}$` //nolint:gosec // of its id
 	patternLabel      = `^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`
 )
 
@@ -37,6 +38,7 @@ var (
 	reGPU        = regexp.MustCompile(patternGPU)
 	rePartition  = regexp.MustCompile(patternPartition)
 	reOperation  = regexp.MustCompile(patternOperation)
+	reToken      = regexp.MustCompile(patternToken)
 	reLabel      = regexp.MustCompile(patternLabel)
 )
 
@@ -64,6 +66,13 @@ func checkPartition(v string) error {
 func checkOperation(v string) error {
 	if !reOperation.MatchString(v) {
 		return errors.New("an operation's id has 1 to 64 letters, digits and '-'")
+	}
+	return nil
+}
+
+func checkToken(v string) error {
+	if !reToken.MatchString(v) {
+		return errors.New("a token's id has 26 digits and capital letters; it is not the token itself")
 	}
 	return nil
 }
@@ -106,6 +115,8 @@ func checkPathParam(name, v string) error {
 		return checkAssignmentName(v)
 	case "operation":
 		return checkOperation(v)
+	case "token":
+		return checkToken(v)
 	}
 	return fmt.Errorf("no rule for %q", name) // a test walks the routes
 }
@@ -191,7 +202,7 @@ func wishAt(at string, a api.AssignmentRequest) (gpu.Wish, error) {
 	)
 	return gpu.Wish{
 		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display, Params: params,
-		Placement: orDefault(a.Placement, gpu.Pack),
+		Placement: gpu.Placement(a.Placement),
 		Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
 	}, err
 }
@@ -314,7 +325,7 @@ func partitionWishOf(p api.PartitionRequest) (gpu.PartitionWish, error) {
 		field("vgpu_params", perr),
 	)
 	return gpu.PartitionWish{
-		GPU: gpu.ID(p.GPU), Profile: p.Profile, Placement: orDefault(p.Placement, gpu.Pack), Params: params,
+		GPU: gpu.ID(p.GPU), Profile: p.Profile, Placement: gpu.Placement(p.Placement), Params: params,
 	}, joined(err)
 }
 

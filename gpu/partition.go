@@ -22,7 +22,10 @@ type Partition struct {
 	// FormerDrivers are the kernel drivers that the PCI functions of a card or VF had
 	// before it was taken for VMs, by PCI address, empty for none: they get them back.
 	FormerDrivers map[string]string
-	IOMMUGroup    string // number as text; its file is /dev/vfio/<number>
+	// Companions are the other PCI functions of a card's slot, by address: they go to VFIO
+	// with it and come back with it, and no VM is given them.
+	Companions []string
+	IOMMUGroup string // number as text; its file is /dev/vfio/<number>
 
 	Origin     Origin
 	State      PartitionState

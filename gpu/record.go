@@ -12,6 +12,7 @@ const (
 	RecordPartition   = "partition"   // key: partition id, value: PartitionRecord
 	RecordAssignment  = "assignment"  // key: assignment name, value: AssignmentRecord
 	RecordIdempotency = "idempotency" // key: client's Idempotency-Key, value: IdempotencyRecord
+	RecordToken       = "token"       // key: token id, value: TokenRecord
 )
 
 // GPURecord is what an administrator decided about a GPU.

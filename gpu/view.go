@@ -1,5 +1,7 @@
 package gpu
 
+import "time"
+
 // HostState is how far the daemon is.
 type HostState string
 
@@ -19,6 +21,21 @@ type HostInfo struct {
 	Reasons   []string
 	Simulated bool
 }
+
+// A Comparison is what came of comparing all that was asked for with what is.
+type Comparison struct {
+	At time.Time
+	// Drifted is how many things differ, by kind; of a kind that is not in it, none.
+	Drifted map[string]int
+}
+
+// The kinds of things that drift.
+const (
+	DriftLayout     = "layout"     // how MIG cuts a GPU
+	DriftVFs        = "sriov"      // how many virtual functions a GPU has
+	DriftVGPU       = "vgpu"       // how the vGPUs of a GPU share it
+	DriftAssignment = "assignment" // which VM has which partition
+)
 
 // A Plan is what would be done for a request: the answer to a dry run.
 type Plan struct {

@@ -11,7 +11,6 @@ const (
 	VMPaused  VMState = "paused"
 	VMShutoff VMState = "shutoff"
 	VMCrashed VMState = "crashed"
-	VMUnknown VMState = "unknown"
 )
 
 // Active reports whether a hypervisor process exists, so that devices can be

@@ -87,7 +87,7 @@ func TestAdoptOnForeignInstance(t *testing.T) {
 		if _, err := theirs.Make(t.Context(), instance); err != nil {
 			t.Fatal(err)
 		}
-		ps, err := l.Profiles(t.Context(), hopper)
+		ps, _, err := l.Profiles(t.Context(), hopper)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -228,6 +228,9 @@ func (h *Host) onlyUsedBy(ctx context.Context, a gpu.AssignmentRecord, part gpu.
 	if err != nil {
 		return err
 	}
+	if err := h.companionsFree(ctx, a, part, vms); err != nil {
+		return err
+	}
 	var others []gpu.Blocker
 	for _, vm := range vms {
 		if vm.UUID != a.Wish.VM && slices.ContainsFunc(vm.Hostdevs, func(d gpu.Hostdev) bool { return inventory.Same(d.Handle, part.Handle) }) {
@@ -239,6 +242,37 @@ func (h *Host) onlyUsedBy(ctx context.Context, a gpu.AssignmentRecord, part gpu.
 	}
 	return gpu.Errorf(gpu.CodeGPUBusy, "cannot detach %q: another vm names its device as well", a.Name).WithBlockers(others...).
 		WithHint("take the device out of the other vm's definition first")
+}
+
+// companionsFree refuses to take a card back while a definition names a function that goes
+// with it: nobody but a person has put that there.
+func (h *Host) companionsFree(ctx context.Context, a gpu.AssignmentRecord, part gpu.PartitionRecord, vms []gpu.VM) error {
+	if part.Kind != gpu.KindCard {
+		return nil
+	}
+	b, err := h.cfg.Inventory.Backend(part.Kind)
+	if err != nil {
+		return err
+	}
+	there, err := b.Partitions(ctx, part.GPU)
+	if err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
+		return err
+	}
+	var in []gpu.Blocker
+	for _, p := range there {
+		for _, vm := range vms {
+			for _, d := range vm.Hostdevs {
+				if p.ID == part.ID && slices.Contains(p.Companions, d.Handle.PCIAddress) {
+					in = append(in, gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name, Note: "its definition names " + d.Handle.PCIAddress})
+				}
+			}
+		}
+	}
+	if len(in) == 0 {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeGPUBusy, "cannot detach %q: a vm has a function that goes back with the card", a.Name).WithBlockers(in...).
+		WithHint("take the function out of the vm's definition first: who put it there has to")
 }
 
 // DeleteAssignment starts taking the device from the VM and removing the partition.

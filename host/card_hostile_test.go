@@ -147,6 +147,7 @@ func TestFunctionIsGivenBackInTheEnd(t *testing.T) {
 // A card of which the taking hung, and failed when it came back, has its driver again.
 func TestHungTakeGivesCardBack_T44(t *testing.T) {
 	l := newPCILab(t)
+	l.impatient()
 	l.inject(sim.Fault{Op: "write", Path: takePath, Hang: true, Errno: syscall.EIO})
 	op := l.put("a", gpu.Wish{VM: "db1", Profile: rxCard})
 	l.reaches(op.ID, func(op operation.Operation) bool { return op.Status == operation.Undoing })

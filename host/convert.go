@@ -102,18 +102,22 @@ func (h *Host) planAgain(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentR
 	if p, ok := successor(l, r); ok {
 		return h.planConvert(ctx, vm, old, r, l, p, batch)
 	}
-	return h.planPutBack(vm, old, r, l), nil
+	return h.planPutBack(vm, old, r, l, batch)
 }
 
 // planPutBack plans how a missing partition is made again under its identity, or returns
-// nil where there is no place for it.
-func (h *Host) planPutBack(vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.PartitionRecord, l inventory.Look) *attachPlan {
+// nil where there is no place for it. One that the rest of its batch takes is refused.
+func (h *Host) planPutBack(vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.PartitionRecord, l inventory.Look, batch *batch) (*attachPlan, error) {
 	fits := func(p gpu.Profile) bool {
 		return p.Name == r.Profile && p.Kind == r.Kind && p.NotCreatable == "" && p.Available > 0
 	}
 	i := slices.IndexFunc(l.Profiles, fits)
 	if !l.GPU.Managed || i < 0 {
-		return nil
+		return nil, nil //nolint:nilnil // it stays missing, and that is told
+	}
+	if p := batch.reduce([]inventory.Look{l})[0].Profiles[i]; p.Available < 1 {
+		return nil, gpu.Errorf(gpu.CodeNoCapacity, "cannot put partition %s of assignment %q back: %s", r.ID, old.Name, noRoom(p)).
+			WithHint("put it alone, or leave out what takes its room")
 	}
 	step := makeStep(r)
 	step.Args = makeArgs{Partition: r, Optional: true} // its VM names it: it stays whatever becomes of others
@@ -121,7 +125,7 @@ func (h *Host) planPutBack(vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.Partit
 		Kind: kindPutBack, Summary: fmt.Sprintf("put the partition of assignment %s back", old.Name),
 		Keys:  []string{"assignment/" + old.Name, "gpu/" + string(r.GPU), "vm/" + vm.UUID, "partition/" + r.ID},
 		Steps: []operation.PlanStep{step},
-	}, next: claim{assignment: old, placed: placed{part: r}, profile: l.Profiles[i]}}
+	}, next: claim{assignment: old, placed: placed{part: r}, profile: l.Profiles[i]}}, nil
 }
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one
@@ -137,6 +141,11 @@ func (h *Host) planConvert(
 	}
 	if p.NotCreatable != "" {
 		return nil, refuse(gpu.CodeProfileNotCreatable, p.NotCreatable)
+	}
+	if old.Wish.Display {
+		if err := displayable(p); err != nil {
+			return nil, refuse(gpu.CodeInvalid, err.Error())
+		}
 	}
 	p, _ = find(batch.reduce([]inventory.Look{l})[0].Profiles, p.Name)
 	if p.Available < 1 {

@@ -2,7 +2,9 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gpuvirt/gpu"
@@ -42,11 +44,40 @@ func (h *Host) watchDrift(ctx context.Context) {
 // put back into a running VM behind the back of whoever took it out.
 func (h *Host) reportDrift(ctx context.Context) {
 	now := map[string]string{}
-	h.reportLayouts(ctx, now)
-	h.reportVFs(ctx, now)
-	h.reportVGPUs(ctx, now)
-	h.reportAssignments(ctx, now)
+	err := errors.Join(h.reportLayouts(ctx, now), h.reportVFs(ctx, now), h.reportVGPUs(ctx, now), h.reportAssignments(ctx, now))
 	h.drift = now
+	if err != nil {
+		h.cfg.Log.Warn("cannot compare all that was asked for with the host", "err", err)
+		return
+	}
+	counts := map[string]int{}
+	for key := range now {
+		counts[driftKind(key)]++
+	}
+	h.compared.Store(&gpu.Comparison{At: h.cfg.Now(), Drifted: counts})
+}
+
+// driftKind is what has drifted, by the key under which it is noted.
+func driftKind(key string) string {
+	rest, onGPU := strings.CutPrefix(key, "gpu/")
+	switch {
+	case !onGPU:
+		return gpu.DriftAssignment
+	case strings.HasSuffix(rest, "/sriov"):
+		return gpu.DriftVFs
+	case strings.HasSuffix(rest, "/vgpu"):
+		return gpu.DriftVGPU
+	}
+	return gpu.DriftLayout
+}
+
+// Compared is what came of the last time that all that was asked for could be compared with
+// what is; the zero value: it was not yet.
+func (h *Host) Compared() gpu.Comparison {
+	if c := h.compared.Load(); c != nil {
+		return *c
+	}
+	return gpu.Comparison{}
 }
 
 // begins notes in what way something has drifted, and reports whether that is news.
@@ -64,16 +95,14 @@ func (h *Host) carry(now map[string]string, key string) {
 
 // reportLayouts says which GPUs are cut otherwise than was asked. One that cannot be
 // read, or is being cut, is left for the next time.
-func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
+func (h *Host) reportLayouts(ctx context.Context, now map[string]string) error {
 	records, err := h.cfg.Store.GPURecords()
 	if err != nil {
-		h.cfg.Log.Warn("cannot compare layouts with the host", "err", err)
-		return
+		return err
 	}
 	made, err := h.cfg.Store.PartitionRecords()
 	if err != nil {
-		h.cfg.Log.Warn("cannot compare layouts with the host", "err", err)
-		return
+		return err
 	}
 	for _, r := range records {
 		key := "gpu/" + string(r.ID)
@@ -97,16 +126,16 @@ func (h *Host) reportLayouts(ctx context.Context, now map[string]string) {
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "Layout", "message": message})
 		}
 	}
+	return nil
 }
 
 // reportVFs says which GPUs have another number of virtual functions than was asked.
 // They are not put back, whatever the policy: something else turned them off, and it may
 // be about to do it again.
-func (h *Host) reportVFs(ctx context.Context, now map[string]string) {
+func (h *Host) reportVFs(ctx context.Context, now map[string]string) error {
 	records, err := h.cfg.Store.GPURecords()
 	if err != nil {
-		h.cfg.Log.Warn("cannot compare virtual functions with the host", "err", err)
-		return
+		return err
 	}
 	for _, r := range records {
 		held := func() bool { return h.held([]string{"gpu/" + string(r.ID)}) != nil }
@@ -128,6 +157,7 @@ func (h *Host) reportVFs(ctx context.Context, now map[string]string) {
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "VirtualFunctions", "message": message})
 		}
 	}
+	return nil
 }
 
 // repairActor is who asks for a repair: nobody but us.
@@ -161,11 +191,10 @@ func (h *Host) repair(ctx context.Context, id gpu.ID, wanted gpu.Layout, message
 	}
 }
 
-func (h *Host) reportAssignments(ctx context.Context, now map[string]string) {
+func (h *Host) reportAssignments(ctx context.Context, now map[string]string) error {
 	as, err := h.Assignments(ctx)
 	if err != nil {
-		h.cfg.Log.Warn("cannot compare assignments with the host", "err", err)
-		return
+		return err
 	}
 	for _, a := range as {
 		for _, c := range a.Conditions {
@@ -177,4 +206,5 @@ func (h *Host) reportAssignments(ctx context.Context, now map[string]string) {
 			}
 		}
 	}
+	return nil
 }

@@ -282,10 +282,17 @@ func (h *Host) unmanageable(id gpu.ID) error {
 		WithBlockers(blockers...).WithHint("delete their assignments and partitions first, or put the gpu in quarantine so that nothing new is placed on it")
 }
 
-// Profiles lists what a GPU can make.
-func (h *Host) Profiles(ctx context.Context, id gpu.ID) ([]gpu.Profile, error) {
+// Profiles lists what a GPU can make. Blind is why some may be missing, or are not known
+// wholly; where none is known at all, that is the error.
+func (h *Host) Profiles(ctx context.Context, id gpu.ID) (out []gpu.Profile, blind, err error) {
 	l, err := h.cfg.Inventory.Look(ctx, id)
-	out := h.reserved(ctx, []inventory.Look{h.offered(ctx, l)})[0].Profiles
+	if err != nil {
+		return nil, nil, err
+	}
+	out = h.reserved(ctx, []inventory.Look{h.offered(ctx, l)})[0].Profiles
+	if len(out) == 0 {
+		return nil, nil, l.Err
+	}
 	h.describe(ctx, id, out)
-	return out, cmp.Or(err, l.Err)
+	return out, l.Err, nil
 }

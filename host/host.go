@@ -55,6 +55,8 @@ type Config struct {
 	Simulated bool
 	// DetachTimeout is how long a guest may take to let a device go; default 30 s.
 	DetachTimeout time.Duration
+	// Placement is how a GPU is chosen where a wish does not say; default gpu.Pack.
+	Placement gpu.Placement
 	// DrainTimeout is how long steps under way may go on after the end; default 45 s.
 	DrainTimeout time.Duration
 	Patience     Patience // zero: DefaultPatience
@@ -67,10 +69,13 @@ type Host struct {
 	state atomic.Pointer[gpu.HostState]
 	dirty chan struct{}     // holds one token where something changed since drift was last looked for
 	drift map[string]string // what was reported as drifted, with the reason; watchDrift's own
+	// compared is what came of that; nil: it has not been done.
+	compared atomic.Pointer[gpu.Comparison]
 	// repairs is how each layout was put back last; watchDrift's own.
 	repairs map[gpu.ID]repair
 
 	detachTimeout atomic.Int64 // nanoseconds
+	placement     atomic.Value // gpu.Placement
 
 	// planning serialises snapshot, plan and Add: between them nothing that we do
 	// ourselves changes the picture a plan was made from.
@@ -85,6 +90,7 @@ func New(cfg Config) *Host {
 	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 45*time.Second)
 	h := &Host{cfg: cfg, hub: newHub(cfg.Now), dirty: make(chan struct{}, 1), repairs: map[gpu.ID]repair{}}
 	h.SetDetachTimeout(cmp.Or(cfg.DetachTimeout, 30*time.Second))
+	h.SetPlacement(cmp.Or(cfg.Placement, gpu.Pack))
 	h.setState(gpu.HostStarting)
 	h.register(cfg.Engine)
 	return h
@@ -93,6 +99,12 @@ func New(cfg Config) *Host {
 // SetDetachTimeout changes how long a guest may take to let a device go, from the next
 // detach on.
 func (h *Host) SetDetachTimeout(d time.Duration) { h.detachTimeout.Store(int64(d)) }
+
+// Placement is how a GPU is chosen where a wish does not say.
+func (h *Host) Placement() gpu.Placement { return h.placement.Load().(gpu.Placement) }
+
+// SetPlacement changes it, for what is asked for from now on.
+func (h *Host) SetPlacement(p gpu.Placement) { h.placement.Store(p) }
 
 func (h *Host) setState(s gpu.HostState) { h.state.Store(&s) }
 

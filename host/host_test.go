@@ -55,7 +55,7 @@ func newLab(t *testing.T, cards ...sim.Card) *lab {
 // openLab starts a daemon over what a folder holds.
 func openLab(t *testing.T, dir string, cards ...sim.Card) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 300 * time.Millisecond, clearWait: -1, drain: time.Millisecond}
+	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 5 * time.Second, clearWait: -1, drain: time.Millisecond}
 	l.monitor = func(b *mig.Backend) gpu.Backend { return b }
 	machine, err := sim.Open(filepath.Join(l.dir, "sim"), cards...)
 	if err != nil {

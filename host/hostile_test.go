@@ -67,6 +67,14 @@ func (l *lab) put(name string, w gpu.Wish) operation.Operation {
 	return *op
 }
 
+// impatient has writes that hang given up on soon. Elsewhere they get the time that a
+// busy machine takes.
+func (l *lab) impatient() {
+	l.stop()
+	l.writeTimeout = time.Second
+	l.start()
+}
+
 // halfway starts an attach and stops it between its steps: the partition is made,
 // and libvirt is down.
 func (l *lab) halfway(name string, w gpu.Wish) operation.Operation {
@@ -113,6 +121,7 @@ func (l *lab) whole(vm string) bool {
 func TestHungCreateLeavesNothing_T44(t *testing.T) {
 	l := newLab(t)
 	l.manage(card, t4)
+	l.impatient()
 	l.inject(sim.Fault{Path: createPath, Op: "write", Hang: true})
 	op := l.put("gfx", gpu.Wish{VM: "web2", Profile: size})
 	l.reaches(op.ID, func(op operation.Operation) bool { return op.Status == operation.Undoing })
@@ -182,6 +191,7 @@ func TestHungRemoveGoesForward(t *testing.T) {
 	l := newLab(t)
 	l.manage(card)
 	l.attach("a", gpu.Wish{VM: "web1", Profile: size})
+	l.impatient()
 	l.inject(sim.Fault{Path: removePath, Op: "write", Hang: true})
 	op, err := l.DeleteAssignment(t.Context(), "test", "a")
 	if err != nil {

@@ -600,6 +600,15 @@ func TestLayoutDrift(t *testing.T) {
 	if s := l.layout(ampere); s.Equal || show(s) != "3g.20gb@4" || len(l.sim.NVML.Calls()) != calls+2 {
 		t.Errorf("%+v", s)
 	}
+	for begin := time.Now(); ; <-time.After(time.Millisecond) { // the event comes a moment before
+		c := l.Compared()
+		if c.Drifted[gpu.DriftLayout] == 1 && len(c.Drifted) == 1 && !c.At.IsZero() {
+			break
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatalf("%+v", c)
+		}
+	}
 }
 
 // Where the policy says so a layout is put back, and the neighbours stay; what somebody

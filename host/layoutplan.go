@@ -186,6 +186,9 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan, rep
 	}
 	if p.Mode != nil && !*p.Mode {
 		mode()
+		if g.SRIOV.NumVFs > 0 || g.SRIOV.TotalVFs == 0 { // else they come with the functions
+			op.Steps = append(op.Steps, vgpuStepsAgain(g, old.VGPU)...)
+		}
 	}
 	if len(op.Steps) == 0 {
 		return layoutPlan{rows: op.Rows, op: operation.Plan{Summary: op.Summary, Keys: op.Keys}}, nil

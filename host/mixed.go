@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,7 @@ import (
 type mixedCard struct {
 	places map[string]gpu.VGPUPlacements // by the number of the type; nil: the driver does not tell
 	there  []piece                       // vGPUs that are on it, with all places that they could have
-	free   int                           // virtual functions that have none
+	free   int                           // virtual functions that have none; without SR-IOV nothing counts them
 }
 
 // typeNumber is a type's number, of whichever kind of vGPU.
@@ -43,6 +44,9 @@ func mixed(ctx context.Context, inv *inventory.Inventory, l inventory.Look) *mix
 		return &mixedCard{} // the driver has the last word in any case
 	}
 	m := &mixedCard{places: map[string]gpu.VGPUPlacements{}, free: l.GPU.SRIOV.NumVFs}
+	if l.GPU.SRIOV.TotalVFs == 0 {
+		m.free = math.MaxInt
+	}
 	for _, p := range all {
 		m.places[strconv.FormatUint(uint64(p.Type), 10)] = p
 	}

@@ -1,12 +1,10 @@
 package host_test
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sim"
@@ -281,79 +279,6 @@ func (placelessDevice) Placements(uint32) (gpu.VGPUPlacements, error) {
 	return gpu.VGPUPlacements{}, mig.ErrFunctionNotFound
 }
 
-// After a reboot sizes are mixed again before the first vGPU, and these come back in an
-// order in which all of them find a place; twice is no write (T10).
-func TestMixedSizeAfterReboot_T10(t *testing.T) {
-	for _, mdev := range []bool{true, false} {
-		l := newMixedLab(t, mdev)
-		addVMs(t, l, 8)
-		if op := l.apply("a=vm1:L40S-2Q", "b=vm2:L40S-4C", "c=vm3:L40S-16Q", "d=vm4:L40S-24Q"); op.Status != operation.Done {
-			t.Fatalf("%+v", op.Problem)
-		}
-		want := l.vgpusOn(l40s)
-		if err := l.sim.Reboot(); err != nil {
-			t.Fatal(err)
-		}
-		n := l.sets()
-		done, err := l.restore(time.Minute)
-		if err != nil || len(done) != 4 || l.sets() != n+1 {
-			t.Fatalf("%+v, %v, %d calls", done, err, l.sets()-n)
-		}
-		if got := l.vgpusOn(l40s); !slices.Equal(got, want) || l.degraded(l40s) != "" {
-			t.Errorf("%q, %q", got, l.degraded(l40s))
-		}
-		writes := l.wrote()
-		if _, err := l.restore(time.Minute); err != nil || l.sets() != n+1 || l.wrote() != writes {
-			t.Errorf("the second restore: %v, %d calls", err, l.sets()-n)
-		}
-	}
-}
-
-// Where sizes cannot be mixed at boot no vGPU is made: the first would decide which of the
-// others get none.
-func TestMixedSizeFailsAtBoot(t *testing.T) {
-	l := newMixedLab(t, false)
-	addVMs(t, l, 8)
-	if op := l.apply("a=vm1:L40S-4Q", "b=vm2:L40S-24Q"); op.Status != operation.Done {
-		t.Fatalf("%+v", op.Problem)
-	}
-	if err := l.sim.Reboot(); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = true }); err != nil { // another driver
-		t.Fatal(err)
-	}
-	done, err := l.restore(time.Second)
-	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) {
-		t.Error(err)
-	}
-	for _, d := range done {
-		if d.Made || d.Err == nil {
-			t.Errorf("%+v", d)
-		}
-	}
-	if why := l.degraded(l40s); !strings.Contains(why, "asked for mixed sizes on, but NVIDIA's driver has no mixed sizes") {
-		t.Errorf("%q", why)
-	}
-	// Somebody else's vGPU may go yet.
-	if err := errors.Join(
-		l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = false }),
-		l.sim.Sysfs.Write(t.Context(), typeFile("0000:61:01.0"), "1152"),
-	); err != nil {
-		t.Fatal(err)
-	}
-	refused := 0
-	l.sim.NVML.OnCall(func(c sim.Call) {
-		if refused++; refused == 2 {
-			go func() { _ = l.sim.Sysfs.Write(t.Context(), typeFile("0000:61:01.0"), "0") }()
-		}
-	})
-	defer l.sim.NVML.OnCall(nil)
-	if done, err := l.restore(time.Minute); err != nil || len(done) != 2 || !done[0].Made || !done[1].Made {
-		t.Errorf("%+v, %v", done, err)
-	}
-}
-
 // Functions that go off and on come back mixed.
 func TestMixedSizeOutlivesVFs(t *testing.T) {
 	l := newMixedLab(t, false)
@@ -377,4 +302,100 @@ func TestMixedSizeOutlivesVFs(t *testing.T) {
 	if e := next(t, events, "gpu.drifted"); e.Detail["message"] != "asked for mixed sizes on, but they are off" {
 		t.Errorf("%+v", e)
 	}
+}
+
+// A driver that has mixed sizes no more keeps nobody from turning functions on: the step
+// says that it was not set, and the GPU is Degraded.
+func TestMixedSizeLackingAfterVFs(t *testing.T) {
+	l := newMixedLab(t, false)
+	l.mustSetVFs(l40s, 0)
+	if err := l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = true }); err != nil { // another driver
+		t.Fatal(err)
+	}
+	op := l.setVFs(l40s, shareVFs)
+	if op.Status != operation.Done || len(l.vfs(l40s).Functions) != shareVFs {
+		t.Fatalf("%s, %+v", op.Status, op.Problem)
+	}
+	last := op.Steps[len(op.Steps)-1]
+	if !slices.ContainsFunc(last.Log, func(line operation.LogLine) bool {
+		return strings.Contains(line.Text, "not set: its vGPUs cannot differ in size now")
+	}) {
+		t.Errorf("%+v", last)
+	}
+	if s, why := l.settings(l40s), l.degraded(l40s); s.Equal || !strings.Contains(why, "asked for mixed sizes on, but NVIDIA's driver has no mixed sizes") {
+		t.Errorf("%+v, %q", s, why)
+	}
+	l.attach("a", gpu.Wish{VM: "web1", Profile: "L40S-8Q"})
+}
+
+// What was asked for before MIG was turned on holds again when it is turned off.
+func TestSettingsAfterMIG(t *testing.T) {
+	c := sim.H100(string(hopper), 0).WithVGPU(false)
+	c.SRIOV.TotalVFs = shareVFs
+	l := newLab(t, c)
+	l.manage(hopper)
+	l.mustSetVFs(hopper, shareVFs)
+	both := scheduler(gpu.EqualShare, 3e6)
+	both.MixedSize = mixedSize(true).MixedSize
+	l.mustSet(hopper, both)
+	l.mustLay(hopper, "")
+	plan, err := l.PlanPutLayout(t.Context(), hopper, gpu.Layout{})
+	if err != nil || len(plan.Steps) != 3 || plan.Steps[1].Kind != "vgpu.set" || plan.Steps[2].Kind != "vgpu.set" {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if op := l.lay(hopper, gpu.Layout{}); op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if s := l.settings(hopper); !s.Equal || !*s.Actual.MixedSize.Actual || s.Actual.Scheduler.Actual.TimeSliceNS != 3e6 || l.degraded(hopper) != "" {
+		t.Errorf("%+v, %q", s, l.degraded(hopper))
+	}
+}
+
+// A card without SR-IOV has no functions to count: on one whose sizes somebody mixes, what
+// its driver offers is what there is.
+func TestApplyMixedWithoutSRIOV(t *testing.T) {
+	l := newLab(t, sim.T4(string(t4), 0))
+	addVMs(t, l, 4)
+	l.stop()
+	l.library = mixedAnyway{l.sim.NVML}
+	l.start()
+	l.manage(t4)
+	if op := l.apply("a=vm1:T4-1Q", "b=vm2:T4-1Q", "c=vm3:T4-1Q"); op.Status != operation.Done {
+		t.Errorf("%+v", op.Problem)
+	}
+}
+
+// mixedAnyway is a library that tells of every card that its vGPUs may differ in size, and of
+// 16 places for each type.
+type mixedAnyway struct{ mig.Library }
+
+func (w mixedAnyway) Open() (mig.Session, error) {
+	s, err := w.Library.Open()
+	return mixedSession{s}, err
+}
+
+type mixedSession struct{ mig.Session }
+
+func (s mixedSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return mixedDevice{d}, err
+}
+
+type mixedDevice struct{ mig.Device }
+
+func (mixedDevice) MixedSize() (mig.MixedSize, error) {
+	return mig.MixedSize{Supported: true, On: true}, nil
+}
+
+func (mixedDevice) VGPUTypes() ([]gpu.VGPUType, error) {
+	return []gpu.VGPUType{{ID: 230, Name: "GRID T4-1Q"}}, nil
+}
+
+func (mixedDevice) Placements(typ uint32) (gpu.VGPUPlacements, error) {
+	p := gpu.VGPUPlacements{Type: typ, Size: 1}
+	for i := range 16 {
+		p.Starts = append(p.Starts, i)
+	}
+	p.Free = p.Starts
+	return p, nil
 }

@@ -52,7 +52,7 @@ func TestAttributesOfVGPUs_T38(t *testing.T) {
 		}
 		profile := func() gpu.Profile {
 			t.Helper()
-			all, err := l.Profiles(t.Context(), turing)
+			all, _, err := l.Profiles(t.Context(), turing)
 			i := slices.IndexFunc(all, func(p gpu.Profile) bool { return p.Name == c.name && p.Kind == c.kind })
 			if err != nil || i < 0 {
 				t.Fatalf("%s: %+v, %v", c.name, all, err)
@@ -77,4 +77,53 @@ func TestAttributesOfVGPUs_T38(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
+}
+
+// What NVIDIA's library knows of a card that MIG cannot cut is told, and kept as what the card
+// is known by (T12).
+func TestCardsWithoutMIGAreKnown_T12(t *testing.T) {
+	l := newLab(t, shared(false), sim.T4(string(t4), 0))
+	l.manage(t4, l40s)
+	for id, gb := range map[gpu.ID]uint64{t4: 16, l40s: 48} {
+		g, err := l.GPU(t.Context(), id)
+		if err != nil || g.UUID != "GPU-"+string(id) || g.MemoryBytes != gb<<30 || g.MIG.Capable || slices.Contains(g.Kinds, gpu.KindMIG) {
+			t.Errorf("%+v, %v", g, err)
+		}
+	}
+	records, err := l.store.GPURecords()
+	if err != nil || len(records) != 2 {
+		t.Fatal(records, err)
+	}
+	for _, r := range records {
+		if r.Identity.UUID != "GPU-"+string(r.ID) {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// Where the library is sick, what sysfs knows is served, and it says what is not known.
+func TestProfilesWithASickLibrary(t *testing.T) {
+	l := newLab(t, sim.T4(string(t4), 0), sim.RX(string(rx)))
+	l.sim.NVML.Fail("Init", mig.ErrUnknown, 1000)
+	all, blind, err := l.Profiles(t.Context(), t4)
+	if err != nil || gpu.CodeOf(blind) != gpu.CodeUnavailable {
+		t.Errorf("%v, %v", blind, err)
+	}
+	if p, ok := find(all, "T4-1Q"); !ok || p.Available != 16 {
+		t.Errorf("%+v", all)
+	}
+	if _, blind, err := l.Profiles(t.Context(), rx); blind != nil || err != nil { // none of NVIDIA's
+		t.Errorf("%v, %v", blind, err)
+	}
+	if _, _, err := l.Profiles(t.Context(), "0000:99:00.0"); gpu.CodeOf(err) != gpu.CodeNotFound && gpu.CodeOf(err) != gpu.CodeUnavailable {
+		t.Error(err)
+	}
+}
+
+func find(all []gpu.Profile, name string) (gpu.Profile, bool) {
+	i := slices.IndexFunc(all, func(p gpu.Profile) bool { return p.Name == name })
+	if i < 0 {
+		return gpu.Profile{}, false
+	}
+	return all[i], true
 }

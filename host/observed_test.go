@@ -171,7 +171,7 @@ func TestFiguresFail_T33(t *testing.T) {
 // partition's id. One VM has no second vGPU of a card from gpuvirt.
 func (l *lab) handMade(vm, profile string, function int, mdev bool) string {
 	l.t.Helper()
-	ps, err := l.Profiles(l.t.Context(), l40s)
+	ps, _, err := l.Profiles(l.t.Context(), l40s)
 	i := slices.IndexFunc(ps, func(p gpu.Profile) bool { return p.Name == profile })
 	if err != nil || i < 0 {
 		l.t.Fatalf("%+v, %v", ps, err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"gpuvirt/gpu"
@@ -400,9 +401,21 @@ func whereOf(r gpu.PartitionRecord, preposition string) string {
 	return where
 }
 
+// goesAlong says which functions VFIO takes with a card: the VM is not given them.
+func goesAlong(r gpu.PartitionRecord) string {
+	if r.Kind != gpu.KindCard {
+		return ""
+	}
+	with := slices.DeleteFunc(slices.Sorted(maps.Keys(r.FormerDrivers)), func(a string) bool { return a == r.Handle.PCIAddress })
+	if len(with) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (VFIO takes %s with it, and no vm is given that)", strings.Join(with, ", "))
+}
+
 func makeStep(r gpu.PartitionRecord) operation.PlanStep {
 	return operation.PlanStep{
-		Kind: stepMake, Summary: "make " + whereOf(r, "on"), Args: makeArgs{Partition: r},
+		Kind: stepMake, Summary: "make " + whereOf(r, "on") + goesAlong(r), Args: makeArgs{Partition: r},
 	}
 }
 
@@ -413,7 +426,7 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: w.Placement, Params: w.Params}, "", nil, nil)
+	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: cmp.Or(w.Placement, h.Placement()), Params: w.Params}, "", nil, nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"gpuvirt/gpu"
 	"gpuvirt/inventory"
@@ -48,7 +49,7 @@ func (h *Host) withoutNamed(ctx context.Context, l inventory.Look, named []gpu.H
 		p := &l.Profiles[i]
 		fits := p.Available
 		switch {
-		case p.Kind == gpu.KindCard && is(l.GPU.PCIAddress):
+		case p.Kind == gpu.KindCard && (is(l.GPU.PCIAddress) || slices.ContainsFunc(strings.Fields(p.Attributes["with"]), is)):
 			fits = 0
 		case p.Kind != gpu.KindCard && byAddress(*p) && room >= 0:
 			fits = min(fits, room)

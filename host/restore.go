@@ -183,6 +183,7 @@ func comesLater(code gpu.Code) bool {
 // parent to appear.
 func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]error, shares *sharing, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
+	var late []gpu.PartitionRecord
 	for _, i := range shares.order(ctx, done, inv) {
 		d := &done[i]
 		if d.settled {
@@ -216,13 +217,17 @@ func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]erro
 			waiting = waiting || !d.settled
 			continue
 		}
+		if err := shares.behind(ctx, d.Record, late); err != nil {
+			d.Err, waiting = err, true
+			continue
+		}
 		d.Err = restoreOne(ctx, d.Record, inv)
 		switch code := gpu.CodeOf(d.Err); {
 		case d.Err == nil:
 			d.Made, d.settled = true, true
 			log.Info("partition restored", "partition", d.Record.ID, "gpu", d.Record.GPU, "profile", d.Record.Profile)
 		case comesLater(code):
-			waiting = true
+			waiting, late = true, append(late, d.Record)
 		default:
 			d.settled = true
 			log.Error("cannot restore partition", "partition", d.Record.ID, "gpu", d.Record.GPU, "err", d.Err)

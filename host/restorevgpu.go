@@ -11,21 +11,30 @@ import (
 	"gpuvirt/inventory"
 )
 
-// schedulerPatience is how long a driver that is there may take to have the scheduler that
-// was asked for. A vGPU that waits for it can do without.
-const schedulerPatience = 10 * time.Second
+const (
+	// schedulerPatience is how long a driver that is there may take to have the scheduler
+	// that was asked for. A vGPU that waits for it can do without.
+	schedulerPatience = 10 * time.Second
+	// orderPatience is how long vGPUs wait for one that is to be made before them.
+	orderPatience = 10 * time.Second
+)
 
 // A sharing is how vGPUs are to share GPUs, as far as that is restored: errors by GPU, nil
 // for what is as it should be.
 type sharing struct {
 	schedulers, mixed map[gpu.ID]error
 	since             map[gpu.ID]time.Time // when a scheduler was first refused
+	occupied          map[gpu.ID]bool      // a vGPU that is there keeps sizes from being mixed
+	late              map[string]time.Time // until when a vGPU is waited for, by its partition
 }
 
 // newSharing lists what is to be restored. On instances of MIG there is nothing, and sizes
 // are mixed on virtual functions only.
 func newSharing(gpus []gpu.GPURecord, records []gpu.PartitionRecord) *sharing {
-	s := &sharing{schedulers: map[gpu.ID]error{}, mixed: map[gpu.ID]error{}, since: map[gpu.ID]time.Time{}}
+	s := &sharing{
+		schedulers: map[gpu.ID]error{}, mixed: map[gpu.ID]error{},
+		since: map[gpu.ID]time.Time{}, occupied: map[gpu.ID]bool{}, late: map[string]time.Time{},
+	}
 	for _, g := range gpus {
 		if !g.Managed || wantsMIG(g, records) || givenAway(g.ID, records) {
 			continue
@@ -62,7 +71,9 @@ func (s *sharing) restore(ctx context.Context, gpus []gpu.GPURecord, vfs map[gpu
 			if err := s.schedulers[g.ID]; err != nil && comesLater(gpu.CodeOf(err)) {
 				return false, err
 			}
-			return try(g, gpu.VGPUWish{MixedSize: g.VGPU.MixedSize})
+			changed, err := try(g, gpu.VGPUWish{MixedSize: g.VGPU.MixedSize})
+			s.occupied[g.ID] = err != nil && gpu.CodeOf(err) == gpu.CodeConflict
+			return changed, err
 		},
 		func(g gpu.GPURecord, err error) { tellSharing(log, g, err, "mixed sizes") }) || waiting
 }
@@ -97,7 +108,8 @@ func restoreSharing(ctx context.Context, r gpu.GPURecord, want gpu.VGPUWish, inv
 	if err != nil {
 		return false, err
 	}
-	if _, err := lookAgain(ctx, inv, r.ID, r.Identity); err != nil {
+	l, err := lookAgain(ctx, inv, r.ID, r.Identity)
+	if err != nil {
 		return false, err
 	}
 	is, err := t.Timeslicing(ctx, r.ID)
@@ -109,6 +121,9 @@ func restoreSharing(ctx context.Context, r gpu.GPURecord, want gpu.VGPUWish, inv
 		return false, nil // somebody else has turned MIG on, or it is so
 	}
 	if err := ready(is, want); err != nil {
+		return false, err
+	}
+	if err := noVGPUNow(ctx, inv, l.GPU); err != nil {
 		return false, err
 	}
 	for _, c := range left {
@@ -134,9 +149,29 @@ func ready(is gpu.Timeslicing, want gpu.VGPUWish) error {
 	}
 }
 
+// noVGPUNow refuses to have a driver change how vGPUs share a GPU while there is one: it
+// would refuse, and waiting does not make a vGPU go.
+func noVGPUNow(ctx context.Context, inv *inventory.Inventory, g gpu.GPU) error {
+	on, err := inv.Partitions(ctx, g)
+	if err != nil {
+		return err
+	}
+	var blockers []gpu.Blocker
+	for _, p := range on {
+		if isVGPU(p.Kind) {
+			blockers = append(blockers, gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile})
+		}
+	}
+	if len(blockers) == 0 {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeConflict, "a vGPU is on it (%s, %s), made before gpuvirt came to that", blockers[0].ID, blockers[0].Name).WithBlockers(blockers...)
+}
+
 // missing says what of how a GPU is to be shared a vGPU has to wait for, or cannot do
 // without. Without its scheduler a GPU is Degraded, and of use; without mixed sizes the
-// first vGPU would rule out those of other sizes, whichever it is.
+// first vGPU would rule out those of other sizes, whichever it is. Where one that is there
+// already has done that, those of its size come back.
 func (s *sharing) missing(r gpu.PartitionRecord) error {
 	if !isVGPU(r.Kind) {
 		return nil
@@ -144,7 +179,7 @@ func (s *sharing) missing(r gpu.PartitionRecord) error {
 	if err := s.schedulers[r.GPU]; err != nil && comesLater(gpu.CodeOf(err)) {
 		return fmt.Errorf("the scheduler of its gpu is not restored: %w", err)
 	}
-	if err := s.mixed[r.GPU]; err != nil {
+	if err := s.mixed[r.GPU]; err != nil && !s.occupied[r.GPU] {
 		return fmt.Errorf("sizes of vGPUs cannot be mixed on its gpu: %w", err)
 	}
 	return nil
@@ -192,4 +227,31 @@ func (s *sharing) order(ctx context.Context, done []Restored, inv *inventory.Inv
 		}
 	}
 	return order
+}
+
+// behind says which vGPU one has to wait for, of those that are late and come before it in
+// the order, if there is one: the driver would give away its place. It is not waited for
+// without end.
+func (s *sharing) behind(ctx context.Context, r gpu.PartitionRecord, late []gpu.PartitionRecord) error {
+	if err, ok := s.mixed[r.GPU]; !ok || err != nil || !isVGPU(r.Kind) {
+		return nil
+	}
+	for _, l := range late {
+		if l.GPU != r.GPU || !isVGPU(l.Kind) {
+			continue
+		}
+		until, ok := s.late[l.ID]
+		if !ok {
+			wait := orderPatience
+			if end, ok := ctx.Deadline(); ok {
+				wait = min(wait, time.Until(end)/2)
+			}
+			until = time.Now().Add(wait)
+			s.late[l.ID] = until
+		}
+		if time.Now().Before(until) {
+			return gpu.Errorf(gpu.CodeUnavailable, "partition %s, which is to find its place before it, is not restored", l.ID)
+		}
+	}
+	return nil
 }

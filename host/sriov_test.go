@@ -159,7 +159,7 @@ func (l *lab) wantCapacity(profile string, n int, reason string) {
 	if on := all[0].GPUs[0]; reason != "" && !slices.Equal(on.Reasons, []string{reason}) {
 		l.t.Errorf("%+v", on)
 	}
-	ps, err := l.Profiles(l.t.Context(), all[0].GPUs[0].GPU)
+	ps, _, err := l.Profiles(l.t.Context(), all[0].GPUs[0].GPU)
 	i := slices.IndexFunc(ps, func(p gpu.Profile) bool { return p.Name == profile })
 	if err != nil || i < 0 || ps[i].Available != n {
 		l.t.Errorf("%+v, %v", ps, err)

@@ -126,7 +126,7 @@ func TestOldLibvirtTakesNoVGPU(t *testing.T) {
 	if gpu.CodeOf(err) != gpu.CodeProfileNotCreatable || !strings.Contains(err.Error(), "libvirt 9.6.0 cannot give it to a vm: that takes 9.7 or newer") || l.wrote() != n {
 		t.Errorf("%v", err)
 	}
-	ps, err := l.Profiles(t.Context(), l40s)
+	ps, _, err := l.Profiles(t.Context(), l40s)
 	if err != nil {
 		t.Fatal(err)
 	}

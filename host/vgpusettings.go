@@ -23,6 +23,8 @@ type vgpuArgs struct {
 	Identity gpu.Identity `json:"identity"`
 	Want     gpu.VGPUWish `json:"want"`
 	Was      gpu.VGPUWish `json:"was,omitzero"` // empty: there is nothing to go back to
+	// IfHas says that a driver that does not have the setting goes without: the GPU says so.
+	IfHas bool `json:"if_has,omitempty"`
 }
 
 // timeslicerOf returns the backend that sets how vGPUs share a GPU by time.
@@ -169,7 +171,7 @@ func vgpuSteps(g gpu.GPU, is gpu.Timeslicing, want gpu.VGPUWish) (out []operatio
 }
 
 // vgpuStepsAfterVFs set again what is lost when virtual functions are turned on: the driver
-// is bound anew. What it has then is not known before. A scheduler that it does not have any
+// is bound anew. What it has then is not known before. A setting that it does not have any
 // more keeps nobody from having functions: the GPU says what it lacks.
 func (h *Host) vgpuStepsAfterVFs(ctx context.Context, g gpu.GPU, want gpu.VGPUWish) []operation.PlanStep {
 	if g.MIG.Current || want.Empty() {
@@ -181,7 +183,20 @@ func (h *Host) vgpuStepsAfterVFs(ctx context.Context, g gpu.GPU, want gpu.VGPUWi
 			want.Scheduler = nil
 		}
 	}
-	return vgpuSteps(g, gpu.Timeslicing{}, want)
+	return vgpuStepsAgain(g, want)
+}
+
+// vgpuStepsAgain set what is wanted where nothing of it is in force: after functions were
+// turned on, and after MIG was turned off.
+func vgpuStepsAgain(g gpu.GPU, want gpu.VGPUWish) []operation.PlanStep {
+	steps := vgpuSteps(g, gpu.Timeslicing{}, want)
+	for i := range steps {
+		if a, ok := steps[i].Args.(vgpuArgs); ok {
+			a.IfHas = true
+			steps[i].Args = a
+		}
+	}
+	return steps
 }
 
 // vgpuAgain is that for an undo. Where it fails that is told as drift.
@@ -248,11 +263,34 @@ func (h *Host) doVGPU(ctx context.Context, t *operation.Task) ([]operation.Row, 
 	if err := t.Args(&a); err != nil {
 		return nil, err
 	}
+	if a.IfHas {
+		if why := h.lacking(ctx, a); why != "" {
+			t.Logf("not set: %s", why)
+			h.cfg.Log.WarnContext(ctx, "the driver does not have what was asked for how vGPUs share the gpu", "gpu", a.GPU, "wish", a.Want.String(), "why", why)
+			return nil, nil
+		}
+	}
 	err := h.setVGPU(ctx, a, a.Want)
 	if gpu.CodeOf(err) == gpu.CodeUnavailable && t.Resumed() {
 		err = h.patient(t, err) // a GPU that is not there just after boot is not gone
 	}
 	return nil, unclean(err)
+}
+
+// lacking says why a driver cannot have a setting, empty if it can or that is not known.
+func (h *Host) lacking(ctx context.Context, a vgpuArgs) string {
+	t, err := timeslicerOf(h.cfg.Inventory)
+	if err != nil {
+		return ""
+	}
+	is, err := t.Timeslicing(ctx, a.GPU)
+	if err != nil || is.MIG {
+		return ""
+	}
+	if err := ready(is, a.Want); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // undoVGPU sets what was set before. Where there is a vGPU meanwhile, what is set stays.
@@ -319,11 +357,10 @@ func (h *Host) shared(ctx context.Context, g gpu.GPU, r gpu.GPURecord) gpu.GPU {
 
 // reportVGPUs says on which GPUs vGPUs share otherwise than was asked. It is not mended,
 // whatever the policy: it would take all vGPUs off the GPU.
-func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) {
+func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) error {
 	records, err := h.cfg.Store.GPURecords()
 	if err != nil {
-		h.cfg.Log.Warn("cannot compare how vGPUs share gpus with what was asked", "err", err)
-		return
+		return err
 	}
 	for _, r := range records {
 		held := func() bool { return h.held([]string{"gpu/" + string(r.ID)}) != nil }
@@ -332,10 +369,10 @@ func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) {
 		}
 		key := "gpu/" + string(r.ID) + "/vgpu"
 		l, err := h.look(ctx, r.ID)
-		if err != nil {
-			continue
+		var s gpu.VGPUState
+		if err == nil {
+			s, err = h.vgpuState(ctx, l.GPU)
 		}
-		s, err := h.vgpuState(ctx, l.GPU)
 		if err != nil {
 			h.carry(now, key)
 			continue
@@ -349,4 +386,5 @@ func (h *Host) reportVGPUs(ctx context.Context, now map[string]string) {
 			h.hub.emit("gpu.drifted", string(r.ID), map[string]string{"reason": "VGPUSettings", "message": message})
 		}
 	}
+	return nil
 }

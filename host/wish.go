@@ -21,7 +21,7 @@ type attachPlan struct {
 // planAttach plans one wish. batch is what the wishes before it take that are carried out
 // together with it, nil where it stands alone.
 func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *batch) (attachPlan, error) {
-	w.Placement, w.Hotplug = cmp.Or(w.Placement, gpu.Pack), cmp.Or(w.Hotplug, gpu.HotplugAuto)
+	w.Hotplug = cmp.Or(w.Hotplug, gpu.HotplugAuto)
 	vm, err := h.cfg.Inventory.VMHead(ctx, w.VM)
 	if err != nil {
 		return attachPlan{}, err
@@ -29,6 +29,8 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	w.VM = vm.UUID
 	key := "assignment/" + name
 	old, err := h.cfg.Store.AssignmentRecord(name)
+	// What was asked for while another placing was the host's own is the same wish still.
+	w.Placement = cmp.Or(w.Placement, old.Wish.Placement, h.Placement())
 	switch {
 	case err == nil:
 		if d := diff(old.Wish, w); d != nil {
@@ -64,6 +66,9 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	if err != nil {
 		return attachPlan{}, err
 	}
+	if err := h.onlyDisplay(ctx, taker, w, p, batch); err != nil {
+		return attachPlan{}, err
+	}
 	rec := gpu.AssignmentRecord{
 		Name: name, Wish: w, VMName: vm.Name, Partition: n.part.ID, GPU: g.ID,
 		Generation: old.Generation + 1, Created: h.cfg.Now().UTC(),
@@ -93,6 +98,53 @@ func attachable(vm gpu.VMHead, w gpu.Wish) error {
 			WithBlockers(blocker)
 	}
 	return nil
+}
+
+// onlyDisplay refuses a second display of a VM (T52), and one that libvirt would not make:
+// it has them of mediated devices.
+func (h *Host) onlyDisplay(ctx context.Context, vm *taker, w gpu.Wish, p gpu.Profile, batch *batch) error {
+	if !w.Display {
+		return nil
+	}
+	if err := displayable(p); err != nil {
+		return err
+	}
+	second := func(kind, id string) error {
+		return gpu.Errorf(gpu.CodeConflict, "cannot make a %s the display of vm %s: it has one already (%s %s)", p.Name, vm.Name, kind, id).
+			WithBlockers(gpu.Blocker{Kind: kind, ID: id}).WithHint("ask for it without display")
+	}
+	for _, c := range batch.list() {
+		if c.assignment.Wish.VM == vm.UUID && c.assignment.Wish.Display {
+			return second("assignment", c.assignment.Name)
+		}
+	}
+	records, err := h.cfg.Store.AssignmentRecords()
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.Wish.VM == vm.UUID && r.Wish.Display {
+			return second("assignment", r.Name)
+		}
+	}
+	whole, err := vm.vm(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range whole.Hostdevs {
+		if d.Display {
+			return second("partition", cmp.Or(d.Handle.MdevUUID, d.Handle.PCIAddress))
+		}
+	}
+	return nil
+}
+
+func displayable(p gpu.Profile) error {
+	if p.Kind == gpu.KindMdev {
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeInvalid, "cannot make a %s a display: it is a %s, and only an mdev can be one", p.Name, p.Kind).
+		WithHint("ask for it without display")
 }
 
 func hostdev(a gpu.AssignmentRecord, p gpu.PartitionRecord) gpu.Hostdev {

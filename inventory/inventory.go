@@ -252,13 +252,13 @@ func (i *Inventory) LibvirtVersion(ctx context.Context) (string, error) {
 }
 
 // Holders lists the VMs and processes that use a partition: every VM of vms that
-// names it in its live or persistent definition, and every process that has its
-// device file open. An error means unknown.
+// names it, or a function that goes with it, in its live or persistent definition, and
+// every process that has its device file open. An error means unknown.
 func (i *Inventory) Holders(ctx context.Context, p gpu.Partition, vms []gpu.VM) ([]gpu.Holder, error) {
 	var out []gpu.Holder
 	for _, vm := range vms {
 		for _, d := range vm.Hostdevs {
-			if Same(d.Handle, p.Handle) {
+			if Same(d.Handle, p.Handle) || d.Handle.PCIAddress != "" && slices.Contains(p.Companions, d.Handle.PCIAddress) {
 				out = append(out, gpu.Holder{Kind: "vm", ID: vm.UUID, Name: vm.Name})
 				break
 			}

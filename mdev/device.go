@@ -74,7 +74,7 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 	if len(uuids) == 0 {
 		return []gpu.Partition{}, nil
 	}
-	names := map[string]map[string]typeName{} // by place: only what is used is read
+	var names map[string]typeName // all virtual functions of a card list the same
 	out := []gpu.Partition{}
 	for _, uuid := range uuids {
 		d, ok, err := b.device(uuid)
@@ -85,12 +85,12 @@ func (b *Backend) devices(p parent) ([]gpu.Partition, error) {
 		if !ok || !here {
 			continue
 		}
-		if names[at.dir] == nil {
-			if names[at.dir], err = b.names(at); err != nil {
+		if _, known := names[d.native]; !known {
+			if names, err = b.names(at); err != nil {
 				return nil, err
 			}
 		}
-		part, err := b.partition(at, d, names[at.dir])
+		part, err := b.partition(at, d, names)
 		if err != nil {
 			return nil, err
 		}

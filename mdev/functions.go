@@ -75,7 +75,7 @@ var onInstancePattern = regexp.MustCompile(`^[A-Z0-9]+-[1-9]-(0|[1-9][0-9]*)[ABC
 
 // united reads the types of a GPU that its virtual functions carry, one device on each.
 // Every function lists all types, and available_instances says whether the card takes one
-// more and this function has none.
+// more and this function has none: that alone is read of every one that is free.
 func (b *Backend) united(p parent) ([]mdevType, error) {
 	devices, err := b.devices(p)
 	if err != nil {
@@ -88,7 +88,7 @@ func (b *Backend) united(p parent) ([]mdevType, error) {
 	all := map[string]mdevType{}
 	labels := map[string]string{}
 	for _, at := range p.functions {
-		types, err := b.typesAt(at)
+		types, err := b.typesLike(at, all, busy[at.name()])
 		if errors.Is(err, fs.ErrNotExist) && !b.present(at) {
 			continue
 		}
@@ -119,6 +119,38 @@ func (b *Backend) united(p parent) ([]mdevType, error) {
 			same = same && all[d.Native].memory == t.memory
 		}
 		t.available = room(len(t.on), t.max, len(devices), same)
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// typesLike is typesAt for one more function of a card, whose types are those that are
+// known already: only how many fit is read, and of a function that has a device nothing. One
+// that lists others is read wholly.
+func (b *Backend) typesLike(at parent, known map[string]mdevType, busy bool) ([]mdevType, error) {
+	dirs, err := b.fs.List(path.Join(at.dir, typesDir))
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && b.present(at):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case slices.ContainsFunc(dirs, func(native string) bool { _, ok := known[native]; return !ok }):
+		return b.typesAt(at)
+	case busy, len(dirs) == 0:
+		return nil, nil
+	}
+	read, err := b.readTypes(at, dirs, []string{availableFile})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]mdevType, 0, len(dirs))
+	for _, native := range slices.Sorted(slices.Values(dirs)) {
+		t := known[native]
+		t.on = nil
+		t.available, t.broken = count(path.Join(at.dir, typesDir, native, availableFile), read[native][0])
+		if t.available > 0 {
+			t.on = []parent{at}
+		}
 		out = append(out, t)
 	}
 	return out, nil

@@ -2,6 +2,7 @@ package mdev_test
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,6 +10,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/gpu/gputest"
 	"gpuvirt/internal/sim"
+	"gpuvirt/internal/sysfs"
 	"gpuvirt/mdev"
 )
 
@@ -176,4 +178,96 @@ func TestFunctionsFixture_T39(t *testing.T) {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
+}
+
+// counted counts the files that are read.
+type counted struct {
+	mdev.Sysfs
+
+	files int
+}
+
+func (c *counted) Read(name string) (string, error) {
+	c.files++
+	return c.Sysfs.Read(name)
+}
+
+func (c *counted) ReadEach(dir string, names ...string) ([]sysfs.File, error) {
+	c.files += len(names)
+	return c.Sysfs.ReadEach(dir, names...)
+}
+
+// A look reads what the types of a card are once, not on every function; of one that has a
+// device it reads nothing, and of the others how many fit.
+func TestFunctionsAreReadOnce(t *testing.T) {
+	h, all := mdevVFs(t)
+	const functions, types, around = 16, 15, 40
+	c := &counted{Sysfs: h.Sysfs}
+	b := mdev.New(c, mdev.Options{VanishWait: -1})
+	_, profiles, err := b.Look(t.Context(), a2)
+	if err != nil || len(profiles) != types {
+		t.Fatalf("%d types, %v", len(profiles), err)
+	}
+	if most := functions*types + 3*types + around; c.files > most {
+		t.Errorf("%d files were read, for at most %d", c.files, most)
+	}
+	const made = 4
+	for range made {
+		mustMake(t, all, gpu.Partition{ID: gputest.NewUUID(), GPU: a2, Profile: "A2-4Q"})
+	}
+	c.files = 0
+	if _, _, err := b.Look(t.Context(), a2); err != nil {
+		t.Error(err)
+	}
+	// What each device is called is read as well, for the first of them.
+	if most := (functions-made)*types + (3+2+1)*types + around; c.files > most {
+		t.Errorf("%d files were read, for at most %d", c.files, most)
+	}
+	c.files = 0
+	if ps, err := b.Partitions(t.Context(), a2); err != nil || len(ps) != made {
+		t.Errorf("%+v, %v", ps, err)
+	}
+	if most := 2*types + around; c.files > most {
+		t.Errorf("%d files were read for the devices, for at most %d", c.files, most)
+	}
+}
+
+// One function that does not say how many fit, or lists other types than the rest, is taken
+// for what it says itself.
+func TestFunctionThatDiffers(t *testing.T) {
+	h, b := mdevVFs(t)
+	const file = "devices/*/*/0000:08:00.5/mdev_supported_types/nvidia-746/available_instances"
+	if err := h.Inject(sim.Fault{Op: "read", Path: file, Errno: syscall.EIO}); err != nil {
+		t.Fatal(err)
+	}
+	if p := profile(t, b, a2, "A2-4Q"); p.Available != 4 || p.NotCreatable != "" {
+		t.Errorf("%+v", p)
+	}
+	_, err := b.Make(t.Context(), gpu.Partition{ID: uuid, GPU: a2, Parent: "0000:08:00.5", Profile: "A2-4Q"})
+	if gpu.CodeOf(err) != gpu.CodeNoCapacity {
+		t.Error(err)
+	}
+	for i, want := range []string{"0000:08:00.4", "0000:08:00.6"} {
+		if made := mustMake(t, b, gpu.Partition{ID: []string{uuid, uuid2}[i], GPU: a2, Profile: "A2-4Q"}); made.Parent != want {
+			t.Errorf("%+v", made)
+		}
+	}
+	fs := &lesser{Sysfs: h.Sysfs, where: "0000:08:00.4/mdev_supported_types", only: "nvidia-746"}
+	if got := available(t, mdev.New(fs, mdev.Options{}), a2); got["A2-4Q"] != 2 || got["A2-4C"] != 2 {
+		t.Error(got)
+	}
+}
+
+// lesser has one function list one type only.
+type lesser struct {
+	mdev.Sysfs
+
+	where, only string
+}
+
+func (l *lesser) List(dir string) ([]string, error) {
+	if strings.HasSuffix(dir, l.where) {
+		return []string{l.only}, nil
+	}
+	return l.Sysfs.List(dir)
 }

@@ -140,7 +140,7 @@ func (v *Vendor) full(ctx context.Context, c *card, typ uint32, profile string) 
 	case len(there) == len(c.functions):
 		err.Hint = "each of its virtual functions has a vGPU"
 	case c.onInstance(typ, profile):
-		err.Hint = "it takes a free GPU instance of the profile that it lives on"
+		err.Hint = "it takes a free GPU instance of the profile that it lives on; where there is one, some drivers list its types only when nvidia-vgpud.service was restarted"
 	}
 	return err
 }

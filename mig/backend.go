@@ -92,112 +92,6 @@ func (b *Backend) open() (Session, error) {
 	}
 }
 
-// A question is one session with the library.
-type question struct {
-	since time.Time
-	back  chan struct{} // closed when the library has come back
-}
-
-// ask runs f in a session, and waits for its answer for a limited time: the library may
-// wait for the kernel, and nothing ends that. While one question hangs no other is asked.
-// What f does after that is lost, so it may write to nothing that its caller reads.
-// after is called when the library has come back, however long that takes.
-func ask[T any](b *Backend, limit time.Duration, f func(Session) (T, error), after func()) (T, error) {
-	var none T
-	if err := b.stuck(); err != nil {
-		after()
-		return none, err
-	}
-	type answer struct {
-		value T
-		err   error
-	}
-	q, answers := &question{since: time.Now(), back: make(chan struct{})}, make(chan answer, 1)
-	go func() {
-		defer close(q.back)
-		defer after()
-		s, err := b.open()
-		if err != nil {
-			answers <- answer{err: err}
-			return
-		}
-		v, err := f(s)
-		answers <- answer{v, errors.Join(err, s.Close())}
-	}()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case a := <-answers:
-		return a.value, a.err
-	case <-timer.C:
-		b.mu.Lock()
-		b.hung = append(b.hung, q)
-		b.mu.Unlock()
-		b.opts.Log.Error("NVIDIA's library does not answer: its gpus are stuck", "limit", limit)
-		return none, b.stuck()
-	}
-}
-
-// stuck says that a question hangs, or nil.
-func (b *Backend) stuck() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.hung = slices.DeleteFunc(b.hung, func(q *question) bool {
-		select {
-		case <-q.back:
-			return true
-		default:
-			return false
-		}
-	})
-	if len(b.hung) == 0 {
-		return nil
-	}
-	return gpu.Errorf(gpu.CodeStuck, "NVIDIA's library has not come back from a call since %s", b.hung[0].since.UTC().Format(time.RFC3339)).
-		WithHint("see what the kernel says of the driver: journalctl -k --grep NVRM")
-}
-
-func nothing() {}
-
-// read runs f on a GPU that MIG can cut, in a session.
-func read[T any](b *Backend, id gpu.ID, f func(Device) (T, error)) (T, error) {
-	return on(b, id, b.opts.ReadTimeout, f, nothing)
-}
-
-// on runs f on a GPU that MIG can cut, in a session, and then after.
-func on[T any](b *Backend, id gpu.ID, limit time.Duration, f func(Device) (T, error), after func()) (T, error) {
-	var zero T
-	none := gpu.Errorf(gpu.CodeNotFound, "there is no such gpu that MIG can cut")
-	a, err := gpu.ParseAddress(string(id))
-	if err != nil || a.ID() != id {
-		after()
-		return zero, none
-	}
-	v, err := ask(b, limit, func(s Session) (T, error) {
-		d, err := s.Device(a)
-		if errors.Is(err, ErrNotFound) {
-			return zero, none
-		}
-		if err != nil {
-			return zero, err
-		}
-		if mode, err := d.Mode(); err != nil || !mode.Capable {
-			return zero, cmp.Or(err, error(none))
-		}
-		return f(d)
-	}, after)
-	switch gpu.CodeOf(err) { //nolint:exhaustive // the others are of this GPU
-	case gpu.CodeDriverMissing:
-		return zero, none // as far as can be told
-	case gpu.CodeDriverMismatch, gpu.CodeStuck:
-		// The library is of no use: at least it is no matter of cards of others.
-		if text, rerr := b.fs.Read(path.Join(pci.Devices, string(id), "vendor")); rerr == nil && text != vendor {
-			return zero, none
-		}
-	}
-	return v, err
-}
-
 const vendor = "0x10de" // NVIDIA, as sysfs has it
 
 // failure puts what was attempted in front of an error. One without a kind says that
@@ -251,7 +145,8 @@ func (b *Backend) nvidiaGPUs() (out []gpu.ID, err error) {
 	return out, err
 }
 
-// Look reads a GPU and what it can be cut into.
+// Look reads a GPU and what it can be cut into. Of one that MIG cannot cut it tells what
+// the driver knows: such a GPU has no kind and no profiles.
 func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, error) {
 	type look struct {
 		gpu      gpu.GPU
@@ -259,22 +154,31 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 	}
 	// What is known of it where that fails: without a kind, as nothing can be made.
 	partly := gpu.GPU{ID: id, NUMANode: -1}
-	l, err := read(b, id, func(d Device) (look, error) {
-		g := gpu.GPU{ID: id, NUMANode: -1, Kinds: []gpu.Kind{gpu.KindMIG}}
+	l, err := onAny(b, id, b.opts.ReadTimeout, func(d Device) (look, error) {
+		mode, err := d.Mode()
+		if err != nil {
+			return look{}, err
+		}
+		g := gpu.GPU{ID: id, NUMANode: -1, MIG: mode}
 		// Not every driver shows a card in sysfs in the same moment.
 		if err := pci.Describe(b.fs, b.dir(id), &g); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return look{g, nil}, err
 		}
 		facts, err := d.Facts()
-		if err != nil {
+		switch {
+		case err != nil && !mode.Capable: // it is cut in another way, and others tell of it
+			return look{}, notCut()
+		case err != nil:
+			g.Kinds = []gpu.Kind{gpu.KindMIG}
 			return look{g, nil}, err
 		}
 		g.Vendor, g.Model, g.PCIAddress = "NVIDIA", strings.TrimPrefix(facts.Name, "NVIDIA "), string(id)
 		g.UUID, g.Serial, g.MemoryBytes = facts.UUID, cmp.Or(facts.Serial, g.Serial), facts.MemoryBytes
 		g.Identity.UUID, g.Identity.Serial = g.UUID, g.Serial
-		if g.MIG, err = d.Mode(); err != nil {
-			return look{g, nil}, err
+		if !mode.Capable {
+			return look{g, nil}, nil
 		}
+		g.Kinds = []gpu.Kind{gpu.KindMIG}
 		if g.MIG.Current != g.MIG.Pending {
 			g.MIG.Needs = b.needs(id)
 		}
@@ -286,7 +190,7 @@ func (b *Backend) Look(_ context.Context, id gpu.ID) (gpu.GPU, []gpu.Profile, er
 		}
 		slices.SortFunc(profiles, func(a, b gpu.Profile) int { return cmp.Compare(a.Name, b.Name) })
 		return look{g, profiles}, err
-	})
+	}, nothing)
 	if err == nil {
 		return l.gpu, l.profiles, nil
 	}

@@ -202,3 +202,59 @@ func TestPlacements(t *testing.T) {
 		wantCode(t, err, gpu.CodeNotFound)
 	}
 }
+
+// A type whose places the library refuses to tell is left out, and hides no other; where
+// it tells of none, that is the answer.
+func TestPlacementsOfOneTypeRefused(t *testing.T) {
+	h := simulatedShare(t)
+	b := mig.NewBackend(h.lib, h.fs, mig.Options{})
+	if err := b.SetMixedSize(t.Context(), id, true); err != nil {
+		t.Fatal(err)
+	}
+	all, err := b.Placements(t.Context(), id)
+	if err != nil || len(all) < 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	b = mig.NewBackend(reticent{h.lib, all[1:2]}, h.fs, mig.Options{})
+	got, err := b.Placements(t.Context(), id)
+	if diff := cmp.Diff(slices.Delete(slices.Clone(all), 1, 2), got); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
+	b = mig.NewBackend(reticent{h.lib, all}, h.fs, mig.Options{})
+	if got, err := b.Placements(t.Context(), id); !errors.Is(err, mig.ErrUnknown) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A reticent library does not tell the places of some types.
+type reticent struct {
+	mig.Library
+	about []gpu.VGPUPlacements
+}
+
+func (l reticent) Open() (mig.Session, error) {
+	s, err := l.Library.Open()
+	return reticentSession{s, l.about}, err
+}
+
+type reticentSession struct {
+	mig.Session
+	about []gpu.VGPUPlacements
+}
+
+func (s reticentSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return reticentDevice{d, s.about}, err
+}
+
+type reticentDevice struct {
+	mig.Device
+	about []gpu.VGPUPlacements
+}
+
+func (d reticentDevice) Placements(typ uint32) (gpu.VGPUPlacements, error) {
+	if slices.ContainsFunc(d.about, func(p gpu.VGPUPlacements) bool { return p.Type == typ }) {
+		return gpu.VGPUPlacements{}, mig.ErrUnknown
+	}
+	return d.Device.Placements(typ)
+}

@@ -1,6 +1,7 @@
 package mig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -211,24 +212,30 @@ func (b *Backend) SetMixedSize(ctx context.Context, id gpu.ID, on bool) error {
 }
 
 // Placements lists where vGPUs of each type that shares a GPU by time may begin, while
-// they may differ in size.
+// they may differ in size. A type whose places the driver does not tell is left out.
 func (b *Backend) Placements(_ context.Context, id gpu.ID) ([]gpu.VGPUPlacements, error) {
 	out, err := withDevice(b, id, b.opts.ReadTimeout, func(d Device) (out []gpu.VGPUPlacements, err error) {
 		types, err := d.VGPUTypes()
 		if err != nil {
 			return nil, err
 		}
+		var refused error
 		for _, t := range types {
 			if t.GPUInstanceProfile != nil {
 				continue
 			}
 			p, err := d.Placements(t.ID)
 			if err != nil {
-				return nil, err
+				b.opts.Log.Debug("the places of a vGPU type are not told", "gpu", id, "type", t.Name, "err", err)
+				refused = cmp.Or(refused, err)
+				continue
 			}
 			out = append(out, p)
 		}
-		return out, nil
+		if len(out) > 0 {
+			refused = nil
+		}
+		return out, refused
 	}, nothing)
 	if err != nil {
 		return nil, failure(refusal(err), "cannot list the places of vGPUs on gpu %q", id)

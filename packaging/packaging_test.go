@@ -250,6 +250,26 @@ func TestRestoreBesideDaemon(t *testing.T) {
 	}
 }
 
+// The network can be served where it is configured, without a second switch; the restore has
+// no business there, and no capability comes with it.
+func TestUnitNetwork(t *testing.T) {
+	daemon, restore := read(t, "gpuvirtd.service"), read(t, "gpuvirt-restore.service")
+	if got, want := words(daemon, "RestrictAddressFamilies"), []string{"AF_UNIX", "AF_NETLINK", "AF_INET", "AF_INET6"}; !slices.Equal(got, want) {
+		t.Errorf("gpuvirtd.service: %v", got)
+	}
+	if got, want := words(restore, "RestrictAddressFamilies"), []string{"AF_UNIX", "AF_NETLINK"}; !slices.Equal(got, want) {
+		t.Errorf("gpuvirt-restore.service: %v", got)
+	}
+	for _, setting := range []string{"PrivateNetwork", "IPAddressDeny", "SocketBindDeny", "AmbientCapabilities"} {
+		if words(daemon, setting) != nil {
+			t.Errorf("gpuvirtd.service sets %s", setting)
+		}
+	}
+	if slices.Contains(words(daemon, "CapabilityBoundingSet"), "CAP_NET_BIND_SERVICE") {
+		t.Error("ports below 1024 are not for it")
+	}
+}
+
 // What the daemon needs and may not load itself is loaded at boot.
 func TestModules(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("modules-load.d", "gpuvirt.conf"))

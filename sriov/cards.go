@@ -202,24 +202,32 @@ func (b *Cards) mdevs(f function) ([]string, error) {
 	return out, nil
 }
 
-func cardPartition(f function) gpu.Partition {
+func cardPartition(f function, with []function) gpu.Partition {
 	id := gpu.ID(f.address)
-	return gpu.Partition{
+	p := gpu.Partition{
 		ID: partitionID(id, gpu.KindCard, cardSlot), GPU: id, Parent: f.address, Kind: gpu.KindCard, Profile: cardProfile(f),
 		Native: f.model(), Slot: cardSlot, Handle: gpu.Handle{PCIAddress: f.address}, DeviceAPI: vfioPCI, IOMMUGroup: f.group,
 	}
+	for _, g := range with {
+		p.Companions = append(p.Companions, g.address)
+	}
+	return p
 }
 
 // Partitions lists the card itself where VFIO has it.
 func (b *Cards) Partitions(_ context.Context, id gpu.ID) ([]gpu.Partition, error) {
 	f, err := b.find(id)
+	var with []function
+	if err == nil && f.vfio {
+		with, err = b.slot(f)
+	}
 	if err != nil {
 		return nil, writer.Wrap(b.gone(id, err), "cannot list the partitions of gpu %q", id)
 	}
 	if !f.vfio {
 		return []gpu.Partition{}, nil
 	}
-	return []gpu.Partition{cardPartition(f)}, nil
+	return []gpu.Partition{cardPartition(f, with)}, nil
 }
 
 // Place returns the card where nobody has it, and tells which drivers its functions have
@@ -240,7 +248,7 @@ func (b *Cards) place(id gpu.ID, profile string, taken []gpu.Handle) (gpu.Partit
 	if err := b.loaded(); err != nil {
 		return gpu.Partition{}, err
 	}
-	out := cardPartition(f)
+	out := cardPartition(f, with)
 	if f.vfio {
 		return gpu.Partition{}, gpu.Errorf(gpu.CodeNoCapacity, "driver %q has it already", f.driver).
 			WithBlockers(gpu.Blocker{Kind: "partition", ID: out.ID, Name: out.Profile})

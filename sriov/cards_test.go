@@ -72,7 +72,7 @@ func TestCardsLook(t *testing.T) {
 	wantPartition := gpu.Partition{
 		ID: rx + "/card/0", GPU: rx, Parent: rx, Kind: gpu.KindCard, Profile: rxProfile, Native: "1002:744c", Slot: "0",
 		Handle: gpu.Handle{PCIAddress: rx}, DeviceAPI: "vfio-pci", IOMMUGroup: "70",
-		FormerDrivers: map[string]string{rx: "amdgpu", sound: "snd_hda_intel"},
+		FormerDrivers: map[string]string{rx: "amdgpu", sound: "snd_hda_intel"}, Companions: []string{sound},
 	}
 	if diff := cmp.Diff(wantPartition, p); diff != "" {
 		t.Error(diff)

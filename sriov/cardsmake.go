@@ -36,7 +36,7 @@ func (b *Cards) make(ctx context.Context, want gpu.Partition) (gpu.Partition, er
 	}
 	all := append([]function{f}, with...)
 	if !slices.ContainsFunc(all, func(g function) bool { return !g.vfio }) {
-		return cardPartition(f), nil
+		return cardPartition(f, with), nil
 	}
 	if !f.vfio {
 		if refusal, err := b.refusal(f, with); err != nil {
@@ -49,7 +49,7 @@ func (b *Cards) make(ctx context.Context, want gpu.Partition) (gpu.Partition, er
 		return gpu.Partition{}, err
 	}
 	f, err = b.read(f.address)
-	return cardPartition(f), err
+	return cardPartition(f, with), err
 }
 
 // begin checks that a partition is one of ours, and takes the GPU's turn.
@@ -122,7 +122,7 @@ func (b *Cards) unused(ctx context.Context, f function, back []function) error {
 		return nil
 	}
 	for _, g := range back {
-		p := cardPartition(f)
+		p := cardPartition(f, nil)
 		p.Handle, p.IOMMUGroup = gpu.Handle{PCIAddress: g.address}, g.group
 		err := b.opts.Unused(ctx, p)
 		switch {

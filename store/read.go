@@ -57,6 +57,11 @@ func (s *Store) IdempotencyRecord(key string) (gpu.IdempotencyRecord, error) {
 	return one[gpu.IdempotencyRecord](s, gpu.RecordIdempotency, key)
 }
 
+// TokenRecords returns the records of all tokens, sorted by id.
+func (s *Store) TokenRecords() ([]gpu.TokenRecord, error) {
+	return all[gpu.TokenRecord](s, gpu.RecordToken)
+}
+
 // all reads the records of a kind. One that cannot be read fails them all: a list
 // that lacks what it cannot read would have things look free.
 func all[T any](s *Store, kind string) ([]T, error) {

@@ -32,6 +32,7 @@ func kinds() map[string]kind {
 			return r.Name, []entry{{byVMIndex, indexKey(r.Wish.VM, r.Name)}}
 		}),
 		gpu.RecordIdempotency: kindOf(func(r gpu.IdempotencyRecord) (string, []entry) { return r.Key, nil }),
+		gpu.RecordToken:       kindOf(func(r gpu.TokenRecord) (string, []entry) { return r.ID, nil }),
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 
 func buckets() []string {
 	return []string{
-		metaBucket, gpu.RecordGPU, gpu.RecordPartition, gpu.RecordAssignment, gpu.RecordIdempotency,
+		metaBucket, gpu.RecordGPU, gpu.RecordPartition, gpu.RecordAssignment, gpu.RecordIdempotency, gpu.RecordToken,
 		operationBucket, keyBucket, byVMIndex, byGPUIndex, unfinishedName,
 	}
 }
@@ -40,7 +40,14 @@ type migration func(*bbolt.Tx) error
 // migrations are all there ever were, in order: the first brings schema 1 to 2.
 // Never change one that was released. A new kind of record needs none if layOut
 // makes its bucket, but then an old version would not know that it is there.
-func migrations() []migration { return append([]migration(nil), next()...) }
+func migrations() []migration { return append([]migration{addTokens}, next()...) }
+
+// addTokens brings schema 1 to 2: an older version would not find the bucket missing, nor
+// keep who has a token out.
+func addTokens(tx *bbolt.Tx) error {
+	_, err := tx.CreateBucketIfNotExists([]byte(gpu.RecordToken))
+	return err
+}
 
 // schemaOf is the schema that migrations lead to.
 func schemaOf(steps []migration) uint64 { return uint64(len(steps)) + 1 }

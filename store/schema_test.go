@@ -46,7 +46,7 @@ func TestMigrate(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	s, err := Open(t.Context(), path, Options{NoSync: true})
+	s, err := open(t.Context(), path, Options{NoSync: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,12 +92,37 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
+// A store of before there were tokens gets room for them, and keeps what it has.
+func TestMigrateToTokens(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s, err := open(t.Context(), path, Options{NoSync: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := s.db.Update(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte(gpu.RecordToken)) })
+	if err := errors.Join(s.Apply(assignment("web1", "vm1")), drop, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = openTest(t, path)
+	token := gpu.TokenRecord{Token: gpu.Token{ID: "t", Name: "ci", Role: "viewer"}, Hash: "00"}
+	if err := s.Apply(operation.Put(gpu.RecordToken, "t", token)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.TokenRecords(); err != nil || !cmp.Equal(got, []gpu.TokenRecord{token}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := s.AssignmentRecord("web1"); err != nil || got.Wish.VM != "vm1" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // A newer store, or an older one that may not be written, is refused and not
 // changed.
 func TestSchemaRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
-	one := []migration{func(*bbolt.Tx) error { return nil }}
-	s, err := open(t.Context(), path, Options{NoSync: true}, one)
+	next := append(migrations(), func(*bbolt.Tx) error { return nil })
+	ours := schemaOf(migrations())
+	s, err := open(t.Context(), path, Options{NoSync: true}, next)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,17 +132,18 @@ func TestSchemaRefused(t *testing.T) {
 	before := contents(t, path)
 	for _, o := range []Options{{}, {ReadOnly: true}} {
 		_, err = Open(t.Context(), path, o)
-		want := &NewerError{Path: path, Found: 2, Ours: 1}
+		want := &NewerError{Path: path, Found: ours + 1, Ours: ours}
 		got, _ := errors.AsType[*NewerError](err)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%v (-want +got):\n%s", err, diff)
 		}
 	}
-	text := fmt.Sprintf("cannot open store %q: its schema is 2, and this version knows none newer than 1: install the newer version again, or put %q back", path, path+".v1.bak")
+	text := fmt.Sprintf("cannot open store %q: its schema is %d, and this version knows none newer than %d: install the newer version again, or put %q back",
+		path, ours+1, ours, fmt.Sprintf("%s.v%d.bak", path, ours))
 	if diff := cmp.Diff(text, err.Error()); diff != "" {
 		t.Errorf("text (-want +got):\n%s", diff)
 	}
-	if _, err := open(t.Context(), path, Options{ReadOnly: true}, append(one, one...)); err == nil {
+	if _, err := open(t.Context(), path, Options{ReadOnly: true}, append(next, next...)); err == nil {
 		t.Error("a reader opened an old store")
 	}
 	if contents(t, path) != before {
@@ -183,6 +209,7 @@ func FuzzRecord(f *testing.F) {
 		partition("p", "g"), assignment("web1", "vm1"),
 		operation.Put(gpu.RecordGPU, "g", gpu.GPURecord{ID: "g", Labels: map[string]string{"a": "b"}}),
 		operation.Put(gpu.RecordIdempotency, "k", gpu.IdempotencyRecord{Key: "k"}),
+		operation.Put(gpu.RecordToken, "t", gpu.TokenRecord{Token: gpu.Token{ID: "t"}}),
 		{Value: []byte(`null`)},
 		{Value: []byte(`{"id":"p"}{"id":"q"}`)},
 		{Value: []byte(`{"id":1}`)},

@@ -7,7 +7,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"gpuvirt/api"
 	"gpuvirt/client"
@@ -59,18 +58,11 @@ fields:
 	return cmd
 }
 
-// readWishes reads a file strictly: a word that means nothing here would mean that
-// something is not done.
 func readWishes(r io.Reader) (api.ApplyRequest, error) {
 	var f wishFile
 	var out api.ApplyRequest
-	dec := yaml.NewDecoder(r)
-	dec.KnownFields(true)
-	if err := dec.Decode(&f); err != nil {
-		return out, oneLine(err)
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return out, errors.New("it holds more than one document")
+	if err := readStrictly(r, &f); err != nil {
+		return out, err
 	}
 	if len(f.Assignments) == 0 {
 		return out, errors.New("it has no assignments")

@@ -83,7 +83,7 @@ func completeArgs(c *cli, cmd *cobra.Command, most int, list lister) *cobra.Comm
 		if most > 0 && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return complete(cmd.Context(), c, list)
+		return complete(cmd, c, list)
 	}
 	return cmd
 }
@@ -92,13 +92,17 @@ func completeArgs(c *cli, cmd *cobra.Command, most int, list lister) *cobra.Comm
 func completeFlag(c *cli, cmd *cobra.Command, flag string, list lister) {
 	must(cmd.RegisterFlagCompletionFunc(flag,
 		func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return complete(cmd.Context(), c, list)
+			return complete(cmd, c, list)
 		}))
 }
 
-func complete(ctx context.Context, c *cli, list lister) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(ctx, completionTime)
+func complete(cmd *cobra.Command, c *cli, list lister) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 	defer cancel()
+	c.quiet = true
+	if err := c.connect(cmd); err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
 	found, err := list(ctx, c)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError

@@ -8,11 +8,17 @@ import (
 
 const (
 	webUUID  = "6f3a2c1e-0000-4000-8000-000000000001"
+	secret   = "gpuvirt_01KAR2Z7T4Y2M8Q6V0R9X3B0AA_" + "0123456789012345678901234567890123456789012"
 	partUUID = "c0ffee00-0000-4000-8000-00000000000a"
 )
 
 var (
 	zero = 0
+
+	tokens = []api.Token{
+		{ID: "01KAR2Z7T4Y2M8Q6V0R9X3B0AA", Name: "ci", Role: "operator", CreatedBy: "root", Created: at(0), Expires: at(0).AddDate(50, 0, 0), LastUsed: moment(60)},
+		{ID: "01KAR2Z7T4Y2M8Q6V0R9X3B0AB", Name: "old", Role: "viewer", CreatedBy: "cert:CN=alice", Created: at(1).AddDate(-2, 0, 0), Expires: at(1).AddDate(-1, 0, 0)},
+	}
 
 	gpus = []api.GPU{
 		{

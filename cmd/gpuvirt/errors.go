@@ -113,6 +113,7 @@ func (c *cli) report(err error) {
 	var problem *api.Problem
 	var goesOn *goesOnError
 	var notReady *notReadyError
+	var untrusted *client.UntrustedError
 	switch {
 	case errors.As(err, &usage):
 		c.say("hint: see %s --help", usage.command)
@@ -124,6 +125,10 @@ func (c *cli) report(err error) {
 		c.reportProblem(problem)
 	case errors.As(err, &notReady) && notReady.hint != "":
 		c.say("hint: %s", notReady.hint)
+	case errors.As(err, &untrusted):
+		c.say("hint: %s", trustHint(untrusted.Err))
+	case isUnreachable(err) && c.remote != nil:
+		c.say("hint: %s", remoteHint)
 	case isUnreachable(err):
 		c.say("hint: %s", reachHint(err))
 	}
@@ -132,6 +137,9 @@ func (c *cli) report(err error) {
 func (c *cli) reportProblem(p *api.Problem) {
 	if p.Hint != "" {
 		c.say("hint: %s", p.Hint)
+	}
+	if p.Status == http.StatusUnauthorized && c.remote != nil {
+		c.say("hint: --token-file, or --cert-file and --key-file, say who asks; a token comes from: gpuvirt token create, on that host")
 	}
 	for _, field := range slices.Sorted(maps.Keys(p.Diff)) {
 		c.say("differs: %s is %s, asked for %s", field, quoted(p.Diff[field].Stored), quoted(p.Diff[field].Asked))

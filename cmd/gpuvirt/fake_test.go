@@ -103,6 +103,12 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut:
 		answer(w, accepted{operations["attach"]})
+	case r.Method == http.MethodDelete && kind == "tokens":
+		answer(w, tokens[0])
+	case path == "tokens":
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(api.TokenCreated{Token: tokens[0], Secret: secret})
 	case r.Method == http.MethodDelete && kind == "assignments":
 		answer(w, accepted{operations["detach"]})
 	case r.Method == http.MethodDelete:
@@ -167,7 +173,11 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 	case strings.HasSuffix(path, "/profiles"):
 		gpu := strings.TrimSuffix(id, "/profiles")
 		items := slices.DeleteFunc(slices.Concat(profiles, a100), func(p api.Profile) bool { return p.GPU != gpu })
-		answer(w, api.List[api.Profile]{Items: items})
+		list := api.ProfileList{Items: items}
+		if gpu == "0000:d8:00.0" {
+			list.Unknown = "NVIDIA's library does not answer"
+		}
+		answer(w, list)
 	case strings.HasSuffix(path, "/sriov") && id == vfs.GPU+"/sriov":
 		answer(w, vfs)
 	case strings.HasSuffix(path, "/vgpu") && id == vgpuSettings.GPU+"/vgpu":
@@ -182,10 +192,16 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 		find(w, gpus, gpuTable.name, id, one)
 	case kind == "vms":
 		find(w, vms, vmTable.name, id, one)
+	case path == "partitions" && r.FormValue("gpu") != "":
+		answer(w, api.List[api.Partition]{Items: slices.DeleteFunc(slices.Clone(partitions), func(p api.Partition) bool { return p.GPU != r.FormValue("gpu") })})
 	case kind == "partitions":
 		find(w, slices.Concat(partitions, instances[:len(instances)*btoi(one)]), partitionTable.name, id, one)
 	case kind == "assignments":
 		find(w, assignments, assignmentTable.name, id, one)
+	case path == "tokens" && r.FormValue("name") != "":
+		answer(w, api.List[api.Token]{Items: slices.DeleteFunc(slices.Clone(tokens), func(t api.Token) bool { return t.Name != r.FormValue("name") })})
+	case kind == "tokens":
+		find(w, tokens, tokenTable.name, id, one)
 	case kind == "operations":
 		var all []api.Operation
 		for _, key := range slices.Sorted(maps.Keys(operations)) {

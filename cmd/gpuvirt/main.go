@@ -20,6 +20,7 @@ func main() {
 		inTerminal:  isTerminal(os.Stdin),
 		errTerminal: isTerminal(os.Stderr) && os.Getenv("TERM") != "dumb",
 		socket:      os.Getenv("GPUVIRT_SOCKET"),
+		env:         environment(os.Getenv),
 	})
 	stop()
 	os.Exit(code)
@@ -31,6 +32,7 @@ type streams struct {
 	out, err                io.Writer
 	inTerminal, errTerminal bool
 	socket                  string // empty: the usual one
+	env                     remote
 }
 
 // run carries one command line out and returns the exit code.

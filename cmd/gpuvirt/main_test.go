@@ -23,6 +23,7 @@ type session struct {
 	args     []string
 	stdin    string
 	terminal bool
+	env      remote
 	stdout   string
 	stderr   string
 	code     int
@@ -33,7 +34,7 @@ func (s *session) run(ctx context.Context, socket string) {
 	var out, err bytes.Buffer
 	s.code = run(ctx, s.args, streams{
 		in: strings.NewReader(s.stdin), out: &out, err: &err,
-		inTerminal: s.terminal, errTerminal: s.terminal, socket: socket,
+		inTerminal: s.terminal, errTerminal: s.terminal, socket: socket, env: s.env,
 	})
 	s.stdout, s.stderr = out.String(), err.String()
 }
@@ -79,7 +80,12 @@ func TestGolden(t *testing.T) {
 		"operation":  {"operation list", "operation show waiting", "operation wait waiting", "operation wait attach", "operation retry waiting --dry-run"},
 		"capacity":   {"capacity", "capacity -o wide --profile T4-16Q", "capacity -o name", "capacity --profile T4-16Q -o json"},
 		"events":     {"events --timeout 300ms", "events --timeout 300ms -o json"},
-		"health":     {"health", "health --wait -o name", "version -o json", "version"},
+		"token": {
+			"token list", "token list -o wide", "token show ci", "token show 01KAR2Z7T4Y2M8Q6V0R9X3B0AB", "token show none", "token create ci --role operator",
+			"token create ci --role operator --dry-run", "token create ci --role operator -o json", "token create ci --role operator -o name", "token create ci",
+			"token create ci --role viewer --expires soon", "token delete ci", "token delete ci --dry-run", "token delete none",
+		},
+		"health": {"health", "health --wait -o name", "version -o json", "version"},
 		"usage": {
 			"gpus", "gpu lst", "gpu show", "gpu list -o xml", "attach a", "attach", "gpu list --wait --no-wait", "gpu label g x",
 			"vm list --filter x", "gpu list --timeout -1s", "--nonsense",
@@ -204,6 +210,7 @@ func TestConfirm(t *testing.T) {
 		{name: "mig set resets, yes", line: "mig set 0000:5a:00.0 1g.5gb", stdin: "y\n", terminal: true, writes: true},
 		{name: "mig set, flag", line: "mig set 0000:5a:00.0 1g.5gb --yes", terminal: true, writes: true},
 		{name: "mig off, script", line: "mig off 0000:5a:00.0", writes: true},
+		{name: "token", line: "token delete ci", stdin: "n\n", terminal: true},
 		{name: "forget", line: "operation forget waiting", stdin: "n\n", terminal: true},
 	}
 	for _, tt := range tests {
@@ -294,6 +301,8 @@ func TestCompletion(t *testing.T) {
 		"__complete attach x --hotplug ":        "auto\nrequire\nnever\n:4\n",
 		"__complete detach ":                    "web1-gpu\ndb1-gpu\n:4\n",
 		"__complete detach a ":                  ":4\n",
+		"__complete token show ":                "ci\nold\n:4\n",
+		"__complete token create x --role ":     "viewer\noperator\nadmin\n:4\n",
 		"__complete operation wait ":            "attach\ndetach\nlay\nmake\nremove\nwaiting\n:4\n",
 		"__complete gpu list -o ":               "table\nwide\njson\nyaml\nname\n:4\n",
 		"__complete --socket /nowhere vm show ": ":1\n",

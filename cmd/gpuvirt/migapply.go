@@ -69,19 +69,19 @@ func (c *cli) planAll(ctx context.Context, targets []migTarget) (lost []string, 
 		lost = append(lost, losses(t.gpu.ID, p)...)
 	}
 	if len(refused) > 0 {
-		return nil, refuseAll(refused, len(targets))
+		return nil, refuseAll("cut", refused, len(targets))
 	}
 	return lost, nil
 }
 
-// A refusal says why a GPU cannot be cut as wanted.
+// A refusal says why a GPU cannot be changed as wanted.
 type refusal struct {
 	gpu     string
 	problem *api.Problem
 }
 
 // refuseAll is one problem for those of several GPUs.
-func refuseAll(refused []refusal, of int) *api.Problem {
+func refuseAll(what string, refused []refusal, of int) *api.Problem {
 	all := *refused[0].problem
 	var unmanaged []string
 	for _, r := range refused {
@@ -97,7 +97,7 @@ func refuseAll(refused []refusal, of int) *api.Problem {
 	if len(refused) == 1 {
 		return &all
 	}
-	all.Detail = fmt.Sprintf("cannot cut %d of %d gpus: nothing was changed", len(refused), of)
+	all.Detail = fmt.Sprintf("cannot %s %d of %d gpus: nothing was changed", what, len(refused), of)
 	all.Blockers = nil
 	for _, r := range refused {
 		all.Blockers = slices.Concat(all.Blockers, []api.Blocker{{Kind: "gpu", ID: r.gpu, Note: r.problem.Detail}}, r.problem.Blockers)

@@ -62,7 +62,7 @@ func computeWish(in api.LayoutInstance) []string {
 
 // exact reads the layout in the comment of an entry; nil if it has none. It must say
 // what is counted: who edits the one and forgets the other is told.
-func (e migEntry) exact(counts map[string]int) ([]api.LayoutInstance, error) {
+func (e configEntry) exact(counts map[string]int) ([]api.LayoutInstance, error) {
 	said, stray := exactComments(e.node)
 	switch {
 	case stray:

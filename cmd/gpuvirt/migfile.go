@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,60 +22,27 @@ type migFile struct {
 
 // A migSpec is an entry of a config: it says how some GPUs are cut.
 type migSpec struct {
-	filter  []cardID // empty: any card
-	devices []int    // by number among NVIDIA's, in order of PCI address; nil: all
-	want    api.Layout
+	cards
+
+	want api.Layout
 }
 
 // readMIGFile reads a file strictly: a word that means nothing here would mean that
 // something is not done.
 func readMIGFile(r io.Reader) (migFile, error) {
 	var f migFile
-	dec := yaml.NewDecoder(r)
-	dec.KnownFields(true)
-	if err := dec.Decode(&f); err != nil {
-		return f, oneLine(err)
+	if err := readStrictly(r, &f); err != nil {
+		return f, err
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return f, errors.New("it holds more than one document")
-	}
-	if f.Version != "v1" {
-		return f, fmt.Errorf("its version is %q: only \"v1\" is known", f.Version)
-	}
-	for _, name := range slices.Sorted(maps.Keys(f.Configs)) {
-		if len(f.Configs[name]) == 0 {
-			return f, fmt.Errorf("config %q has no entries", name)
-		}
-	}
-	return f, nil
-}
-
-// oneLine writes an error of the YAML reader as the others are.
-func oneLine(err error) error {
-	var list *yaml.TypeError
-	switch {
-	case errors.As(err, &list):
-		return errors.New(strings.Join(list.Errors, "; "))
-	case errors.Is(err, io.EOF):
-		return errors.New("it is empty")
-	}
-	return err
+	return f, checkConfigs(f.Version, f.Configs)
 }
 
 // UnmarshalYAML reads an entry. What mig-parted asks for in each must be there: an entry
 // that is cut short would clear cards.
 func (s *migSpec) UnmarshalYAML(n *yaml.Node) error {
-	e := migEntry{node: n, fields: map[string]yaml.Node{}}
-	if n.Kind != yaml.MappingNode {
-		return e.wrong("", "an entry is not of the form field: value")
-	}
-	if err := n.Decode(&e.fields); err != nil {
-		return oneLine(err)
-	}
-	for _, name := range slices.Sorted(maps.Keys(e.fields)) {
-		if !slices.Contains([]string{"device-filter", "devices", "mig-enabled", "mig-devices"}, name) {
-			return e.wrong(name, "unknown field %q", name)
-		}
+	e, err := readEntry(n, "device-filter", "devices", "mig-enabled", "mig-devices")
+	if err != nil {
+		return err
 	}
 	for _, name := range []string{"devices", "mig-enabled"} {
 		if !e.has(name) {
@@ -92,84 +58,7 @@ func (s *migSpec) UnmarshalYAML(n *yaml.Node) error {
 	return cmp.Or(s.readDevices(e), s.readFilter(e), s.readCounts(e))
 }
 
-// A migEntry is an entry as it stands in the file.
-type migEntry struct {
-	node   *yaml.Node
-	fields map[string]yaml.Node
-}
-
-// has reports whether a field is there, with a value.
-func (e migEntry) has(name string) bool {
-	n, ok := e.fields[name]
-	return ok && value(&n).ShortTag() != "!!null"
-}
-
-// value is a node, or what it stands for.
-func value(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
-	}
-	return n
-}
-
-func (e migEntry) read(name string, into any, otherwise string) error {
-	n := e.fields[name]
-	if n.Decode(into) != nil {
-		return e.wrong(name, "%q is %s", name, otherwise)
-	}
-	return nil
-}
-
-// wrong is an error in the line of a field, or of the entry.
-func (e migEntry) wrong(name, format string, args ...any) error {
-	line := e.node.Line
-	for _, n := range e.node.Content {
-		if n.Kind == yaml.ScalarNode && n.Value == name && name != "" {
-			line = n.Line
-			break
-		}
-	}
-	return fmt.Errorf("line %d: "+format, append([]any{line}, args...)...)
-}
-
-func (s *migSpec) readDevices(e migEntry) error {
-	if n := e.fields["devices"]; value(&n).Value == "all" {
-		return nil
-	}
-	s.devices = []int{}
-	if err := e.read("devices", &s.devices, `neither "all" nor a list of numbers`); err != nil {
-		return err
-	}
-	if slices.ContainsFunc(s.devices, func(i int) bool { return i < 0 }) {
-		return e.wrong("devices", "\"devices\" has a number below 0")
-	}
-	return nil
-}
-
-// readFilter reads one PCI id or a list.
-func (s *migSpec) readFilter(e migEntry) error {
-	if !e.has("device-filter") {
-		return nil
-	}
-	var all []string
-	if n := e.fields["device-filter"]; value(&n).Kind != yaml.ScalarNode {
-		if err := e.read("device-filter", &all, "neither an id nor a list of them"); err != nil {
-			return err
-		}
-	} else if value(&n).Value != "" {
-		all = []string{value(&n).Value}
-	}
-	for _, text := range all {
-		id, err := readCardID(text)
-		if err != nil {
-			return e.wrong("device-filter", "%w", err)
-		}
-		s.filter = append(s.filter, id)
-	}
-	return nil
-}
-
-func (s *migSpec) readCounts(e migEntry) error {
+func (s *migSpec) readCounts(e configEntry) error {
 	counts := map[string]int{}
 	if err := e.read("mig-devices", &counts, "not of the form profile: number"); err != nil && e.has("mig-devices") {
 		return err
@@ -185,49 +74,6 @@ func (s *migSpec) readCounts(e migEntry) error {
 		s.want.Instances = guess
 	}
 	return err
-}
-
-// A cardID is which cards a filter is for, as the rest of gpuvirt writes ids.
-type cardID struct{ card, board string } // vendor and device; of the subsystem, empty: any
-
-// readCardID reads a filter: 0x20F110DE is a device and its vendor, and what may follow
-// as :0x145F10DE those of the subsystem.
-func readCardID(filter string) (cardID, error) {
-	card, board, narrow := strings.Cut(filter, ":")
-	var id cardID
-	var ok bool
-	id.card, ok = pciID(card)
-	if narrow && ok {
-		id.board, ok = pciID(board)
-	}
-	if !ok {
-		return id, fmt.Errorf("%q is no PCI id of device and vendor, as in 0x20B010DE or 0x20F110DE:0x145F10DE", filter)
-	}
-	return id, nil
-}
-
-func pciID(text string) (string, bool) {
-	digits, ok := strings.CutPrefix(strings.ToLower(text), "0x")
-	n, err := strconv.ParseUint(digits, 16, 32)
-	return fmt.Sprintf("%04x:%04x", n&0xffff, n>>16), ok && err == nil
-}
-
-// matches reports whether an entry is for a GPU, of whose kind this is the index-th.
-func (s migSpec) matches(g api.GPU, index int) bool {
-	if s.devices != nil && !slices.Contains(s.devices, index) {
-		return false
-	}
-	return len(s.filter) == 0 || slices.ContainsFunc(s.filter, func(id cardID) bool {
-		return id.card == g.PCIID && (id.board == "" || id.board == g.PCISubsystem)
-	})
-}
-
-// concerns reports whether what an entry means depends on a GPU that cannot be read: it
-// may be for that one, or count it.
-func (s migSpec) concerns(g api.GPU) bool {
-	id := cardIDOf(g)
-	return s.devices != nil || len(s.filter) == 0 || id == "" ||
-		slices.ContainsFunc(s.filter, func(f cardID) bool { return f.card == id })
 }
 
 // instancesOf turns counts of compute instances into GPU instances. Partial ones are put

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -37,43 +36,17 @@ func (c *cli) targets(ctx context.Context, file, config string) ([]migTarget, er
 	if err != nil {
 		return nil, err
 	}
-	have := slices.Sorted(maps.Keys(parsed.Configs))
-	if config == "" && len(have) == 1 {
-		config = have[0]
-	}
-	specs, ok := parsed.Configs[config]
-	if !ok {
-		return nil, fmt.Errorf("cannot find config %q in %s: it has %s", config, file, cmp.Or(strings.Join(have, ", "), "none"))
-	}
-	gpus, err := c.nvidiaGPUs(ctx)
+	config, all, err := choose(ctx, c, file, config, parsed.Configs, func(s migSpec) cards { return s.cards })
 	if err != nil {
 		return nil, err
 	}
-	if lost := slices.DeleteFunc(slices.Clone(gpus), func(g api.GPU) bool {
-		return unread(g) == "" || !slices.ContainsFunc(specs, func(s migSpec) bool { return s.concerns(g) })
-	}); len(lost) > 0 {
-		return nil, notReadable("cannot tell which gpus "+config+" is for", lost)
-	}
 	var out []migTarget
-	for i, g := range gpus {
-		// The last that fits counts, as if all were carried out in turn.
-		at := -1
-		for j, s := range specs {
-			if s.matches(g, i) {
-				at = j
-			}
-		}
-		if at < 0 || !g.MIG.Capable && !specs[at].want.Enabled {
-			continue
-		}
-		if !g.MIG.Capable {
-			return nil, fmt.Errorf("cannot cut gpu %s (%s): MIG cannot, and %s wants it", g.ID, g.Model, config)
-		}
-		out = append(out, migTarget{g, specs[at].want})
-	}
-	for _, s := range specs {
-		if n := slices.Max(append(slices.Clone(s.devices), -1)); n >= len(gpus) {
-			return nil, fmt.Errorf("cannot find gpu number %d: this host has %d of NVIDIA", n, len(gpus))
+	for _, t := range all {
+		switch {
+		case t.gpu.MIG.Capable:
+			out = append(out, migTarget{t.gpu, t.spec.want})
+		case t.spec.want.Enabled:
+			return nil, fmt.Errorf("cannot cut gpu %s (%s): MIG cannot, and %s wants it", t.gpu.ID, t.gpu.Model, config)
 		}
 	}
 	if len(out) == 0 {

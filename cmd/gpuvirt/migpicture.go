@@ -20,10 +20,11 @@ func (c *cli) drawGPU(ctx context.Context, g api.GPU, m api.MIG) error {
 		return nil
 	}
 	only := client.ListOptions{Filter: map[string]string{"kind": "mig"}}
-	profiles, err := c.client().Profiles(ctx, g.ID, only)
+	profiles, unknown, err := c.client().Profiles(ctx, g.ID, only)
 	if err != nil {
 		return err
 	}
+	c.sayUnknown(g.ID, unknown)
 	only.Filter["gpu"] = g.ID
 	partitions, err := c.client().Partitions(ctx, only)
 	if err != nil {

@@ -67,6 +67,7 @@ func partitionFields(p api.Partition) []field {
 		{name: "Instance", value: p.Instance},
 		{name: "Compute", below: computeRows(p.Compute)},
 		{name: "Device", value: handle(p.Handle)},
+		{name: "Goes with it", value: companions(p)},
 		{name: "Device API", value: p.DeviceAPI},
 		{name: "vGPU params", value: p.VGPUParams},
 		{name: "IOMMU group", value: p.IOMMUGroup},
@@ -78,6 +79,14 @@ func partitionFields(p api.Partition) []field {
 	}
 	fields = append(fields, observedFields(p.Observed)...)
 	return append(fields, field{name: "Conditions", below: conditionRows(p.Conditions)})
+}
+
+// companions says which functions go with a card, and that they are in no VM.
+func companions(p api.Partition) string {
+	if len(p.Companions) == 0 {
+		return ""
+	}
+	return strings.Join(p.Companions, ", ") + " (to VFIO, and into no vm)"
 }
 
 func computeRows(all []api.Compute) (rows [][]string) {
@@ -129,7 +138,7 @@ func partitionCreate(c *cli) *cobra.Command {
 // whereFlags adds the flags that say where a partition is made.
 func whereFlags(c *cli, cmd *cobra.Command, gpu, placement *string) {
 	cmd.Flags().StringVar(gpu, "gpu", "", "the `gpu` to use; any managed one that fits if not given")
-	cmd.Flags().StringVar(placement, "placement", "", "`how` to choose where several gpus fit: pack takes the fullest (default), spread the emptiest; those near the vm's memory come first")
+	cmd.Flags().StringVar(placement, "placement", "", "`how` to choose where several gpus fit: pack takes the fullest, spread the emptiest, and if absent the daemon's setting placement decides; those near the vm's memory come first")
 	completeFlag(c, cmd, "gpu", gpuIDs)
 	fixed(cmd, "placement", "pack", "spread")
 }

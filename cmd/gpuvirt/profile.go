@@ -32,7 +32,9 @@ func profileCommand(c *cli) *cobra.Command {
 	var gpu string
 	list := listCommand(c, profileTable, func(ctx context.Context, cl *client.Client, o client.ListOptions) ([]api.Profile, error) {
 		if gpu != "" {
-			return cl.Profiles(ctx, gpu, o)
+			profiles, unknown, err := cl.Profiles(ctx, gpu, o)
+			c.sayUnknown(gpu, unknown)
+			return profiles, err
 		}
 		gpus, err := cl.GPUs(ctx, client.ListOptions{})
 		if err != nil {
@@ -40,10 +42,11 @@ func profileCommand(c *cli) *cobra.Command {
 		}
 		all := []api.Profile{}
 		for _, g := range gpus {
-			profiles, err := cl.Profiles(ctx, g.ID, o)
+			profiles, unknown, err := cl.Profiles(ctx, g.ID, o)
 			if err != nil {
 				return nil, err
 			}
+			c.sayUnknown(g.ID, unknown)
 			all = append(all, profiles...)
 		}
 		return all, nil
@@ -52,6 +55,13 @@ func profileCommand(c *cli) *cobra.Command {
 	list.Flags().StringVar(&gpu, "gpu", "", "only those of this `gpu`")
 	completeFlag(c, list, "gpu", gpuIDs)
 	return group("profile", "The sizes of partition that the GPUs can make", list)
+}
+
+// sayUnknown warns that a list of profiles may not be whole.
+func (c *cli) sayUnknown(gpu, why string) {
+	if why != "" {
+		c.say("warning: not all profiles of gpu %s are known: %s", gpu, why)
+	}
 }
 
 // count writes a number of which 0 means that it is not known.

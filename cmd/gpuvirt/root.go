@@ -25,7 +25,10 @@ Exit status:
   1  failed
   2  the command line is wrong
   3  in conflict with something, busy, or no capacity left
-  4  not ready: the daemon or the operation`
+  4  not ready: the daemon or the operation
+
+The daemon is asked at its socket. One on another host is asked with --url, and with
+--token-file or --cert-file and --key-file to say who asks.`
 
 // A cli is one run of the program.
 type cli struct {
@@ -36,6 +39,12 @@ type cli struct {
 	timeout time.Duration
 	dryRun  bool
 	yes     bool
+
+	flags  remote          // of the command line
+	remote *client.Options // nil: the daemon is at the socket
+
+	socketInEnv bool
+	quiet       bool // a shell asks: nothing is said beside the answer
 
 	started bool // the command line was understood
 	made    *client.Client
@@ -61,17 +70,22 @@ func newRoot(c *cli) *cobra.Command {
 			if c.timeout < 0 {
 				return fmt.Errorf("the timeout %s is negative", c.timeout)
 			}
-			return nil
+			if cmd.Name() == "help" || cmd.HasParent() && cmd.Parent().Name() == "completion" {
+				return nil
+			}
+			return c.connect(cmd)
 		},
 	}
 	root.SetIn(c.in)
 	root.SetOut(c.out) // before the completion command is made: it keeps it
 	root.SetErr(c.err)
+	c.socketInEnv = c.socket != ""
 	if c.socket == "" {
 		c.socket = client.DefaultSocket
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.socket, "socket", c.socket, "`path` of the daemon's socket (environment: GPUVIRT_SOCKET)")
+	c.remoteFlags(root)
 	flags.StringVarP(&c.output, "output", "o", "table", "`format` of the output: "+strings.Join(formats, ", "))
 	flags.BoolVar(&c.wait, "wait", true, "wait until what was started is done")
 	flags.BoolVar(&c.noWait, "no-wait", false, "return as soon as it is started")
@@ -83,7 +97,7 @@ func newRoot(c *cli) *cobra.Command {
 	root.AddCommand(
 		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), vgpuCommand(c), partitionCommand(c), vmCommand(c),
 		attachCommand(c), applyCommand(c), detachCommand(c), adoptCommand(c), assignmentCommand(c), operationCommand(c),
-		capacityCommand(c), eventsCommand(c), healthCommand(c), sleepCheckCommand(c), hookCommand(c), configCommand(c), backupCommand(c), versionCommand(c),
+		capacityCommand(c), eventsCommand(c), healthCommand(c), sleepCheckCommand(c), hookCommand(c), configCommand(c), tokenCommand(c), backupCommand(c), versionCommand(c),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -132,7 +146,11 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 
 // client returns the connection to the daemon, made once.
 func (c *cli) client() *client.Client {
-	if c.made == nil {
+	switch {
+	case c.made != nil:
+	case c.remote != nil:
+		c.made = client.New(*c.remote)
+	default:
 		c.made = client.New(client.Options{Socket: c.socket, UserAgent: "gpuvirt/" + version.String()})
 	}
 	return c.made

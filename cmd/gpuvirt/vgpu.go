@@ -13,7 +13,7 @@ import (
 )
 
 func vgpuCommand(c *cli) *cobra.Command {
-	return group("vgpu", "Set how the vGPUs of a GPU share it", vgpuShow(c), vgpuSet(c))
+	return group("vgpu", "Set how the vGPUs of a GPU share it, and make them by a file", vgpuShow(c), vgpuSet(c), vgpuApply(c), vgpuAssert(c))
 }
 
 // nvidiaIDs are the GPUs that may have such settings.

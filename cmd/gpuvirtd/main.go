@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -100,6 +101,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 	case "restore":
 		return restore(ctx, o, log)
 	case "check-config":
+		if err := checkFiles(o.Config, time.Now()); err != nil {
+			return fmt.Errorf("the configuration cannot be used:\n%w", err)
+		}
 		_, err := io.WriteString(stdout, config.Format(o.Loaded))
 		return err
 	case "version":

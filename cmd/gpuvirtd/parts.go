@@ -42,6 +42,8 @@ type parts struct {
 	// run serves the parts until ctx ends; nil: nothing to serve.
 	run   func(ctx context.Context) error
 	close func() error
+	// writeTimeouts is how many writes to sysfs have been given up on.
+	writeTimeouts func() uint64
 	// setDetachTimeout is nil where there is no guest to wait for.
 	setDetachTimeout func(time.Duration)
 }
@@ -85,7 +87,7 @@ func simulated(o options) (parts, error) {
 	return parts{
 		sysfs: h.Sysfs, nvml: mig.NewGate(h.NVML), holders: h,
 		sriov: sriov.Options{Devices: o.PCIGPUs, Tool: o.SRIOVManage, Run: h.RunTool, UnbindLock: sriov.UnbindLock(h.Proc)},
-		vms:   h.Libvirt, devices: h.Devices(),
+		vms:   h.Libvirt, devices: h.Devices(), writeTimeouts: h.Sysfs.WriteTimeouts,
 		hostID: hostID, bootID: bootID, simulated: true, close: h.Close,
 	}, nil
 }
@@ -135,7 +137,7 @@ func real(ctx context.Context, o options, log *slog.Logger) (_ parts, err error)
 	return parts{
 		sysfs: fs, nvml: mig.NewGate(mig.New(o.NVML)), holders: processes,
 		sriov: sriov.Options{Devices: o.PCIGPUs, Tool: o.SRIOVManage, UnbindLock: sriov.UnbindLock(kernel)},
-		vms:   vms, devices: devices,
+		vms:   vms, devices: devices, writeTimeouts: fs.WriteTimeouts,
 		hostID: hostID, bootID: bootID, run: vms.Run, close: closeAll, setDetachTimeout: vms.SetDetachTimeout,
 	}, nil
 }

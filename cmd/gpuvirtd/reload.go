@@ -21,7 +21,7 @@ import (
 // cannot be used changes nothing.
 type settings struct {
 	load  func() (config.Loaded, error)
-	apply func(config.Config)
+	apply func(config.Config) error // as far as it can be; the error tells what is as it was
 	log   *slog.Logger
 
 	mu     sync.Mutex
@@ -86,7 +86,9 @@ func (s *settings) reload() {
 		}
 	}
 	s.loaded.Files, s.pending = next.Files, &next.Config
-	s.apply(s.loaded.Config)
+	if err := s.apply(s.loaded.Config); err != nil {
+		s.log.Error("a part of the configuration cannot be used, and what it replaces stays in use", "err", err)
+	}
 	s.log.Info("the configuration is reloaded", "changed", strings.Join(live, " "), "needs_restart", strings.Join(restart, " "))
 }
 

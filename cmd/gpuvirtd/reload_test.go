@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gpuvirt/access/accesstest"
 	"gpuvirt/api"
 	"gpuvirt/config"
 )
@@ -27,7 +28,7 @@ func TestReload(t *testing.T) {
 	s := &settings{
 		loaded: config.Loaded{Config: config.Default(), Origin: map[string]string{}}, log: slog.New(slog.DiscardHandler),
 		load:  func() (config.Loaded, error) { return next, failure },
-		apply: func(c config.Config) { applied = append(applied, c) },
+		apply: func(c config.Config) error { applied = append(applied, c); return nil },
 	}
 	item := func(key string) api.Setting {
 		t.Helper()
@@ -64,6 +65,37 @@ func TestReload(t *testing.T) {
 	s.reload()
 	if x := item("libvirt.uri"); x.AfterRestart != nil || applied[1].LogLevel != slog.LevelInfo || len(s.list().Files) != 0 {
 		t.Errorf("%+v, %+v", x, applied)
+	}
+}
+
+// check-config reads the files that are named, as the daemon would, and touches nothing.
+func TestCheckConfig(t *testing.T) {
+	dir := t.TempDir()
+	ca := accesstest.NewCA(t, "ca")
+	cert, key := ca.Server().Write(dir, "server")
+	file := filepath.Join(dir, "c.yaml")
+	check := func() (string, error) {
+		var out, told strings.Builder
+		err := run([]string{"check-config", "--config", file}, &out, &told)
+		return out.String(), err
+	}
+	write(t, file, "tls:\n  listen: ':8443'\n  certificate: "+cert+"\n  key: "+key+"\n  client_ca: "+ca.Write(dir, "ca")+"\n  admins: ['cn:alice']\n")
+	if out, err := check(); err != nil || !strings.Contains(out, "    - cn:alice\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := os.Chmod(key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "ca.crt"), "nonsense")
+	_, err := check()
+	for _, want := range []string{key + `": its mode is 0644`, `client CA "` + filepath.Join(dir, "ca.crt")} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	write(t, file, "tls:\n  listen: ':8443'\n")
+	if _, err := check(); err == nil || !strings.Contains(err.Error(), file+":2: tls.listen takes") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -14,10 +14,13 @@ import (
 
 	"gpuvirt/config"
 	rest "gpuvirt/daemon"
+	"gpuvirt/gpu"
 	"gpuvirt/host"
 	"gpuvirt/internal/version"
+	"gpuvirt/metrics"
 	"gpuvirt/operation"
 	"gpuvirt/store"
+	"gpuvirt/token"
 )
 
 const (
@@ -47,27 +50,44 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	defer func() { err = errors.Join(err, p.close()) }()
 
 	var h *host.Host
+	var m *metrics.Metrics
 	engine := operation.New(operation.Config{
 		Store: db, Log: log, Problem: host.Problem, KeepAge: keepAge, KeepCount: keepCount,
-		Changed: func(op operation.Operation) { h.OperationChanged(op) },
+		Changed: func(op operation.Operation) { h.OperationChanged(op); m.OperationChanged(op) },
 	})
 	h = host.New(host.Config{
 		Store: db, Engine: engine, Inventory: p.inventory(log), VMs: p.vms, Log: log,
 		Now: time.Now, NewUUID: uuid.NewString,
 		HostID: p.hostID, BootID: p.bootID, Simulated: p.simulated,
-		DetachTimeout: o.DetachTimeout,
+		DetachTimeout: o.DetachTimeout, Placement: gpu.Placement(o.Placement),
 	})
-	set := &settings{loaded: o.Loaded, load: o.reload, log: log, apply: func(c config.Config) {
+	var server *rest.Server
+	m = metrics.New(metrics.Config{
+		Host: h, Version: version.String(), WriteTimeouts: p.writeTimeouts, Process: true,
+		CertificateExpires: func() time.Time { return server.CertificateExpires() },
+	})
+	tokens, err := token.Open(db, log, time.Now)
+	if err != nil {
+		return err
+	}
+	set := &settings{loaded: o.Loaded, load: o.reload, log: log}
+	server = rest.New(rest.Config{
+		Host: h, Operations: engine, Tokens: tokens, Metrics: m.Write, Log: log, Version: version.String(), Settings: set.list,
+		SocketPath: o.SocketPath, SocketGroup: o.SocketGroup, TLSListen: o.TLSListen,
+	})
+	set.apply = func(c config.Config) error {
 		level.Set(c.LogLevel)
 		h.SetDetachTimeout(c.DetachTimeout)
+		h.SetPlacement(gpu.Placement(c.Placement))
 		if p.setDetachTimeout != nil {
 			p.setDetachTimeout(c.DetachTimeout)
 		}
-	}}
-	server := rest.New(rest.Config{
-		Host: h, Operations: engine, Log: log, Version: version.String(), Settings: set.list,
-		SocketPath: o.SocketPath, SocketGroup: o.SocketGroup,
-	})
+		return serveTLS(server, c)
+	}
+	if err := serveTLS(server, o.Config); err != nil {
+		// The socket is where it can be mended.
+		log.Error("the network is not served until this is mended and the daemon is told to reload", "err", err)
+	}
 
 	// libvirt is there for as long as steps are under way.
 	served, unserved := context.WithCancel(context.WithoutCancel(ctx))
@@ -77,6 +97,7 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	}
 	group.Go(func() error { set.follow(ctx, server.Ready(), o.hup); return nil })
 	group.Go(func() error { defer unserved(); return h.Run(ctx) })
+	group.Go(func() error { tokens.Run(ctx); return nil })
 	group.Go(func() error { return server.Run(ctx) })
 	group.Go(func() error {
 		select {
@@ -90,6 +111,15 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	err = group.Wait()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	return err
+}
+
+// serveTLS has the network served as a configuration says, if that is wanted.
+func serveTLS(server *rest.Server, c config.Config) error {
+	t, wanted, err := tlsOf(c)
+	if err != nil || !wanted {
+		return err
+	}
+	return server.SetTLS(t)
 }
 
 // attend tells systemd that the daemon is ready and then that it is alive, as

@@ -6,8 +6,11 @@ import (
 	"flag"
 	"fmt"
 	"strings"
+	"time"
 
+	"gpuvirt/access"
 	"gpuvirt/config"
+	rest "gpuvirt/daemon"
 )
 
 // overrides are what was said on the command line, by a setting's key.
@@ -50,5 +53,33 @@ func load(file string, simulated bool, said overrides) (config.Loaded, error) {
 			err = errors.Join(err, out.Override(s, values...))
 		}
 	}
+	if err == nil {
+		if err = out.Check(); err != nil {
+			err = fmt.Errorf("the configuration cannot be used:\n%w", err)
+		}
+	}
 	return out, err
+}
+
+// tlsOf is how a configuration has the network served; false: not at all.
+func tlsOf(c config.Config) (rest.TLS, bool, error) {
+	if c.TLSListen == "" {
+		return rest.TLS{}, false, nil
+	}
+	clients, err := access.ParseClients(c.TLSAdmins, c.TLSOperators, c.TLSViewers)
+	return rest.TLS{Certificate: c.TLSCertificate, Key: c.TLSKey, ClientCA: c.TLSClientCA, Clients: clients}, true, err
+}
+
+// checkFiles reads the files that a configuration names as the daemon would.
+func checkFiles(c config.Config, now time.Time) error {
+	var errs []error
+	if c.TLSCertificate != "" {
+		_, err := access.LoadPair(c.TLSCertificate, c.TLSKey, now)
+		errs = append(errs, err)
+	}
+	if c.TLSClientCA != "" {
+		_, err := access.LoadCA(c.TLSClientCA, now)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }

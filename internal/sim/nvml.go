@@ -297,12 +297,31 @@ func (h *Host) faultNVML(name string) error {
 	return nil
 }
 
+// model is what a card is called, by its types of vGPU.
+func (c *Card) model() string {
+	name := c.PCI.Device
+	switch {
+	case c.VGPU != nil && len(c.VGPU.Types) > 0:
+		name = c.VGPU.Types[0].Name
+	case len(c.Types) > 0:
+		name = c.Types[0].Name
+	}
+	name = strings.TrimPrefix(strings.TrimPrefix(name, "NVIDIA "), "GRID ")
+	if i := strings.LastIndex(name, "-"); i > 0 {
+		name = name[:i]
+	}
+	return name
+}
+
 func (d *migDevice) Facts() (f mig.Facts, err error) {
 	err = d.view(func(c *Card, _ *migState) error {
-		f = mig.Facts{Name: "NVIDIA " + c.PCI.Device, UUID: "GPU-" + d.card, Serial: c.PCI.Serial}
+		f = mig.Facts{Name: "NVIDIA " + c.model(), UUID: "GPU-" + d.card, Serial: c.PCI.Serial}
 		largest := 0
 		for _, t := range c.Types {
 			largest = max(largest, t.Use[0])
+		}
+		if c.VGPU != nil {
+			largest = c.VGPU.MemoryMiB
 		}
 		if c.MIG != nil {
 			f.Name, f.ModeResets = "NVIDIA "+c.MIG.Model, c.MIG.ResetsForMode
@@ -324,21 +343,24 @@ func (d *migDevice) Mode() (mode gpu.MIGMode, err error) {
 
 func (d *migDevice) SetMode(on bool) (activation, err error) {
 	waits := d.h.faultNVML(Activation)
-	err = d.call("SetMigMode", []any{on}, func(c *Card, _ *cards.Model, m *migState) error {
-		m.Pending = on
-		switch {
-		case m.Current == on:
-		case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
-			activation = mig.ErrInUse
-		case waits != nil:
-			activation = waits
-		default:
-			m.Current = on
-			if c.MIG.ResetsForMode {
-				m.Resets++
+	err = d.do("SetMigMode", []any{on}, func(s *state, c *Card, m *migState) error {
+		return d.check(c, m, func(_ *cards.Model, m *migState) error {
+			m.Pending = on
+			switch {
+			case m.Current == on:
+			case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
+				activation = mig.ErrInUse
+			case waits != nil:
+				activation = waits
+			default:
+				m.Current = on
+				delete(s.Timeslices, c.Name) // the driver begins anew
+				if c.MIG.ResetsForMode {
+					m.Resets++
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	return activation, err
 }

@@ -215,8 +215,8 @@ func (s *Sysfs) write(name, value string) error {
 // Hung returns how many calls hang now.
 func (s *Sysfs) Hung() int { return s.guard.Hung() }
 
-// Timeouts returns how many calls have been given up on so far.
-func (s *Sysfs) Timeouts() uint64 { return s.guard.Timeouts() }
+// WriteTimeouts returns how many writes have been given up on so far.
+func (s *Sysfs) WriteTimeouts() uint64 { return s.guard.Timeouts("write") }
 
 var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 

@@ -53,7 +53,7 @@ type Guard struct {
 
 	mu       sync.Mutex
 	hung     []*HungError
-	timeouts uint64
+	timeouts map[string]uint64 // by op
 }
 
 type call struct {
@@ -88,7 +88,10 @@ func (g *Guard) Do(ctx context.Context, op, path string, f func() error) error {
 	}
 	h := &HungError{Op: op, Path: path, Since: c.since, cause: context.Cause(ctx), call: c}
 	g.hung = append(g.hung, h)
-	g.timeouts++
+	if g.timeouts == nil {
+		g.timeouts = map[string]uint64{}
+	}
+	g.timeouts[op]++
 	if g.Log != nil {
 		g.Log.Warn("gave up on a call into the kernel", "op", op, "path", path, "err", h)
 	}
@@ -128,9 +131,9 @@ func (g *Guard) Hung() int {
 	return len(g.hung)
 }
 
-// Timeouts returns how many calls have been given up on so far.
-func (g *Guard) Timeouts() uint64 {
+// Timeouts returns how many calls of a name, such as "write", have been given up on so far.
+func (g *Guard) Timeouts(op string) uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.timeouts
+	return g.timeouts[op]
 }

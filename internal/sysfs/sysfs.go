@@ -85,8 +85,8 @@ func (r *Root) with(name string, flags int, f func(fd int) error) error {
 // Hung returns how many calls into the kernel hang now.
 func (r *Root) Hung() int { return r.guard.Hung() }
 
-// Timeouts returns how many calls into the kernel have been given up on so far.
-func (r *Root) Timeouts() uint64 { return r.guard.Timeouts() }
+// WriteTimeouts returns how many writes have been given up on so far.
+func (r *Root) WriteTimeouts() uint64 { return r.guard.Timeouts("write") }
 
 // Read returns a file without the white space around it. A driver may answer a
 // read as slowly as a write, so after ten seconds Read returns a *HungError.

@@ -241,8 +241,8 @@ func TestWriteHangs_T44(t *testing.T) {
 	if !ok || !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || hung.Path != "create" {
 		t.Fatalf("%v", err)
 	}
-	if !strings.HasPrefix(err.Error(), `cannot write "create": it has hung since `) || r.Hung() != 1 || r.Timeouts() != 1 {
-		t.Error(err, r.Hung(), r.Timeouts())
+	if !strings.HasPrefix(err.Error(), `cannot write "create": it has hung since `) || r.Hung() != 1 || r.WriteTimeouts() != 1 {
+		t.Error(err, r.Hung(), r.WriteTimeouts())
 	}
 	if done, _ := hung.Returned(); done {
 		t.Error("it returned, it says")
@@ -264,8 +264,8 @@ func TestWriteHangs_T44(t *testing.T) {
 	if d := time.Since(start); d > 2*time.Second {
 		t.Errorf("300 calls took %s", d)
 	}
-	if r.Hung() != 1 || r.Timeouts() != 1 {
-		t.Error(r.Hung(), r.Timeouts())
+	if r.Hung() != 1 || r.WriteTimeouts() != 1 {
+		t.Error(r.Hung(), r.WriteTimeouts())
 	}
 
 	// Somebody reads at last.
@@ -278,8 +278,8 @@ func TestWriteHangs_T44(t *testing.T) {
 	if done, err := hung.Returned(); !done || err != nil {
 		t.Error(done, err)
 	}
-	if r.Hung() != 0 || r.Timeouts() != 1 || !strings.Contains(log.String(), "came back") {
-		t.Error(r.Hung(), r.Timeouts(), log.String())
+	if r.Hung() != 0 || r.WriteTimeouts() != 1 || !strings.Contains(log.String(), "came back") {
+		t.Error(r.Hung(), r.WriteTimeouts(), log.String())
 	}
 }
 
@@ -293,8 +293,8 @@ func TestReadHangs_T44(t *testing.T) {
 	defer cancel()
 	_, err := r.read(ctx, "available_instances")
 	hung, ok := errors.AsType[*HungError](err)
-	if !ok || hung.Op != "read" {
-		t.Fatal(err)
+	if !ok || hung.Op != "read" || r.WriteTimeouts() != 0 {
+		t.Fatal(err, r.WriteTimeouts())
 	}
 	f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
 	if err != nil {

@@ -3,14 +3,22 @@
 package blackbox
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"gpuvirt/access/accesstest"
 	"gpuvirt/internal/sim"
 )
 
@@ -34,7 +42,14 @@ func TestScripts(t *testing.T) {
 			e.Setenv("EXAMPLES", examples)
 			e.Setenv("HOST", filepath.Join(e.WorkDir, "host"))
 			e.Setenv("STATE", filepath.Join(e.WorkDir, "state"))
-			return nil
+			// A port that nothing has; nothing else here takes one.
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			e.Setenv("ADDRESS", l.Addr().String())
+			e.Setenv("URL", "https://"+l.Addr().String())
+			return l.Close()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// reboot: the simulated host loses its mdevs and its VMs stop.
@@ -56,12 +71,52 @@ func TestScripts(t *testing.T) {
 			// hide, show: the driver of a card loses it and has it again.
 			"hide": onCard(func(c *sim.Card) { c.Hidden = true }),
 			"show": onCard(func(c *sim.Card) { c.Hidden = false }),
+			// certs: a CA and certificates, in the folder tls: ca, server, alice (a client), foreign
+			// (a client of another CA), stale (a client whose certificate has expired).
+			"certs": func(ts *testscript.TestScript, _ bool, _ []string) {
+				dir := ts.MkAbs("tls")
+				ts.Check(os.MkdirAll(dir, 0o700))
+				ca, other := accesstest.NewCA(ts, "CA"), accesstest.NewCA(ts, "CA")
+				ca.Write(dir, "ca")
+				other.Write(dir, "other")
+				for name, pair := range map[string]accesstest.Pair{
+					"server": ca.Server(), "next": ca.Server(), "old": ca.Server(accesstest.Expired), "alice": ca.Client("alice"), "bob": ca.Client("bob"),
+					"foreign": other.Client("alice"), "stale": ca.Client("alice", accesstest.Expired),
+				} {
+					pair.Write(dir, name)
+				}
+			},
+			// fetch URL STATUS [TOKEN-FILE]: what the daemon at a URL answers, into the file fetched.
+			"fetch": fetch,
 			// libvirt-down, libvirt-up: the simulated libvirt stops and resumes answering.
 			"libvirt-down": onHost(func(h *sim.Host) error { return h.Libvirt.SetDown(true) }),
 			"libvirt-up":   onHost(func(h *sim.Host) error { return h.Libvirt.SetDown(false) }),
 		},
 		RequireExplicitExec: true,
 	})
+}
+
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("it takes a URL, a status and perhaps the file of a token, and cannot be negated")
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(ts.ReadFile("tls/ca.crt")))
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+	r, err := http.NewRequest(http.MethodGet, args[0], nil)
+	ts.Check(err)
+	if len(args) == 3 {
+		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(args[2])))
+	}
+	res, err := c.Do(r)
+	ts.Check(err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("fetched"), body, 0o600))
+	if strconv.Itoa(res.StatusCode) != args[1] {
+		ts.Fatalf("%s: %s", res.Status, body)
+	}
 }
 
 func onHost(do func(*sim.Host) error) func(*testscript.TestScript, bool, []string) {

@@ -82,6 +82,9 @@ func Scenario(t *testing.T, vm *VM, limit time.Duration) context.Context {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
+	if vm.opts.OneCPU {
+		limit *= 2
+	}
 	timeout, stop := context.WithTimeoutCause(t.Context(), limit, fmt.Errorf("the scenario took longer than %v", limit))
 	ctx, cancel := context.WithCancelCause(timeout)
 	var watch sync.WaitGroup

@@ -34,14 +34,19 @@ const maxRuns = 4
 // runNumber is the variable that counts the runs; unset in the first.
 const runNumber = "LAB_RUN"
 
+// thisRun is the number of this run, 1 for the first.
+func thisRun() int {
+	if n, err := strconv.Atoi(os.Getenv(runNumber)); err == nil {
+		return n
+	}
+	return 1
+}
+
 // runAgain gives the scenarios that a dying hypervisor took with it another one: it is
 // the emulator that failed there, and it may fail anybody. A scenario that failed by
 // itself is not run again, and fails the run whatever was lost besides.
 func runAgain() int {
-	run := 1
-	if n, err := strconv.Atoi(os.Getenv(runNumber)); err == nil {
-		run = n
-	}
+	run := thisRun()
 	names := strings.Join(lost, " ")
 	if run == maxRuns {
 		fmt.Fprintf(os.Stderr, "lab: %d hypervisors died under: %s\n", run, names)
@@ -63,7 +68,7 @@ func runAll(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
-	vm, err := Start(ctx, Options{})
+	vm, err := Start(ctx, Options{OneCPU: thisRun() > 1})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1

@@ -107,6 +107,19 @@ func TestSRIOVAndCard_T39(t *testing.T) {
 	if got := drivers(ctx, t, WholeCard, WholeCardUSB); got != "vfio-pci vfio-pci" {
 		t.Errorf("the card and its companion are at %s", got)
 	}
+	// The companion is in no VM. One that a person gives it to keeps the card.
+	if p := get[api.Partition](ctx, t, "/v1/partitions/"+WholeCard+"%2Fcard%2F0"); len(p.Companions) != 1 || p.Companions[0] != WholeCardUSB {
+		t.Errorf("%+v", p)
+	}
+	if out := attachPCI(ctx, t, WholeCardUSB); out != "" {
+		t.Fatal(out)
+	}
+	must(t, hypervisor.WaitGuestPCI(ctx, "pci", USBKind, 1))
+	if held := call(ctx, t, http.MethodDelete, "/v1/assignments/whole", nil).problem(t, http.StatusConflict, "gpu-busy"); !namesVM(held, uuid) {
+		t.Errorf("%+v", held)
+	}
+	run(ctx, t, "virsh -q detach-device pci /run/"+WholeCardUSB+".xml --live")
+	must(t, hypervisor.WaitGuestPCI(ctx, "pci", USBKind, 0))
 	detach(ctx, t, "whole")
 	must(t, hypervisor.WaitGuestPCI(ctx, "pci", WholeKind, 0))
 	if got := drivers(ctx, t, WholeCard, WholeCardUSB); got != before {

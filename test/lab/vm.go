@@ -19,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits on what the hypervisor may take: generous, since the machine below
@@ -45,6 +47,9 @@ type Options struct {
 	// QEMUArgs are added to the command line, for devices that a scenario
 	// of its own machine needs.
 	QEMUArgs []string
+	// OneCPU has all of the emulator share one processor of the machine: slower, and
+	// the emulated processors then never run at the same moment.
+	OneCPU bool
 	// SerialLog is where the hypervisor's console goes. Default:
 	// test/lab/out/hypervisor.log.
 	SerialLog string
@@ -176,7 +181,15 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 		"-qmp", "unix:" + vm.path("qmp") + ",server=on,wait=off",
 	}
 	args = append(args, cardArgs()...)
-	cmd := exec.Command("qemu-system-x86_64", append(args, opts.QEMUArgs...)...)
+	command := append([]string{"qemu-system-x86_64"}, append(args, opts.QEMUArgs...)...)
+	if opts.OneCPU {
+		cpu, err := firstCPU()
+		if err != nil {
+			return err
+		}
+		command = append([]string{"taskset", "--cpu-list", strconv.Itoa(cpu)}, command...)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
 	if vm.machine, err = start(cmd); err != nil {
 		return fmt.Errorf("cannot start qemu: %w; test/lab/deps.sh installs it", err)
 	}
@@ -191,6 +204,19 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 		return fmt.Errorf("cannot reach the booting hypervisor: %w (console: %s)", err, opts.SerialLog)
 	}
 	return vm.settle(ctx)
+}
+
+// firstCPU is the first processor that this process may use.
+func firstCPU() (int, error) {
+	var may unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		return 0, fmt.Errorf("cannot tell which processors may be used: %w", err)
+	}
+	cpu := 0
+	for !may.IsSet(cpu) {
+		cpu++
+	}
+	return cpu, nil
 }
 
 // settle waits until systemd has finished what a boot has to do.

@@ -15,10 +15,11 @@ import (
 
 // The libraries that one folder owns, with their owners.
 var owned = map[string]string{
-	"github.com/NVIDIA/go-nvml/pkg/nvml": "mig",
-	"github.com/gorilla/mux":             "daemon",
-	"go.etcd.io/bbolt":                   "store",
-	"libvirt.org/go/libvirt":             "vmapi",
+	"github.com/NVIDIA/go-nvml/pkg/nvml":             "mig",
+	"github.com/gorilla/mux":                         "daemon",
+	"github.com/prometheus/client_golang/prometheus": "metrics",
+	"go.etcd.io/bbolt":                               "store",
+	"libvirt.org/go/libvirt":                         "vmapi",
 }
 
 const (
@@ -37,12 +38,14 @@ type folder struct {
 }
 
 var folders = []folder{
+	{dir: "access"},
+	{dir: "access/accesstest"},
 	{dir: "api"},
 	{dir: "client", may: []string{"api"}},
 	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version"}},
 	{dir: "cmd/gpuvirtd", anything: true},
-	{dir: "config", may: []string{"mig", "sriov"}},
-	{dir: "daemon", may: []string{"api", "gpu", "internal/version", "operation"}},
+	{dir: "config", may: []string{"access", "mig", "sriov"}},
+	{dir: "daemon", may: []string{"access", "api", "gpu", "internal/version", "operation"}},
 	{dir: "gpu"},
 	{dir: "gpu/gputest", may: []string{"gpu"}},
 	{dir: "hack/sbom"},
@@ -57,6 +60,7 @@ var folders = []folder{
 	{dir: "internal/writer", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "inventory", may: []string{"gpu"}},
 	{dir: "mdev", may: []string{"gpu", "internal/pci", "internal/sysfs", "internal/writer"}},
+	{dir: "metrics", may: []string{"gpu", "operation"}},
 	{dir: "mig", may: []string{"gpu", "internal/pci"}},
 	{dir: "mig/cards", may: []string{"mig"}},
 	{dir: "mig/migtest", may: []string{"gpu", "mig", "mig/cards"}},
@@ -65,6 +69,7 @@ var folders = []folder{
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation"}},
 	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs", "internal/writer"}},
 	{dir: "store", may: []string{"gpu", "operation"}},
+	{dir: "token", may: []string{"gpu", "operation"}},
 	{dir: "vmapi", may: []string{"gpu"}, xml: true},
 }
 

@@ -38,10 +38,9 @@ options:
     description: The id of the GPU. If absent, any managed GPU that fits.
     type: str
   placement:
-    description: Where several GPUs fit, C(pack) takes the fullest, and C(spread) the emptiest.
+    description: Where several GPUs fit, C(pack) takes the fullest, and C(spread) the emptiest. If absent, the daemon's setting C(placement) decides.
     type: str
     choices: [pack, spread]
-    default: pack
   hotplug:
     description:
       - C(auto) attaches at once if the VM runs, and at its next start. C(require) fails unless it runs. C(never) attaches at its
@@ -147,7 +146,9 @@ def is_fulfilled(a, wish):
         return False
     if sorted_params(wish.get('vgpu_params')) != sorted_params(a.get('vgpu_params')):
         return False
-    return all(wish.get(f) == a.get(f) for f in ('profile', 'gpu', 'placement', 'hotplug', 'display'))
+    if wish.get('placement', a['placement']) != a['placement']:
+        return False
+    return all(wish.get(f) == a.get(f) for f in ('profile', 'gpu', 'hotplug', 'display'))
 
 
 def view(a):
@@ -165,7 +166,8 @@ def expected(r, name, wish, before):
     """What a check knows of an assignment that would be made, or put back."""
     vm = r.client.get('vms', wish['vm'])
     runs = vm['state'] in ('running', 'paused')
-    return dict(before or {}, **dict(
+    placement = next(s['values'][0] for s in r.client.get('config')['items'] if s['key'] == 'placement')
+    return dict(before or dict(placement=placement), **dict(
         wish, name=name, vm=vm['uuid'], vm_name=vm['name'], state='attached',
         restart_required=runs and wish['hotplug'] == 'never'))
 
@@ -232,7 +234,7 @@ def main():
             vm=dict(type='str'),
             profile=dict(type='str'),
             gpu=dict(type='str'),
-            placement=dict(type='str', choices=['pack', 'spread'], default='pack'),
+            placement=dict(type='str', choices=['pack', 'spread']),
             hotplug=dict(type='str', choices=['auto', 'require', 'never'], default='auto'),
             display=dict(type='bool', default=False),
             vgpu_params=dict(type='str'),

@@ -39,10 +39,9 @@ options:
     description: How many there are to be at least. If absent, one. Only for I(state=present).
     type: int
   placement:
-    description: Where several GPUs fit, C(pack) takes the fullest, and C(spread) the emptiest. Only for those that are made.
+    description: Where several GPUs fit, C(pack) takes the fullest, and C(spread) the emptiest. If absent, the daemon's setting C(placement) decides. Only for those that are made.
     type: str
     choices: [pack, spread]
-    default: pack
   vgpu_params:
     description:
       - Parameters of a vGPU of NVIDIA, C(key=value) with a comma between two. The order does not matter.
@@ -219,7 +218,7 @@ def main():
             profile=dict(type='str'),
             gpu=dict(type='str'),
             count=dict(type='int'),
-            placement=dict(type='str', choices=['pack', 'spread'], default='pack'),
+            placement=dict(type='str', choices=['pack', 'spread']),
             vgpu_params=dict(type='str'),
             id=dict(type='str'),
         ),

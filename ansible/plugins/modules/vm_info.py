@@ -20,7 +20,7 @@ options:
   state:
     description: Only VMs in this state.
     type: str
-    choices: [running, paused, shutoff, crashed, unknown]
+    choices: [running, paused, shutoff, crashed]
 extends_documentation_fragment:
   - gpuvirt.gpuvirt.connection
   - gpuvirt.gpuvirt.connection.reads
@@ -67,7 +67,7 @@ def main():
         body,
         argument_spec=options(
             vm=dict(type='str'),
-            state=dict(type='str', choices=['running', 'paused', 'shutoff', 'crashed', 'unknown']),
+            state=dict(type='str', choices=['running', 'paused', 'shutoff', 'crashed']),
         ),
         mutually_exclusive=[('vm', 'state')],
     )
