@@ -137,7 +137,7 @@ func TestDropIns(t *testing.T) {
 func TestWrongFiles(t *testing.T) {
 	for text, want := range map[string][]string{
 		"placement: near\n": {`:1: placement: "near" is none of pack, spread`},
-		"sokcet: {}\n": {`:1: there is no setting "sokcet": there are state_dir, socket, tls, libvirt, restore, nvidia, pci_gpus, placement, log`},
+		"sokcet: {}\n":      {`:1: there is no setting "sokcet": there are state_dir, socket, tls, libvirt, restore, nvidia, pci_gpus, placement, log`},
 		"\nlibvirt:\n  urI: x\n  detach_timeout: 0s\nlog: {level: loud}\n": {
 			`:3: there is no setting "libvirt.urI": there are uri, detach_timeout`,
 			`:4: libvirt.detach_timeout: 0s is not between 1s and 10m0s`,
