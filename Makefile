@@ -156,7 +156,7 @@ packages: bootstrap $(NFPM) ## Build the DEB, the RPM, the SBOM and the checksum
 
 .PHONY: check-packages
 check-packages: packages ## Do the packages come out the same again, and what do lintian, rpmlint and rpm say?
-	@hack/bootstrap lintian rpmlint rpm systemd
+	@hack/bootstrap lintian rpmlint cpio rpm systemd
 	NFPM=$(NFPM) hack/check-packages dist
 
 .PHONY: sign
