@@ -75,7 +75,7 @@ type Host struct {
 	repairs map[gpu.ID]repair
 
 	detachTimeout atomic.Int64 // nanoseconds
-	placement     atomic.Value // gpu.Placement
+	placement     atomic.Pointer[gpu.Placement]
 
 	// planning serialises snapshot, plan and Add: between them nothing that we do
 	// ourselves changes the picture a plan was made from.
@@ -101,10 +101,10 @@ func New(cfg Config) *Host {
 func (h *Host) SetDetachTimeout(d time.Duration) { h.detachTimeout.Store(int64(d)) }
 
 // Placement is how a GPU is chosen where a wish does not say.
-func (h *Host) Placement() gpu.Placement { return h.placement.Load().(gpu.Placement) }
+func (h *Host) Placement() gpu.Placement { return *h.placement.Load() }
 
 // SetPlacement changes it, for what is asked for from now on.
-func (h *Host) SetPlacement(p gpu.Placement) { h.placement.Store(p) }
+func (h *Host) SetPlacement(p gpu.Placement) { h.placement.Store(&p) }
 
 func (h *Host) setState(s gpu.HostState) { h.state.Store(&s) }
 

@@ -37,7 +37,9 @@ func TestVGPUDriftIsKeptWhereItCannotBeLooked(t *testing.T) {
 	const key, how = "gpu/0000:61:00.0/vgpu", "asked for mixed sizes on, but they are off"
 	h.drift = map[string]string{key: how}
 	now := map[string]string{}
-	h.reportVGPUs(t.Context(), now)
+	if err := h.reportVGPUs(t.Context(), now); err != nil {
+		t.Error(err)
+	}
 	if now[key] != how {
 		t.Errorf("%q", now)
 	}
