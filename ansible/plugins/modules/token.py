@@ -126,8 +126,8 @@ def present(r, name, there):
     r.result['changed'] = True
     token = wish
     if not r.check:
-        token = dict(r.client.write(request)[0])
-        r.result['secret'] = token.pop('secret')
+        made = r.client.write(request)[0]
+        token, r.result['secret'] = made['token'], made['secret']
     r.result['token'] = token
     # When it ends is for the daemon to say where nobody else does: a check does not know.
     r.differ('token ' + name, {}, view(dict((f, token.get(f)) for f in wish)))

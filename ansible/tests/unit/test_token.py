@@ -36,7 +36,7 @@ class Fake(object):
         self.asked.append('{0}'.format(request))
         if request.method == 'DELETE':
             return THERE, None
-        return dict(THERE, id='T2', secret='s3cret', **dict(request.body)) if request.body['name'] != 'ci' else dict(THERE, secret='s3cret'), None
+        return dict(token=dict(THERE, **request.body), secret='s3cret'), None
 
 
 class Ansible(object):
