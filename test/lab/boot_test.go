@@ -95,11 +95,16 @@ func TestBootInEveryOrder_T08(t *testing.T) {
 		}
 	}
 
-	// The boot before the last went down with the daemon before libvirt.
-	down := strings.Fields(run(ctx, t, `journalctl -b -1 -o cat --output-fields=UNIT,MESSAGE _PID=1 JOB_TYPE=stop JOB_RESULT=done -o json |
-		jq -r 'select(.UNIT == "gpuvirtd.service" or .UNIT == "virtqemud.service") | .UNIT' | awk '!seen[$0]++'`))
-	if len(down) != 2 || down[0] != "gpuvirtd.service" || down[1] != "virtqemud.service" {
-		t.Errorf("they went down in this order: %q", down)
+	// The boot before the last went down with the daemon before libvirt: what systemd says last
+	// of each. It need not say that libvirt was stopped. With guests that die beside it, as
+	// libvirt-guests is masked here, libvirt 11.3 crashes then now and then.
+	last := func(unit string) int {
+		n, err := strconv.Atoi(run(ctx, t, "journalctl -b -1 -o json _PID=1 UNIT="+unit+" | tail -n 1 | jq -r .__MONOTONIC_TIMESTAMP"))
+		must(t, err)
+		return n
+	}
+	if ours, libvirt := last("gpuvirtd.service"), last("virtqemud.service"); ours >= libvirt {
+		t.Errorf("the daemon went down at %d, libvirt at %d", ours, libvirt)
 	}
 
 	// Whoever restarts libvirt once a daemon has run restores nothing: what has gone missing by
