@@ -36,7 +36,7 @@ func NewFailures() *Failures {
 func (f *Failures) Add(from netip.Addr, now time.Time) (retry time.Duration, tooMany bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := network(from)
+	key := Network(from)
 	l := f.by[key]
 	if l == nil {
 		if len(f.by) >= maxAddresses {
@@ -69,8 +69,8 @@ func (f *Failures) forget(now time.Time) {
 	}
 }
 
-// network is who an address belongs to: of IPv6 one customer has 64 bits and more.
-func network(a netip.Addr) netip.Prefix {
+// Network is who an address belongs to: of IPv6 one customer has 64 bits and more.
+func Network(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()
 	if a.Is6() {

@@ -41,6 +41,9 @@ func getLive(_ *Server, _ *request) (response, error) {
 // getReady tells whether requests can be served: a degraded host still can.
 func getReady(s *Server, q *request) (response, error) {
 	info := s.info(q.Context())
+	if q.who.Role < Viewer { // it learns whether, and not why
+		info.Reasons = nil
+	}
 	switch info.State {
 	case gpu.HostReady, gpu.HostDegraded:
 		return ok(api.Health{Status: "ok", Reasons: list(info.Reasons)}), nil

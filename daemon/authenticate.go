@@ -80,6 +80,7 @@ func (s *Server) refuseStranger(q *request, from netip.Addr, remote bool, err er
 		q.stranger = true
 		q.who.From = from.String()
 		if after, many := s.network.failures.Add(from, time.Now()); many {
+			q.muted = true
 			return tooManyFailures(after)
 		}
 	}
@@ -91,6 +92,9 @@ func (s *Server) refuseStranger(q *request, from netip.Addr, remote bool, err er
 func (who Identity) over() error {
 	select {
 	case <-who.gone:
+		if next, still := who.next(); still {
+			return next.over()
+		}
 		return unauthorized(gpu.Errorf(gpu.CodeUnauthorized, "%s is not let in any more", who.Actor))
 	default:
 	}
@@ -121,14 +125,22 @@ func until(closing <-chan struct{}, who Identity, cancel func()) (stop func()) {
 			defer timer.Stop()
 			expired = timer.C
 		}
-		select {
-		case <-closing:
-			cancel()
-		case <-who.gone:
-			cancel()
-		case <-expired:
-			cancel()
-		case <-done:
+		for {
+			select {
+			case <-who.gone:
+				next, still := who.next()
+				if still {
+					who = next
+					continue
+				}
+				cancel()
+			case <-closing:
+				cancel()
+			case <-expired:
+				cancel()
+			case <-done:
+			}
+			return
 		}
 	}()
 	return func() { close(done); <-ended }

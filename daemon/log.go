@@ -36,9 +36,10 @@ func (w *recorder) Write(p []byte) (int, error) {
 }
 
 // logRequest writes the access log: writes are kept, reads are for debugging.
-func (s *Server) logRequest(r *http.Request, who Identity, status int, bytes int64, took time.Duration) {
+func (s *Server) logRequest(q *request, status int, bytes int64, took time.Duration) {
+	r, who := q.Request, q.who
 	level := slog.LevelInfo
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+	if q.muted || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		level = slog.LevelDebug
 	}
 	s.log.LogAttrs(context.WithoutCancel(r.Context()), level, "request",

@@ -44,6 +44,7 @@ type network struct {
 	timeout  time.Duration // networkTimeout, but in tests
 	again    time.Duration // listenAgain, but in tests
 
+	setting sync.Mutex // one change at a time; before mu
 	mu      sync.Mutex
 	wanted  TLS
 	pair    *tls.Certificate
@@ -55,6 +56,7 @@ type network struct {
 	port    error          // why the port is not open
 	bound   net.Addr       // nil: it is not open
 	streams map[string]int // long requests, by actor
+	long    int            // of all actors
 	closed  chan struct{}
 }
 
@@ -69,6 +71,12 @@ func newNetwork(address string) *network {
 // off but those who are not let in any more. Of files that cannot be used the error tells,
 // and so does GET /v1 until they are mended; what they replace stays in use.
 func (s *Server) SetTLS(t TLS) error {
+	s.network.setting.Lock()
+	defer s.network.setting.Unlock()
+	return s.setTLS(t)
+}
+
+func (s *Server) setTLS(t TLS) error {
 	pair, errPair := access.LoadPair(t.Certificate, t.Key, time.Now())
 	var pool *x509.CertPool
 	var errPool error
@@ -132,23 +140,27 @@ func (n *network) identify(state *tls.ConnectionState, now time.Time) (Identity,
 	}); err != nil {
 		return Identity{}, gpu.Errorf(gpu.CodeUnauthorized, "cannot tell whether this is %s: its certificate is not valid here any more", name)
 	}
-	return Identity{Actor: "cert:" + name, Role: clients.RoleOf(leaf), Expires: leaf.NotAfter, gone: changed}, nil
+	return Identity{Actor: "cert:" + name, Role: clients.RoleOf(leaf), Expires: leaf.NotAfter, gone: changed, again: func() (Identity, error) {
+		return n.identify(state, time.Now())
+	}}, nil
 }
 
 // beginStream counts a long request of an actor, unless that has too many.
 func (n *network) beginStream(actor string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.streams[actor] >= maxStreamsOf {
+	if n.streams[actor] >= maxStreamsOf || n.long >= maxStreamsNet {
 		return false
 	}
 	n.streams[actor]++
+	n.long++
 	return true
 }
 
 func (n *network) endStream(actor string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.long--
 	if n.streams[actor]--; n.streams[actor] == 0 {
 		delete(n.streams, actor)
 	}
@@ -209,7 +221,9 @@ func (s *Server) networkServer(base context.Context) *http.Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    networkMaxHeader,
-		Protocols:         &http1,
+
+		DisableGeneralOptionsHandler: true,
+		Protocols:                    &http1,
 		// Handshakes that failed: somebody may be trying certificates.
 		ErrorLog: slog.NewLogLogger(sparing{s.log.Handler(), rate.NewLimiter(1, 20)}, slog.LevelInfo),
 		TLSConfig: &tls.Config{
@@ -242,11 +256,13 @@ func (s *Server) serveNetwork(ctx context.Context, server *http.Server, l net.Li
 // lookAgain reads the files anew while there is no certificate to show: they may come later
 // than the daemon at a boot, and so may the right time, without which none is valid.
 func (s *Server) lookAgain() {
+	s.network.setting.Lock()
+	defer s.network.setting.Unlock()
 	s.network.mu.Lock()
 	t, missing := s.network.wanted, s.network.pair == nil
 	s.network.mu.Unlock()
 	if missing {
-		_ = s.SetTLS(t) // GET /v1 tells
+		_ = s.setTLS(t) // GET /v1 tells
 	}
 }
 
@@ -316,16 +332,19 @@ type guarded struct {
 
 	mu    sync.Mutex
 	total int
-	from  map[netip.Addr]int
+	from  map[netip.Prefix]int
 }
 
 func newGuarded(l net.Listener) *guarded {
-	return &guarded{Listener: l, from: map[netip.Addr]int{}}
+	return &guarded{Listener: l, from: map[netip.Prefix]int{}}
 }
 
 func (g *guarded) Accept() (net.Conn, error) {
 	for {
 		c, err := g.Listener.Accept()
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			return nil, passing{err}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -337,7 +356,15 @@ func (g *guarded) Accept() (net.Conn, error) {
 	}
 }
 
-func (g *guarded) take(from netip.Addr) (give func(), ok bool) {
+// passing is an error of accept(2) after which the server tries again: a firewall or an
+// interface that is down ends nothing but the one connection.
+type passing struct{ error }
+
+func (passing) Timeout() bool   { return false }
+func (passing) Temporary() bool { return true }
+
+func (g *guarded) take(addr netip.Addr) (give func(), ok bool) {
+	from := access.Network(addr.Unmap())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.total >= maxConnections || g.from[from] >= maxFromAddress {

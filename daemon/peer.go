@@ -36,6 +36,17 @@ type Identity struct {
 	Expires time.Time // when that stops being so; zero: never
 	// gone is closed when it stops being so before; nil: it does not.
 	gone <-chan struct{}
+	// again tells who it is after that; nil: nobody any more.
+	again func() (Identity, error)
+}
+
+// next is who an identity is once its gone is closed; false: nobody who may do as much.
+func (who Identity) next() (Identity, bool) {
+	if who.again == nil {
+		return who, false
+	}
+	next, err := who.again()
+	return next, err == nil && next.Role >= who.Role
 }
 
 type identityKey struct{}

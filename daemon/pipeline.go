@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -57,7 +58,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		if v := recover(); v != nil {
 			s.panicked(rec, q, v)
 		}
-		s.logRequest(r, q.who, rec.status, rec.bytes, time.Since(begin))
+		s.logRequest(q, rec.status, rec.bytes, time.Since(begin))
 	}()
 
 	res, err := s.respond(q)
@@ -81,7 +82,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		case !q.stranger:
 			q.drain()
 		case q.ContentLength != 0:
-			w.Header().Set("Connection", "close") // no body is read of who is not known
+			// No body is read of who is not known; but what is under way is waited for a
+			// little, as a connection that is cut off may take the answer with it.
+			w.Header().Set("Connection", "close")
+			q.setReadDeadline(strangerTimeout)
 		}
 		res = s.problemResponse(q, err)
 	}
@@ -124,6 +128,15 @@ func (s *Server) respond(q *request) (response, error) {
 		}
 		defer unlock()
 	}
+	if rt.body || rt.replaces() {
+		// All of that may have taken its time, and who asks may not be let in any more.
+		if err := s.authenticate(q); err != nil {
+			return response{}, err
+		}
+		if err := s.admit(q); err != nil {
+			return response{}, err
+		}
+	}
 	return rt.handle(s, q)
 }
 
@@ -150,7 +163,12 @@ func (s *Server) admit(q *request) error {
 	if q.who.Role >= needs {
 		return nil
 	}
-	s.logDenied(q.Request, q.who, needs)
+	if from, remote := q.Context().Value(networkKey{}).(netip.Addr); remote {
+		_, q.muted = s.network.failures.Add(from, time.Now())
+	}
+	if !q.muted {
+		s.logDenied(q.Request, q.who, needs)
+	}
 	if q.who.Actor == "" {
 		return unauthorized(gpu.Errorf(gpu.CodeUnauthorized, "cannot tell who asks").
 			WithHint("use the unix socket of gpuvirtd"))

@@ -24,9 +24,11 @@ type request struct {
 	who     Identity
 	// stranger is one who came over the network and could not say who it is.
 	stranger bool
-	path     map[string]string // unescaped and well-formed
-	query    map[string]string // known and well-formed
-	body     []byte            // JSON, if the route takes a body
+	// muted is one from whose address too much is refused for the log to tell of it.
+	muted bool
+	path  map[string]string // unescaped and well-formed
+	query map[string]string // known and well-formed
+	body  []byte            // JSON, if the route takes a body
 
 	ifMatch, ifNoneMatch condition
 }
@@ -123,8 +125,8 @@ func (q *request) readBody() error {
 		}
 		if q.ContentLength < 0 {
 			q.setReadDeadline(readTimeout)
-			defer q.setReadDeadline(0)
 			if n, err := io.ReadFull(q.Body, make([]byte, 1)); n == 0 && errors.Is(err, io.EOF) {
+				q.setReadDeadline(0)
 				return nil
 			}
 		}
@@ -137,8 +139,9 @@ func (q *request) readBody() error {
 	if q.ContentLength > maxBody {
 		return bodyTooLarge()
 	}
+	// It stays where the body does not come to its end: the server reads on before it closes
+	// the connection.
 	q.setReadDeadline(readTimeout)
-	defer q.setReadDeadline(0)
 	body, err := io.ReadAll(http.MaxBytesReader(q.writer, q.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -149,6 +152,7 @@ func (q *request) readBody() error {
 	case err != nil:
 		return invalid("cannot read the body: it ends too early or is not properly encoded")
 	}
+	q.setReadDeadline(0)
 	q.body = body
 	return nil
 }
@@ -162,11 +166,12 @@ func (q *request) drain() {
 	}
 	if q.Header.Get("Expect") == "" && q.ContentLength <= maxDrain {
 		q.setReadDeadline(readTimeout)
-		defer q.setReadDeadline(0)
 		if _, err := io.CopyN(io.Discard, q.Body, maxDrain); errors.Is(err, io.EOF) {
+			q.setReadDeadline(0)
 			return
 		}
 	}
+	q.setReadDeadline(strangerTimeout)
 	q.writer.Header().Set("Connection", "close")
 }
 

@@ -24,10 +24,13 @@ const (
 	maxHeader     = 64 << 10         // bytes of a request's line and header
 	maxStreams    = 256              // event streams, waits and backups at a time
 	maxStreamsOf  = 64               // of them of one actor over the network
+	maxStreamsNet = 192              // of them over the network: some are left for the socket
 	readTimeout   = 30 * time.Second // for a request's header, and again for its body
 	writeTimeout  = 30 * time.Second // for a response, and for each piece of a stream
-	idleTimeout   = 2 * time.Minute  // of a connection between requests
-	lingerTimeout = 5 * time.Second  // for handlers whose connection was closed
+	// strangerTimeout is for what is still sent of a body that nobody wants.
+	strangerTimeout = 2 * time.Second
+	idleTimeout     = 2 * time.Minute // of a connection between requests
+	lingerTimeout   = 5 * time.Second // for handlers whose connection was closed
 )
 
 // Config is what a Server is made of. Host, Operations, Tokens and Log must be given.
@@ -147,7 +150,9 @@ func (s *Server) Run(ctx context.Context) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" goes through all checks as well
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	secure := s.networkServer(base)
 	var serving sync.WaitGroup

@@ -139,10 +139,12 @@ func (h *Host) driven(g gpu.GPU, r gpu.GPURecord) (bool, error) {
 }
 
 // sameCard reports whether an identity can be that of the recorded card. What one
-// side does not know cannot differ.
+// side does not know cannot differ. Serial numbers count where there is no UUID: the board's,
+// which NVIDIA's library tells, is another one than the PCI function's, which newer kernels do.
 func sameCard(recorded, now gpu.Identity) bool {
 	same := func(a, b string) bool { return a == "" || b == "" || a == b }
-	return same(recorded.UUID, now.UUID) && same(recorded.Serial, now.Serial) &&
+	known := recorded.UUID != "" && recorded.UUID == now.UUID
+	return same(recorded.UUID, now.UUID) && (known || same(recorded.Serial, now.Serial)) &&
 		same(recorded.Subsystem, now.Subsystem) && same(recorded.Model, now.Model)
 }
 

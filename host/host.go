@@ -116,15 +116,16 @@ func (h *Host) Run(ctx context.Context) error {
 	if err := h.cfg.Engine.Start(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
+	h.setState(gpu.HostReady)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	// Before what watches is waited for: a question to a driver may take its time.
 	defer func() {
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.cfg.DrainTimeout)
 		defer cancel()
 		h.cfg.Engine.Drain(drain)
 		h.cfg.Engine.Stop()
 	}()
-	h.setState(gpu.HostReady)
-	var watch sync.WaitGroup
-	defer watch.Wait()
 	watch.Go(func() { h.watchDrift(ctx) })
 	h.cfg.Inventory.Follow(ctx, h.changed)
 	return nil

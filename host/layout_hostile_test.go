@@ -240,7 +240,7 @@ func TestModeOfAnotherCard_T12(t *testing.T) {
 	if err := l.sim.Reboot(); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.sim.Change(string(hopper), func(c *sim.Card) { c.PCI.Serial = "another" }); err != nil {
+	if err := l.sim.Change(string(hopper), func(c *sim.Card) { c.PCI.SubsystemDevice = "0xdead" }); err != nil {
 		t.Fatal(err)
 	}
 	calls := len(l.sim.NVML.Calls())
@@ -470,7 +470,7 @@ func TestResumedOnAnotherCard_T12(t *testing.T) {
 	l.sim.NVML.OnCall(nil)
 	m, err := sim.Open(filepath.Join(dir, "sim"))
 	if err == nil {
-		err = m.Change(string(hopper), func(c *sim.Card) { c.PCI.Serial = "another" })
+		err = m.Change(string(hopper), func(c *sim.Card) { c.PCI.SubsystemDevice = "0xdead" })
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -495,7 +495,7 @@ func TestResumedOnAnotherCard_T12(t *testing.T) {
 // swap puts another card in the place of one, which the old instances seem to be on.
 func swap(t *testing.T, h *sim.Host, id gpu.ID) {
 	t.Helper()
-	if err := h.Change(string(id), func(c *sim.Card) { c.PCI.Serial = "another" }); err != nil {
+	if err := h.Change(string(id), func(c *sim.Card) { c.PCI.SubsystemDevice = "0xdead" }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -149,7 +149,7 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan, rep
 		of[r.ID] = r
 	}
 	op := operation.Plan{Kind: kindLayout, Summary: "lay out gpu " + string(g.ID), Keys: []string{"gpu/" + string(g.ID)}}
-	if old.MIG == nil || *old.MIG != want.Enabled {
+	if !repair && (old.MIG == nil || *old.MIG != want.Enabled) { // a repair asks for nothing new
 		now := old
 		now.MIG = &want.Enabled
 		op.Rows = append(op.Rows, operation.Put(gpu.RecordGPU, string(g.ID), now))

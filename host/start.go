@@ -37,16 +37,16 @@ func (h *Host) CheckStart(ctx context.Context, vm string, devices []gpu.Handle) 
 		wish, given := wishOf(r)
 		mine := given && wish.Wish.VM == vm
 		named := slices.ContainsFunc(devices, func(d gpu.Handle) bool { return inventory.Same(d, r.Handle) })
-		if given && h.worker(wish.Name) != nil || r.State == gpu.PartitionMaking {
-			continue // it is half there, and half in the definition
-		}
 		found := gpu.StartFinding{Assignment: wish.Name, Partition: r.ID}
+		others := named && given && !mine
 		switch {
+		case !others && (given && h.worker(wish.Name) != nil || r.State == gpu.PartitionMaking):
+			continue // it is half there, and half in the definition
 		case mine && wish.Bound && !named:
 			found.Code = gpu.CodeDrift
 			found.Message = fmt.Sprintf("assignment %s gives it partition %s (%s), which its definition does not have", wish.Name, r.ID, r.Profile)
 			found.Hint = fmt.Sprintf("put the assignment again, or give it up: gpuvirt detach %s", wish.Name)
-		case named && given && !mine:
+		case others:
 			found.Code = gpu.CodeConflict
 			found.Message = fmt.Sprintf("partition %s (%s) is assigned to vm %s as %s", r.ID, r.Profile, wish.VMName, wish.Name)
 			found.Hint = "take it out of one of the two definitions"

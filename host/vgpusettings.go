@@ -265,6 +265,10 @@ func (h *Host) doVGPU(ctx context.Context, t *operation.Task) ([]operation.Row, 
 	}
 	if a.IfHas {
 		if why := h.lacking(ctx, a); why != "" {
+			// Just after its functions or its mode changed a driver may not have it yet.
+			if h.cfg.Now().Sub(t.Operation().Updated) < min(schedulerPatience, h.cfg.Patience.Unavailable) {
+				return nil, &operation.RetryError{After: h.cfg.Patience.Pause, Err: errors.New(why)}
+			}
 			t.Logf("not set: %s", why)
 			h.cfg.Log.WarnContext(ctx, "the driver does not have what was asked for how vGPUs share the gpu", "gpu", a.GPU, "wish", a.Want.String(), "why", why)
 			return nil, nil

@@ -34,6 +34,7 @@ const (
 	most        = 1000
 	keepExpired = 30 * 24 * time.Hour // so that it can be seen why one stopped working
 	flushEvery  = 5 * time.Minute     // of when tokens were used last
+	sureAfter   = 24 * time.Hour      // that the clock is right that says so
 )
 
 // What the text of a token looks like: the prefix tells programs that search for secrets
@@ -69,6 +70,9 @@ type held struct {
 	record gpu.TokenRecord // never changes, and says nothing of its use
 	hash   []byte
 	gone   chan struct{} // closed when it is deleted
+	// expired is when it was first seen that it is to be forgotten; flush's own. A clock that
+	// is wrong for a while after a boot takes no token away.
+	expired time.Time
 	// The minute of its last use, as it is and as it is stored: since 1970, 0: never.
 	used, stored atomic.Int64
 }
@@ -91,7 +95,7 @@ func Open(store Store, log *slog.Logger, now func() time.Time) (*Set, error) {
 	s := &Set{store: store, log: log, now: now, held: map[string]*held{}}
 	for _, r := range records {
 		if err := s.hold(r); err != nil {
-			return nil, err
+			log.Error("a token cannot be used", "token", r.ID, "err", err)
 		}
 	}
 	return s, nil
@@ -277,9 +281,15 @@ func (s *Set) flush() {
 	for id, h := range s.held {
 		t, used := h.token(), h.used.Load()
 		switch {
-		case s.now().Sub(t.Expires) > keepExpired:
+		case s.now().Sub(t.Expires) <= keepExpired:
+			h.expired = time.Time{}
+		case h.expired.IsZero():
+			h.expired = time.Now()
+		case time.Since(h.expired) >= sureAfter:
 			rows, old = append(rows, operation.Delete(gpu.RecordToken, id)), append(old, id)
-		case used != h.stored.Load():
+			continue
+		}
+		if used != h.stored.Load() {
 			rows = append(rows, operation.Put(gpu.RecordToken, id, gpu.TokenRecord{Token: t, Hash: h.record.Hash}))
 			flushed = append(flushed, func() { h.stored.Store(used) })
 		}

@@ -198,6 +198,10 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 		pass(4 * flushEvery)
+		if len(s.Tokens()) != 1 {
+			t.Error("it was forgotten at once: the clock may be wrong")
+		}
+		pass(sureAfter)
 		if _, row := db.written(made.ID); len(s.Tokens()) != 0 || row.Value != nil {
 			t.Errorf("%+v, %s", s.Tokens(), row.Value)
 		}

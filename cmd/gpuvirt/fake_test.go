@@ -26,6 +26,7 @@ type fake struct {
 	waits    map[string][]api.Operation
 	answers  map[string]any      // in place of the usual ones, by "METHOD path"
 	plans    map[string]api.Plan // of dry runs, the same
+	missing  bool                // the partitions of a gpu are not there
 }
 
 func startFake(t *testing.T) (*fake, string) {
@@ -81,7 +82,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		id = strings.TrimSuffix(id, "/wait")
 		f.waitFor(w, id)
 	case r.Method == http.MethodGet:
-		get(w, path, r)
+		f.get(w, path, r)
 	case r.Method == http.MethodPatch:
 		g := gpus[0]
 		var p api.GPUPatch
@@ -159,7 +160,7 @@ func answer(w http.ResponseWriter, v any) {
 	}
 }
 
-func get(w http.ResponseWriter, path string, r *http.Request) {
+func (f *fake) get(w http.ResponseWriter, path string, r *http.Request) {
 	kind, id, one := strings.Cut(path, "/")
 	switch {
 	case path == "/v1":
@@ -193,7 +194,13 @@ func get(w http.ResponseWriter, path string, r *http.Request) {
 	case kind == "vms":
 		find(w, vms, vmTable.name, id, one)
 	case path == "partitions" && r.FormValue("gpu") != "":
-		answer(w, api.List[api.Partition]{Items: slices.DeleteFunc(slices.Clone(partitions), func(p api.Partition) bool { return p.GPU != r.FormValue("gpu") })})
+		items := slices.DeleteFunc(slices.Clone(partitions), func(p api.Partition) bool { return p.GPU != r.FormValue("gpu") })
+		for i := range items {
+			if f.missing {
+				items[i].State = "missing"
+			}
+		}
+		answer(w, api.List[api.Partition]{Items: items})
 	case kind == "partitions":
 		find(w, slices.Concat(partitions, instances[:len(instances)*btoi(one)]), partitionTable.name, id, one)
 	case kind == "assignments":

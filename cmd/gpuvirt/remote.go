@@ -53,6 +53,12 @@ func (c *cli) connect(cmd *cobra.Command) error {
 	case r.url == "" && c.socketInEnv:
 		return errors.New("GPUVIRT_URL and GPUVIRT_SOCKET contradict each other: say --url or --socket")
 	}
+	if r.url != "" && c.env.url != "" && r.url != c.env.url {
+		// What the environment has is for the host that it names, and a secret of that one.
+		o, err := c.options(r)
+		c.remote = &o
+		return err
+	}
 	for _, f := range []struct{ said, env *string }{
 		{&r.url, &c.env.url}, {&r.caFile, &c.env.caFile}, {&r.tokenFile, &c.env.tokenFile},
 	} {

@@ -138,7 +138,12 @@ func (c *cli) vgpuTarget(ctx context.Context, g api.GPU, want map[string]int) (v
 	if err != nil {
 		return t, err
 	}
-	there = slices.DeleteFunc(there, func(p api.Partition) bool { return p.Kind != "mdev" && p.Kind != "vgpu" || p.State == "missing" })
+	there = slices.DeleteFunc(there, func(p api.Partition) bool { return p.Kind != "mdev" && p.Kind != "vgpu" })
+	for _, p := range there {
+		if p.State == "missing" { // its place is its own: another in it would keep it away for good
+			return t, fmt.Errorf("vGPU %s (%s) of gpu %s is missing: put it back, or delete it, first", p.ID, p.Profile, g.ID)
+		}
+	}
 	// Those that can go come first.
 	slices.SortStableFunc(there, func(a, b api.Partition) int { return cmp.Compare(bound(a), bound(b)) })
 	for _, p := range there {

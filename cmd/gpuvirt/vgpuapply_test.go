@@ -96,7 +96,10 @@ func TestVGPUApplyRefused(t *testing.T) {
 		code   int
 		stderr string
 		writes int
+		// missing: the vGPUs that gpuvirt made are not there.
+		missing bool
 	}{
+		"missing": {config: "more", code: exitFailed, stderr: "is missing: put it back, or delete it, first", missing: true},
 		"in use": {
 			plans:  map[string]api.Plan{"DELETE partitions/" + partUUID: {Problem: &api.Problem{Status: 409, Code: "gpu-busy", Detail: "it is in use"}}, "POST partitions": full},
 			config: "other", code: exitConflict, stderr: "it is in use",
@@ -110,6 +113,7 @@ func TestVGPUApplyRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, socket := startFake(t)
+			f.missing = tt.missing
 			for at, p := range tt.plans {
 				f.plans[at] = p
 			}

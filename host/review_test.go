@@ -1,0 +1,164 @@
+package host_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/mig"
+	"gpuvirt/operation"
+)
+
+// A rawLibrary has no mixed sizes for a while, as a driver that has just been bound.
+type rawLibrary struct {
+	mig.Library
+
+	asked *atomic.Int32 // how often it still says no
+}
+
+type rawSession struct {
+	mig.Session
+
+	asked *atomic.Int32
+}
+
+type rawDevice struct {
+	mig.Device
+
+	asked *atomic.Int32
+}
+
+func (l rawLibrary) Open() (mig.Session, error) {
+	s, err := l.Library.Open()
+	return rawSession{s, l.asked}, err
+}
+
+func (s rawSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return rawDevice{d, s.asked}, err
+}
+
+func (d rawDevice) MixedSize() (mig.MixedSize, error) {
+	if d.asked.Add(-1) >= 0 {
+		return mig.MixedSize{}, nil
+	}
+	return d.Device.MixedSize()
+}
+
+// A setting that a driver has a moment later is waited for, not gone without.
+func TestSettingThatComesALittleLater(t *testing.T) {
+	l := newShareLab(t, false)
+	l.set(l40s, mixedSize(true))
+	l.mustSetVFs(l40s, 0)
+	l.stop()
+	asked := &atomic.Int32{}
+	l.library = rawLibrary{Library: l.sim.NVML, asked: asked}
+	l.start()
+	asked.Store(30)
+	if op := l.setVFs(l40s, shareVFs); op.Status != operation.Done {
+		t.Fatalf("%+v", op)
+	}
+	if s := l.settings(l40s); !s.Equal {
+		t.Errorf("%+v", s.Actual.MixedSize)
+	}
+}
+
+// What puts adopted instances back asks for no layout: what others make there later is
+// theirs, and no boot turns MIG on for its own sake.
+func TestRepairAsksForNothingNew(t *testing.T) {
+	l := newMIGLab(t)
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	if err := theirs.SetMode(t.Context(), ampere, true); err != nil {
+		t.Fatal(err)
+	}
+	p, err := theirs.Make(t.Context(), gpu.Partition{ID: mig.PartitionID(ampere, "0"), GPU: ampere, Profile: "1g.5gb", Slot: "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.adopt(p.ID)
+	l.policy(ampere, gpu.PolicyRepair)
+	_, _, events := l.Events(t.Context(), 0)
+	if err := theirs.Remove(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	next(t, events, "gpu.drifted")
+	l.settled()
+	records, err := l.store.GPURecords()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records {
+		if r.MIG != nil {
+			t.Errorf("%s: MIG is asked for: %v", r.ID, *r.MIG)
+		}
+	}
+	if got := show(l.layout(ampere)); got != "1g.5gb@0" {
+		t.Errorf("it is not back: %q", got)
+	}
+}
+
+// A hangingLibrary does not answer how sizes are mixed: in tells of the first question.
+type hangingLibrary struct {
+	mig.Library
+
+	in, out chan struct{}
+}
+
+type hangingSession struct {
+	mig.Session
+
+	l hangingLibrary
+}
+
+type hangingDevice struct {
+	mig.Device
+
+	l hangingLibrary
+}
+
+func (l hangingLibrary) Open() (mig.Session, error) {
+	s, err := l.Library.Open()
+	return hangingSession{s, l}, err
+}
+
+func (s hangingSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return hangingDevice{d, s.l}, err
+}
+
+func (d hangingDevice) MixedSize() (mig.MixedSize, error) {
+	select {
+	case d.l.in <- struct{}{}:
+	default:
+	}
+	<-d.l.out
+	return d.Device.MixedSize()
+}
+
+// A daemon that ends begins nothing while a question to a driver is still open.
+func TestDrainDoesNotWaitForALook(t *testing.T) {
+	l := newShareLab(t, false)
+	l.set(l40s, mixedSize(true))
+	l.stop()
+	in, out := make(chan struct{}), make(chan struct{})
+	l.library = hangingLibrary{Library: l.sim.NVML, in: in, out: out}
+	l.start()
+	<-in // it looks whether something has drifted
+	engine, stop, ended := l.engine, l.stop, make(chan struct{})
+	go func() { stop(); close(ended) }()
+	l.stop = func() { <-ended }
+	for range time.Tick(time.Millisecond) {
+		_, err := engine.Add(t.Context(), operation.Plan{Kind: "x"})
+		if err != nil && gpu.CodeOf(err) != gpu.CodeConflict {
+			break
+		}
+	}
+	select {
+	case <-ended:
+		t.Error("the look had ended")
+	default:
+	}
+	close(out)
+	<-ended
+}
