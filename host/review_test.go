@@ -141,7 +141,7 @@ func TestDrainDoesNotWaitForALook(t *testing.T) {
 	l := newShareLab(t, false)
 	l.set(l40s, mixedSize(true))
 	l.stop()
-	in, out := make(chan struct{}), make(chan struct{})
+	in, out := make(chan struct{}, 1), make(chan struct{})
 	l.library = hangingLibrary{Library: l.sim.NVML, in: in, out: out}
 	l.start()
 	<-in // it looks whether something has drifted
