@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -222,6 +223,10 @@ func (d *migDevice) call(name string, args []any, f func(*Card, *cards.Model, *m
 
 // do changes something, and is remembered.
 func (d *migDevice) do(name string, args []any, f func(*state, *Card, *migState) error) error {
+	if !d.h.begin() {
+		return os.ErrClosed
+	}
+	defer d.h.calls.Done()
 	done := Call{Card: d.card, Name: name, Args: strings.TrimSuffix(fmt.Sprintln(args...), "\n")}
 	d.h.watch(done)
 	err := d.h.faultNVML(name)
