@@ -56,7 +56,6 @@ type network struct {
 	port    error          // why the port is not open
 	bound   net.Addr       // nil: it is not open
 	streams map[string]int // long requests, by actor
-	long    int            // of all actors
 	closed  chan struct{}
 }
 
@@ -149,18 +148,24 @@ func (n *network) identify(state *tls.ConnectionState, now time.Time) (Identity,
 func (n *network) beginStream(actor string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.streams[actor] >= maxStreamsOf || n.long >= maxStreamsNet {
+	if n.streams[actor] >= maxStreamsOf || n.allStreams() >= maxStreamsNet {
 		return false
 	}
 	n.streams[actor]++
-	n.long++
 	return true
+}
+
+// allStreams counts the long requests of all actors. The caller holds mu.
+func (n *network) allStreams() (all int) {
+	for _, of := range n.streams {
+		all += of
+	}
+	return all
 }
 
 func (n *network) endStream(actor string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.long--
 	if n.streams[actor]--; n.streams[actor] == 0 {
 		delete(n.streams, actor)
 	}

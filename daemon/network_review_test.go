@@ -141,7 +141,7 @@ func TestReloadKeepsStreams(t *testing.T) {
 func (n *netHarness) long() int {
 	n.network.mu.Lock()
 	defer n.network.mu.Unlock()
-	return n.network.long
+	return n.network.allStreams()
 }
 
 // However many clients over the network wait, the socket has streams left.

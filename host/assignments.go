@@ -258,13 +258,15 @@ func (h *Host) companionsFree(ctx context.Context, a gpu.AssignmentRecord, part 
 	if err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
 		return err
 	}
+	i := slices.IndexFunc(there, func(p gpu.Partition) bool { return p.ID == part.ID })
+	if i < 0 {
+		return nil
+	}
 	var in []gpu.Blocker
-	for _, p := range there {
-		for _, vm := range vms {
-			for _, d := range vm.Hostdevs {
-				if p.ID == part.ID && slices.Contains(p.Companions, d.Handle.PCIAddress) {
-					in = append(in, gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name, Note: "its definition names " + d.Handle.PCIAddress})
-				}
+	for _, vm := range vms {
+		for _, d := range vm.Hostdevs {
+			if slices.Contains(there[i].Companions, d.Handle.PCIAddress) {
+				in = append(in, gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name, Note: "its definition names " + d.Handle.PCIAddress})
 			}
 		}
 	}

@@ -24,7 +24,6 @@ const (
 type sharing struct {
 	schedulers, mixed map[gpu.ID]error
 	since             map[gpu.ID]time.Time // when a scheduler was first refused
-	occupied          map[gpu.ID]bool      // a vGPU that is there keeps sizes from being mixed
 	late              map[string]time.Time // until when a vGPU is waited for, by its partition
 }
 
@@ -33,7 +32,7 @@ type sharing struct {
 func newSharing(gpus []gpu.GPURecord, records []gpu.PartitionRecord) *sharing {
 	s := &sharing{
 		schedulers: map[gpu.ID]error{}, mixed: map[gpu.ID]error{},
-		since: map[gpu.ID]time.Time{}, occupied: map[gpu.ID]bool{}, late: map[string]time.Time{},
+		since: map[gpu.ID]time.Time{}, late: map[string]time.Time{},
 	}
 	for _, g := range gpus {
 		if !g.Managed || wantsMIG(g, records) || givenAway(g.ID, records) {
@@ -71,9 +70,7 @@ func (s *sharing) restore(ctx context.Context, gpus []gpu.GPURecord, vfs map[gpu
 			if err := s.schedulers[g.ID]; err != nil && comesLater(gpu.CodeOf(err)) {
 				return false, err
 			}
-			changed, err := try(g, gpu.VGPUWish{MixedSize: g.VGPU.MixedSize})
-			s.occupied[g.ID] = err != nil && gpu.CodeOf(err) == gpu.CodeConflict
-			return changed, err
+			return try(g, gpu.VGPUWish{MixedSize: g.VGPU.MixedSize})
 		},
 		func(g gpu.GPURecord, err error) { tellSharing(log, g, err, "mixed sizes") }) || waiting
 }
@@ -179,7 +176,7 @@ func (s *sharing) missing(r gpu.PartitionRecord) error {
 	if err := s.schedulers[r.GPU]; err != nil && comesLater(gpu.CodeOf(err)) {
 		return fmt.Errorf("the scheduler of its gpu is not restored: %w", err)
 	}
-	if err := s.mixed[r.GPU]; err != nil && !s.occupied[r.GPU] {
+	if err := s.mixed[r.GPU]; err != nil && gpu.CodeOf(err) != gpu.CodeConflict {
 		return fmt.Errorf("sizes of vGPUs cannot be mixed on its gpu: %w", err)
 	}
 	return nil
