@@ -69,6 +69,8 @@ var folders = []folder{
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/report"}},
 	{dir: "p2v/inspect", may: []string{"internal/run", "p2v/report"}},
 	{dir: "p2v/report"},
+	{dir: "p2v/source", may: []string{"gpu", "p2v/report"}},
+	{dir: "p2v/source/sourcetest", may: []string{"p2v/report"}},
 	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs", "internal/writer"}},
 	{dir: "store", may: []string{"gpu", "operation"}},
 	{dir: "token", may: []string{"gpu", "operation"}},
