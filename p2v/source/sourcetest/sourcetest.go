@@ -107,7 +107,7 @@ func (s *Server) Start() {
 		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, program, "-D", "-e", "-f", filepath.Join(s.folder, "conf")) //nolint:gosec // of a test's own folder
+	cmd := exec.CommandContext(ctx, program, "-D", "-e", "-f", filepath.Join(s.folder, "conf")) //nolint:gosec,forbidigo // it runs for as long as the test
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// Sessions are processes of their own, with a group of their own each.
 	cmd.Cancel = func() error { return killTree(cmd.Process.Pid) }
