@@ -30,6 +30,8 @@ type Config struct {
 	SRIOVManage    string        // NVIDIA's program that turns virtual functions on and off
 	PCIGPUs        []string      // "vendor:device" in lower case
 	Placement      string        // "pack" or "spread", where a wish does not say
+	Credentials    string        // folder of the keys that servers are reached with, absolute
+	Inspector      string        // program that looks at servers from within, absolute
 	LogLevel       slog.Level
 
 	TLSListen      string // address and port; empty: not over the network
@@ -42,9 +44,10 @@ type Config struct {
 
 // Default is the configuration where nobody has said anything.
 func Default() Config {
-	return Config{
+	return Config{ //nolint:gosec // a folder is no credential
 		StateDir: "/var/lib/gpuvirt", SocketPath: "/run/gpuvirt/gpuvirtd.sock", SocketGroup: "gpuvirt",
 		LibvirtURI: "qemu:///system", DetachTimeout: 30 * time.Second, RestoreTimeout: 90 * time.Second,
-		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, Placement: "pack", LogLevel: slog.LevelInfo,
+		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, Placement: "pack",
+		Credentials: "/etc/gpuvirt/credentials", Inspector: "/usr/bin/gpuvirt", LogLevel: slog.LevelInfo,
 	}
 }

@@ -70,7 +70,7 @@ func TestReference(t *testing.T) {
 func TestFormat(t *testing.T) {
 	want := config.Loaded{Config: config.Config{
 		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 10 * time.Second,
-		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", LogLevel: slog.LevelDebug,
+		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", Credentials: "/etc/keys", Inspector: "/bin/gpuvirt", LogLevel: slog.LevelDebug,
 		TLSListen: "[::]:8443", TLSCertificate: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		TLSAdmins: []string{"subject:CN=alice,O=A: B"}, TLSOperators: []string{"cn:#1"}, TLSViewers: []string{"any"},
 	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}
@@ -137,7 +137,7 @@ func TestDropIns(t *testing.T) {
 func TestWrongFiles(t *testing.T) {
 	for text, want := range map[string][]string{
 		"placement: near\n": {`:1: placement: "near" is none of pack, spread`},
-		"sokcet: {}\n":      {`:1: there is no setting "sokcet": there are state_dir, socket, tls, libvirt, restore, nvidia, pci_gpus, placement, log`},
+		"sokcet: {}\n":      {`:1: there is no setting "sokcet": there are state_dir, socket, tls, libvirt, restore, nvidia, pci_gpus, placement, p2v, log`},
 		"\nlibvirt:\n  urI: x\n  detach_timeout: 0s\nlog: {level: loud}\n": {
 			`:3: there is no setting "libvirt.urI": there are uri, detach_timeout`,
 			`:4: libvirt.detach_timeout: 0s is not between 1s and 10m0s`,

@@ -105,6 +105,14 @@ func Settings() []Setting {
 			Doc: "How a GPU is chosen where several fit and a request does not say: pack takes the\nfullest, so that others stay whole; spread the emptiest.", at: func(c *Config) any { return &c.Placement },
 		},
 		{
+			Key: "p2v.credentials", Flag: "credentials", Arg: "folder", check: absolute,
+			Doc: "Folder with the private keys that physical servers are reached with by ssh. A request\nnames a file in it.", at: func(c *Config) any { return &c.Credentials },
+		},
+		{
+			Key: "p2v.inspector", Flag: "inspector", Arg: "program", check: absolute,
+			Doc: "Program that is brought to a physical server to look at it: the command gpuvirt.", at: func(c *Config) any { return &c.Inspector },
+		},
+		{
 			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
 			Doc: "debug, info, warn or error.", at: func(c *Config) any { return &c.LogLevel },
 		},

@@ -61,7 +61,7 @@ type harness struct {
 func newHarness(t testing.TB) *harness {
 	h := &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
 	h.Server = New(Config{
-		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept),
+		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept), Assessments: &fakeAssessments{host: h.host, report: exampleInspection(t)},
 		Metrics: func(_ context.Context, w io.Writer) error {
 			if h.host.err != nil {
 				return h.host.err

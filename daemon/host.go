@@ -9,6 +9,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/report"
 )
 
 // Host is what the routes need of the domain. Its errors are *gpu.Error or
@@ -86,6 +87,21 @@ type Tokens interface {
 	Delete(id string) (gpu.Token, error)
 	// Check tells whose token a text is; the channel is closed when it is deleted.
 	Check(text string) (gpu.Token, <-chan struct{}, error)
+}
+
+// Assessments is what the routes need of the looks at physical servers. Their errors are as
+// those of Host.
+type Assessments interface {
+	Assessments() ([]report.AssessmentRecord, error)
+	Assessment(name string) (report.AssessmentRecord, error)
+	// Create returns the operation that looks, or one that is done already where the report
+	// was carried here.
+	Create(ctx context.Context, actor string, w report.Wish, idem gpu.Idempotency) (report.AssessmentRecord, *operation.Operation, error)
+	Plan(w report.Wish) (gpu.Plan, error)
+	// Finish ends the watching early, and keeps what was seen.
+	Finish(name string) (report.AssessmentRecord, error)
+	Delete(name string) (report.AssessmentRecord, error)
+	PlanDelete(name string) (report.AssessmentRecord, error)
 }
 
 // Operations is what the routes need of the engine.

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gpuvirt/api"
+	"gpuvirt/p2v/report"
 )
 
 // The table of routes and openapi.yaml tell the same.
@@ -105,14 +106,14 @@ func TestOpenAPIPathRules(t *testing.T) {
 func TestOpenAPIEnums(t *testing.T) {
 	doc := loadDocument(t)
 	constants := map[string][]string{}
-	for _, pkg := range []string{"gpu", "operation"} {
+	for _, pkg := range []string{"gpu", "operation", "p2v/report"} {
 		maps.Copy(constants, constantsOf(t, pkg))
 	}
 	for schema, goType := range map[string]string{
 		"Kind": "gpu.Kind", "Placement": "gpu.Placement", "Hotplug": "gpu.Hotplug", "Origin": "gpu.Origin",
 		"PartitionState": "gpu.PartitionState", "VMState": "gpu.VMState", "AssignmentState": "gpu.AssignmentState",
 		"Policy": "gpu.Policy", "ComputeMode": "gpu.ComputeMode", "LicenseState": "gpu.LicenseState", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
-		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus",
+		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus", "AssessmentState": "report.State",
 	} {
 		want := constants[goType]
 		if got := slices.Sorted(slices.Values(enumOf(doc.Components.Schemas[schema].Value))); len(want) == 0 || !slices.Equal(got, want) {
@@ -125,7 +126,7 @@ func TestOpenAPIEnums(t *testing.T) {
 	for goType, values := range map[string][]string{
 		"gpu.Kind": texts(kinds()), "gpu.Placement": texts(placements()), "gpu.Hotplug": texts(hotplugs()), "gpu.Origin": texts(origins()),
 		"gpu.Policy": texts(policies()), "gpu.PartitionState": texts(partitionStates()), "gpu.VMState": texts(vmStates()),
-		"gpu.AssignmentState": texts(assignmentStates()), "operation.Status": texts(statuses()),
+		"gpu.AssignmentState": texts(assignmentStates()), "operation.Status": texts(statuses()), "report.State": texts(report.States()),
 	} {
 		if got := slices.Sorted(slices.Values(values)); !slices.Equal(got, constants[goType]) {
 			t.Errorf("%s is %v, the routes accept %v", goType, constants[goType], got)
@@ -160,7 +161,8 @@ func constantsOf(t *testing.T, pkg string) map[string][]string {
 				if err != nil {
 					t.Fatal(err)
 				}
-				out[pkg+"."+typ.Name] = append(out[pkg+"."+typ.Name], v)
+				name := filepath.Base(pkg) + "." + typ.Name
+				out[name] = append(out[name], v)
 			}
 			return true
 		})
@@ -172,7 +174,7 @@ func constantsOf(t *testing.T, pkg string) map[string][]string {
 }
 
 func wireTypes() map[string]reflect.Type {
-	return map[string]reflect.Type{
+	types := map[string]reflect.Type{
 		"Problem": reflect.TypeFor[api.Problem](), "Blocker": reflect.TypeFor[api.Blocker](), "Difference": reflect.TypeFor[api.Difference](),
 		"Info": reflect.TypeFor[api.Info](), "Health": reflect.TypeFor[api.Health](), "Event": reflect.TypeFor[api.Event](),
 		"Condition": reflect.TypeFor[api.Condition](), "GPU": reflect.TypeFor[api.GPU](), "Driver": reflect.TypeFor[api.Driver](),
@@ -194,11 +196,38 @@ func wireTypes() map[string]reflect.Type {
 		"Attached": reflect.TypeFor[api.Attached](), "Plan": reflect.TypeFor[api.Plan](), "PlanStep": reflect.TypeFor[api.PlanStep](),
 		"Operation": reflect.TypeFor[api.Operation](), "Step": reflect.TypeFor[api.Step](), "LogLine": reflect.TypeFor[api.LogLine](),
 		"Token": reflect.TypeFor[api.Token](), "TokenRequest": reflect.TypeFor[api.TokenRequest](), "TokenCreated": reflect.TypeFor[api.TokenCreated](),
-		"TokenList": reflect.TypeFor[api.List[api.Token]](),
-		"GPUList":   reflect.TypeFor[api.List[api.GPU]](), "ProfileList": reflect.TypeFor[api.ProfileList](),
+		"Source": reflect.TypeFor[api.Source](), "Assessment": reflect.TypeFor[api.Assessment](), "AssessmentRequest": reflect.TypeFor[api.AssessmentRequest](),
+		"AssessmentList": reflect.TypeFor[api.List[api.Assessment]](),
+		"TokenList":      reflect.TypeFor[api.List[api.Token]](),
+		"GPUList":        reflect.TypeFor[api.List[api.GPU]](), "ProfileList": reflect.TypeFor[api.ProfileList](),
 		"PartitionList": reflect.TypeFor[api.List[api.Partition]](), "VMList": reflect.TypeFor[api.List[api.VM]](),
 		"AssignmentList": reflect.TypeFor[api.List[api.Assignment]](), "OperationList": reflect.TypeFor[api.List[api.Operation]](),
 	}
+	maps.Copy(types, inspectionTypes())
+	return types
+}
+
+// inspectionTypes are the types that an inspection is made of, by their schema.
+func inspectionTypes() map[string]reflect.Type {
+	out := map[string]reflect.Type{}
+	var add func(name string, t reflect.Type)
+	add = func(name string, t reflect.Type) {
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct || t.PkgPath() == "time" {
+			return
+		}
+		if name == "" {
+			name = "Inspected" + t.Name()
+		}
+		out[name] = t
+		for i := range t.NumField() {
+			add("", t.Field(i).Type)
+		}
+	}
+	add("Inspection", reflect.TypeFor[report.Report]())
+	return out
 }
 
 // Each schema has the fields of its Go type, and requires those that are always sent.
@@ -211,7 +240,7 @@ func TestOpenAPITypes(t *testing.T) {
 		}
 	}
 	kinds := map[reflect.Kind]string{ //nolint:exhaustive // what the wire types are made of
-		reflect.String: "string", reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer",
+		reflect.String: "string", reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer", reflect.Uint32: "integer",
 		reflect.Float64: "number",
 		reflect.Slice:   "array", reflect.Map: "object", reflect.Struct: "object",
 	}

@@ -52,8 +52,8 @@ func unsupportedMediaType(format string, args ...any) error {
 	return invalidWith(http.StatusUnsupportedMediaType, format, args...)
 }
 
-func bodyTooLarge() error {
-	return invalidWith(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", maxBody)
+func bodyTooLarge(limit int64) error {
+	return invalidWith(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", limit)
 }
 
 func bodyTimeout() error {

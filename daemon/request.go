@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -136,17 +137,18 @@ func (q *request) readBody() error {
 	if err := q.checkContentType(); err != nil {
 		return err
 	}
-	if q.ContentLength > maxBody {
-		return bodyTooLarge()
+	limit := cmp.Or(q.route.limit, maxBody)
+	if q.ContentLength > limit {
+		return bodyTooLarge(limit)
 	}
 	// It stays where the body does not come to its end: the server reads on before it closes
 	// the connection.
 	q.setReadDeadline(readTimeout)
-	body, err := io.ReadAll(http.MaxBytesReader(q.writer, q.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(q.writer, q.Body, limit))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return bodyTooLarge()
+		return bodyTooLarge(limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return bodyTimeout()
 	case err != nil:

@@ -3,6 +3,8 @@ package daemon
 import (
 	"net/http"
 	"slices"
+
+	"gpuvirt/p2v/report"
 )
 
 // A route is one thing that can be asked for.
@@ -13,6 +15,7 @@ type route struct {
 	handle func(*Server, *request) (response, error)
 	query  []param
 	body   bool   // takes a JSON body
+	limit  int64  // bytes of the body; 0: maxBody
 	media  string // of the response; empty: JSON
 	// conditional routes understand If-Match and If-None-Match.
 	conditional bool
@@ -71,6 +74,13 @@ func routes() []route {
 		{method: get, path: "/v1/assignments/{assignment}", access: Viewer, handle: getAssignment, conditional: true},
 		{method: put, path: "/v1/assignments/{assignment}", access: Operator, handle: putAssignment, query: dryRunQuery(), body: true, conditional: true},
 		{method: remove, path: "/v1/assignments/{assignment}", access: Operator, handle: deleteAssignment, query: dryRunQuery(), conditional: true},
+
+		{method: get, path: "/v1/assessments", access: Operator, handle: listAssessments, query: assessmentQuery()},
+		{method: post, path: "/v1/assessments", access: Admin, handle: createAssessment, query: dryRunQuery(), body: true, limit: maxInspection},
+		{method: get, path: "/v1/assessments/{assessment}", access: Operator, handle: showAssessment, conditional: true},
+		{method: remove, path: "/v1/assessments/{assessment}", access: Admin, handle: forgetAssessment, query: dryRunQuery(), conditional: true},
+		{method: get, path: "/v1/assessments/{assessment}/inspection", access: Operator, handle: getInspection, conditional: true},
+		{method: post, path: "/v1/assessments/{assessment}/finish", access: Admin, handle: finishAssessment, query: dryRunQuery(), conditional: true},
 
 		{method: get, path: "/v1/operations", access: Viewer, handle: listOperations, query: operationQuery()},
 		{method: get, path: "/v1/operations/{operation}", access: Viewer, handle: getOperation, conditional: true},
@@ -146,6 +156,8 @@ func operationQuery() []param {
 		param{name: "status", enum: texts(statuses())},
 		param{name: "actor", check: checkText})
 }
+
+func assessmentQuery() []param { return listQuery(param{name: "state", enum: texts(report.States())}) }
 
 func tokenQuery() []param {
 	return listQuery(

@@ -12,6 +12,7 @@ import (
 	"gpuvirt/api"
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/report"
 )
 
 const (
@@ -46,6 +47,19 @@ func goodRequests(running, failed, done string) []good {
 		{method: "GET", target: "/v1/backup", status: 200, contains: "a copy"},
 
 		{method: "GET", target: "/metrics", status: 200, contains: "gpuvirt_gpu_ready 1"},
+
+		{method: "GET", target: "/v1/assessments", status: 200, contains: `"state":"inspecting"`},
+		{method: "GET", target: "/v1/assessments?state=done", status: 200, contains: `"items":[{"name":"carried"`},
+		{method: "POST", target: "/v1/assessments", body: `{"name":"gpu8","source":` + sourceBody + `,"window_seconds":60}`, status: 202, contains: `"running"`, write: true},
+		{method: "POST", target: "/v1/assessments?dry_run=true", body: `{"name":"gpu8","source":` + sourceBody + `}`, status: 200, contains: `"changes":true`},
+		{method: "POST", target: "/v1/assessments?dry_run=true", body: `{"name":"gpu7","source":` + sourceBody + `}`, status: 200, contains: `"problem":{"type":"urn:gpuvirt:problem:conflict"`},
+		{method: "POST", target: "/v1/assessments", body: `{"name":"gpu8","inspection":` + inspectionBody() + `}`, status: 201, contains: `"hostname":"gpu7"`, write: true},
+		{method: "GET", target: "/v1/assessments/gpu7", status: 200, contains: `"window_seconds":600`},
+		{method: "GET", target: "/v1/assessments/carried/inspection", status: 200, contains: `"reason":"docker: permission denied"`},
+		{method: "POST", target: "/v1/assessments/carried/finish", status: 200, contains: `"done"`, write: true},
+		{method: "POST", target: "/v1/assessments/gpu7/finish?dry_run=true", status: 200, contains: `"changes":true`},
+		{method: "DELETE", target: "/v1/assessments/carried", status: 200, contains: `"carried"`, write: true},
+		{method: "DELETE", target: "/v1/assessments/gpu7?dry_run=true", status: 200, contains: "is held by operation"},
 
 		{method: "GET", target: "/v1/tokens", status: 200, contains: oldToken},
 		{method: "GET", target: "/v1/tokens?name=old&role=viewer&limit=1", status: 200, contains: oldToken},
@@ -130,6 +144,20 @@ func goodRequests(running, failed, done string) []good {
 		{method: "POST", target: "/v1/operations/" + failed + "/retry", status: 202, contains: `"running"`, write: true},
 		{method: "POST", target: "/v1/operations/" + failed + "/forget", status: 200, contains: `"failed"`, write: true},
 	}
+}
+
+// sourceBody is a server of the tests.
+const sourceBody = `{"address":"gpu8.example","host_key":"SHA256:jjB1Zc0nMUMnVdNSdEWzjQKkhB3Zc3i0bPBnEbyzpX8","credential":"gpu8"}`
+
+// inspectionBody is the smallest inspection there is.
+func inspectionBody() string {
+	r := report.Report{Version: report.Version, Hostname: "gpu7"}
+	r.Clean()
+	text, err := encode(r)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
 }
 
 // named is the wish of the tests under a name, as in a batch.

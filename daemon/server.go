@@ -19,27 +19,29 @@ import (
 
 // Limits of the server that are nobody's business to configure.
 const (
-	maxBody       = 1 << 20          // bytes of a request's body
-	maxDrain      = 16 << 20         // bytes of a refused request's body that are read to be polite
-	maxHeader     = 64 << 10         // bytes of a request's line and header
-	maxStreams    = 256              // event streams, waits and backups at a time
-	maxStreamsOf  = 64               // of them of one actor over the network
-	maxStreamsNet = 192              // of them over the network: some are left for the socket
-	readTimeout   = 30 * time.Second // for a request's header, and again for its body
-	writeTimeout  = 30 * time.Second // for a response, and for each piece of a stream
+	maxBody       int64 = 1 << 20          // bytes of a request's body
+	maxDrain            = 16 << 20         // bytes of a refused request's body that are read to be polite
+	maxHeader           = 64 << 10         // bytes of a request's line and header
+	maxStreams          = 256              // event streams, waits and backups at a time
+	maxStreamsOf        = 64               // of them of one actor over the network
+	maxStreamsNet       = 192              // of them over the network: some are left for the socket
+	readTimeout         = 30 * time.Second // for a request's header, and again for its body
+	writeTimeout        = 30 * time.Second // for a response, and for each piece of a stream
 	// strangerTimeout is for what is still sent of a body that nobody wants.
 	strangerTimeout = 2 * time.Second
 	idleTimeout     = 2 * time.Minute // of a connection between requests
 	lingerTimeout   = 5 * time.Second // for handlers whose connection was closed
 )
 
-// Config is what a Server is made of. Host, Operations, Tokens and Log must be given.
+// Config is what a Server is made of. Host, Operations, Tokens, Assessments and Log must be given.
 type Config struct {
 	Host       Host
 	Operations Operations
 	Tokens     Tokens
-	Log        *slog.Logger
-	Version    string // of the daemon, for GET /v1
+	// Assessments are the looks at physical servers.
+	Assessments Assessments
+	Log         *slog.Logger
+	Version     string // of the daemon, for GET /v1
 	// Settings tells the configuration that holds; nil: there is none.
 	Settings func() api.Settings
 
@@ -72,6 +74,7 @@ type Server struct {
 	host        Host
 	ops         Operations
 	tokens      Tokens
+	assessments Assessments
 	metrics     func(context.Context, io.Writer) error
 	network     *network
 	log         *slog.Logger
@@ -97,7 +100,7 @@ type Server struct {
 // New makes a server.
 func New(c Config) *Server {
 	s := &Server{
-		host: c.Host, ops: c.Operations, tokens: c.Tokens, metrics: c.Metrics, network: newNetwork(c.TLSListen), log: c.Log, version: c.Version, settings: c.Settings,
+		host: c.Host, ops: c.Operations, tokens: c.Tokens, assessments: c.Assessments, metrics: c.Metrics, network: newNetwork(c.TLSListen), log: c.Log, version: c.Version, settings: c.Settings,
 		socketPath: c.SocketPath, socketGroup: c.SocketGroup, roles: c.Roles,
 		drain: c.DrainTimeout, heartbeat: c.Heartbeat, exit: c.Exit,
 		streams: make(chan struct{}, maxStreams),

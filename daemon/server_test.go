@@ -34,7 +34,8 @@ func serveWith(t *testing.T, edit func(*Config, *fakeHost), prepare func(*Server
 	t.Helper()
 	h = &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
 	c := Config{
-		Host: h.host, Operations: h.host.ops, Tokens: newTokens(t, h.kept), Log: slog.New(slog.NewJSONHandler(h.log, nil)),
+		Host: h.host, Operations: h.host.ops, Tokens: newTokens(t, h.kept), Assessments: &fakeAssessments{host: h.host, report: exampleInspection(t)},
+		Log:        slog.New(slog.NewJSONHandler(h.log, nil)),
 		SocketPath: filepath.Join(t.TempDir(), "gpuvirtd.sock"), Exit: func(int) {},
 	}
 	if edit != nil {

@@ -111,7 +111,7 @@ func checkPathParam(name, v string) error {
 		return checkVM(v)
 	case "partition":
 		return checkPartition(v)
-	case "assignment":
+	case "assignment", "assessment":
 		return checkAssignmentName(v)
 	case "operation":
 		return checkOperation(v)

@@ -97,6 +97,11 @@ func (t *Task) Operation() Operation {
 // that its work may be half done already.
 func (t *Task) Resumed() bool { return t.resumed }
 
+// Draining is closed when the daemon is about to end: a handler that would take long returns
+// a RetryError then, and is called again by the next daemon. One that does not is waited
+// for as long as there is time.
+func (t *Task) Draining() <-chan struct{} { return t.l.e.draining }
+
 // Args decodes what the step was planned with into v, strictly: arguments that
 // this version does not know are an error, not ignored.
 func (t *Task) Args(v any) error {

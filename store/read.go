@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"gpuvirt/gpu"
+	"gpuvirt/p2v/report"
 )
 
 // GPURecords returns the records of all GPUs, sorted by id.
@@ -60,6 +61,16 @@ func (s *Store) IdempotencyRecord(key string) (gpu.IdempotencyRecord, error) {
 // TokenRecords returns the records of all tokens, sorted by id.
 func (s *Store) TokenRecords() ([]gpu.TokenRecord, error) {
 	return all[gpu.TokenRecord](s, gpu.RecordToken)
+}
+
+// AssessmentRecords returns the records of all assessments, sorted by name.
+func (s *Store) AssessmentRecords() ([]report.AssessmentRecord, error) {
+	return all[report.AssessmentRecord](s, report.RecordAssessment)
+}
+
+// AssessmentRecord returns one; without one the error has gpu.CodeNotFound.
+func (s *Store) AssessmentRecord(name string) (report.AssessmentRecord, error) {
+	return one[report.AssessmentRecord](s, report.RecordAssessment, name)
 }
 
 // all reads the records of a kind. One that cannot be read fails them all: a list

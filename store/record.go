@@ -11,6 +11,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/report"
 )
 
 // An entry is what an index has for a record.
@@ -31,8 +32,9 @@ func kinds() map[string]kind {
 		gpu.RecordAssignment: kindOf(func(r gpu.AssignmentRecord) (string, []entry) {
 			return r.Name, []entry{{byVMIndex, indexKey(r.Wish.VM, r.Name)}}
 		}),
-		gpu.RecordIdempotency: kindOf(func(r gpu.IdempotencyRecord) (string, []entry) { return r.Key, nil }),
-		gpu.RecordToken:       kindOf(func(r gpu.TokenRecord) (string, []entry) { return r.ID, nil }),
+		gpu.RecordIdempotency:   kindOf(func(r gpu.IdempotencyRecord) (string, []entry) { return r.Key, nil }),
+		gpu.RecordToken:         kindOf(func(r gpu.TokenRecord) (string, []entry) { return r.ID, nil }),
+		report.RecordAssessment: kindOf(func(r report.AssessmentRecord) (string, []entry) { return r.Name, nil }),
 	}
 }
 

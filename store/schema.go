@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"gpuvirt/gpu"
+	"gpuvirt/p2v/report"
 )
 
 // Buckets that are no kind of record.
@@ -30,6 +31,7 @@ const (
 func buckets() []string {
 	return []string{
 		metaBucket, gpu.RecordGPU, gpu.RecordPartition, gpu.RecordAssignment, gpu.RecordIdempotency, gpu.RecordToken,
+		report.RecordAssessment,
 		operationBucket, keyBucket, byVMIndex, byGPUIndex, unfinishedName,
 	}
 }
@@ -40,12 +42,18 @@ type migration func(*bbolt.Tx) error
 // migrations are all there ever were, in order: the first brings schema 1 to 2.
 // Never change one that was released. A new kind of record needs none if layOut
 // makes its bucket, but then an old version would not know that it is there.
-func migrations() []migration { return append([]migration{addTokens}, next()...) }
+func migrations() []migration { return append([]migration{addTokens, addAssessments}, next()...) }
 
 // addTokens brings schema 1 to 2: an older version would not find the bucket missing, nor
 // keep who has a token out.
 func addTokens(tx *bbolt.Tx) error {
 	_, err := tx.CreateBucketIfNotExists([]byte(gpu.RecordToken))
+	return err
+}
+
+// addAssessments brings schema 2 to 3.
+func addAssessments(tx *bbolt.Tx) error {
+	_, err := tx.CreateBucketIfNotExists([]byte(report.RecordAssessment))
 	return err
 }
 

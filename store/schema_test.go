@@ -16,6 +16,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/report"
 )
 
 // rename is a migration that gives every assignment's VM another name, as a real
@@ -251,4 +252,39 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		_ = verify(bytes.NewReader(data), int64(len(data)))
 	})
+}
+
+// A store of schema 2 has no room for assessments, and gets it.
+func TestMigrateToAssessments(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s, err := open(t.Context(), path, Options{NoSync: true}, migrations()[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.update(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte(report.RecordAssessment)) })
+	if err := errors.Join(err, s.Apply(assignment("web1", "vm1")), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	want := report.AssessmentRecord{Name: "gpu7", State: report.StateDone}
+	for range 2 {
+		if s, err = Open(t.Context(), path, Options{NoSync: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Apply(operation.Put(report.RecordAssessment, want.Name, want)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.AssessmentRecord("gpu7")
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%v\n%s", err, diff)
+		}
+		if old, err := s.AssignmentRecord("web1"); err != nil || old.Wish.VM != "vm1" {
+			t.Errorf("%+v %v", old, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(path + ".v2.bak"); err != nil {
+		t.Error(err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 const (
 	webUUID  = "6f3a2c1e-0000-4000-8000-000000000001"
 	secret   = "gpuvirt_01KAR2Z7T4Y2M8Q6V0R9X3B0AA_" + "0123456789012345678901234567890123456789012"
+	hostKey  = "SHA256:jjB1Zc0nMUMnVdNSdEWzjQKkhB3Zc3i0bPBnEbyzpX8"
 	partUUID = "c0ffee00-0000-4000-8000-00000000000a"
 )
 
@@ -18,6 +19,15 @@ var (
 	tokens = []api.Token{
 		{ID: "01KAR2Z7T4Y2M8Q6V0R9X3B0AA", Name: "ci", Role: "operator", CreatedBy: "root", Created: at(0), Expires: at(0).AddDate(50, 0, 0), LastUsed: moment(60)},
 		{ID: "01KAR2Z7T4Y2M8Q6V0R9X3B0AB", Name: "old", Role: "viewer", CreatedBy: "cert:CN=alice", Created: at(1).AddDate(-2, 0, 0), Expires: at(1).AddDate(-1, 0, 0)},
+	}
+
+	assessments = []api.Assessment{
+		{Name: "carried", State: "done", Created: at(0), CreatedBy: "root", Heard: moment(-3600), Hostname: "db1"},
+		{
+			Name: "gpu7", State: "watching", WindowSeconds: 86400, IntervalSeconds: 5, WatchedSeconds: 3605.2, Samples: 721, Operation: "assess",
+			Source:  &api.Source{Address: "gpu7.example", Port: 22, User: "root", HostKey: hostKey, Credential: "gpu7"},
+			Created: at(0), CreatedBy: "uid:1000", Heard: moment(60), Hostname: "gpu7",
+		},
 	}
 
 	gpus = []api.GPU{

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"gpuvirt/api"
+	"gpuvirt/p2v/report"
 )
 
 // A fake is a daemon with fixed data. It answers writes with what a daemon could
@@ -104,6 +105,14 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut:
 		answer(w, accepted{operations["attach"]})
+	case path == "assessments" && strings.Contains(string(body), "inspection"):
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(assessments[0])
+	case path == "assessments":
+		answer(w, accepted{operations["attach"]})
+	case kind == "assessments":
+		answer(w, assessments[0])
 	case r.Method == http.MethodDelete && kind == "tokens":
 		answer(w, tokens[0])
 	case path == "tokens":
@@ -207,6 +216,10 @@ func (f *fake) get(w http.ResponseWriter, path string, r *http.Request) {
 		find(w, assignments, assignmentTable.name, id, one)
 	case path == "tokens" && r.FormValue("name") != "":
 		answer(w, api.List[api.Token]{Items: slices.DeleteFunc(slices.Clone(tokens), func(t api.Token) bool { return t.Name != r.FormValue("name") })})
+	case path == "assessments/gpu7/inspection":
+		answer(w, report.Report{Version: report.Version, Hostname: "gpu7"})
+	case kind == "assessments":
+		find(w, assessments, assessmentTable.name, id, one)
 	case kind == "tokens":
 		find(w, tokens, tokenTable.name, id, one)
 	case kind == "operations":

@@ -80,6 +80,14 @@ func TestGolden(t *testing.T) {
 		"operation":  {"operation list", "operation show waiting", "operation wait waiting", "operation wait attach", "operation retry waiting --dry-run"},
 		"capacity":   {"capacity", "capacity -o wide --profile T4-16Q", "capacity -o name", "capacity --profile T4-16Q -o json"},
 		"events":     {"events --timeout 300ms", "events --timeout 300ms -o json"},
+		"assessment": {
+			"assessment list", "assessment list -o wide", "assessment show gpu7", "assessment show carried", "assessment show none",
+			"assessment create gpu7 --source root@gpu7.example:2222 --host-key " + hostKey + " --credential gpu7 --window 1h",
+			"assessment create gpu7 --source gpu7.example --host-key " + hostKey + " --credential gpu7 --dry-run",
+			"assessment create gpu7", "assessment create gpu7 --source gpu7 --file x", "assessment create gpu7 --source gpu7:ssh", "assessment create gpu7 --source root@",
+			"assessment create carried --file testdata/inspection.json", "assessment create carried --file testdata/token.golden",
+			"assessment finish gpu7", "assessment finish gpu7 --dry-run", "assessment delete carried", "assessment delete carried --dry-run",
+		},
 		"token": {
 			"token list", "token list -o wide", "token show ci", "token show 01KAR2Z7T4Y2M8Q6V0R9X3B0AB", "token show none", "token create ci --role operator",
 			"token create ci --role operator --dry-run", "token create ci --role operator -o json", "token create ci --role operator -o name", "token create ci",

@@ -31,7 +31,9 @@ const placeScript = `umask 077; why=; ` +
 	`rm -f "$f/gpuvirt"; rmdir "$f"; why="$why $d has no room for $2 bytes,"; break; ` +
 	`done; echo "${why%,}" >&2; exit 75`
 
-const removeScript = `rm -f "$1/gpuvirt" "$1/try"; test ! -d "$1" || rmdir "$1"`
+const removeScript = `for d in /dev/shm "/run/user/$(id -u)" /run /tmp; do ` +
+	`f="$d/$1"; test -d "$f" && test -O "$f" && ! test -L "$f" || continue; ` +
+	`rm -f "$f/gpuvirt" "$f/try"; rmdir "$f" || exit 75; done`
 
 // placed is what a folder of ours may be called by a server.
 var placed = regexp.MustCompile(`^/(dev/shm|run|run/user/[0-9]+|tmp)/[.]gpuvirt-[A-Za-z0-9]+$`)
@@ -41,6 +43,9 @@ var placed = regexp.MustCompile(`^/(dev/shm|run|run/user/[0-9]+|tmp)/[.]gpuvirt-
 // it left is replaced. Where there is no such place the error is gpu.CodeUnavailable's kind
 // no more: it does not pass by itself.
 func (c *Conn) Place(ctx context.Context, id string, program io.Reader, size int64) (string, error) {
+	if !ids.MatchString(id) {
+		return "", gpu.Errorf(gpu.CodeInternal, "cannot bring the inspector: %q is no id", id)
+	}
 	if err := c.sameMachine(ctx); err != nil {
 		return "", err
 	}
@@ -76,13 +81,17 @@ func (c *Conn) sameMachine(ctx context.Context) error {
 	return nil
 }
 
-// Unplace removes what Place left. It is fine where nothing is there any more.
-func (c *Conn) Unplace(ctx context.Context, folder string) error {
-	if !placed.MatchString(folder) {
-		return gpu.Errorf(gpu.CodeInternal, "cannot remove %q on the server: it is none of ours", folder)
+// Unplace removes what a Place with this id put there, whole or half. It is fine where
+// nothing is there any more.
+func (c *Conn) Unplace(ctx context.Context, id string) error {
+	if !ids.MatchString(id) {
+		return gpu.Errorf(gpu.CodeInternal, "cannot remove the inspector: %q is no id", id)
 	}
-	return c.script(ctx, nil, io.Discard, "rm", removeScript, folder)
+	return c.script(ctx, nil, io.Discard, "rm", removeScript, ".gpuvirt-"+id)
 }
+
+// ids are what tells our folders apart.
+var ids = regexp.MustCompile(`^[A-Za-z0-9]+$`)
 
 // script runs a script of ours, in sh whatever the user's shell is.
 func (c *Conn) script(ctx context.Context, stdin io.Reader, stdout io.Writer, program, text string, args ...string) error {

@@ -203,15 +203,17 @@ func TestPlace(t *testing.T) {
 		t.Errorf("got %q, %v", out.String(), err)
 	}
 	for range 2 {
-		if err := c.Unplace(t.Context(), folder); err != nil {
+		if err := c.Unplace(t.Context(), "01TEST"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is still there: %v", err)
 	}
-	if err := c.Unplace(t.Context(), "/etc"); gpu.CodeOf(err) != gpu.CodeInternal {
-		t.Errorf("got %v", err)
+	for _, bad := range []string{"/../../etc/x", "a;b", ""} {
+		if err := c.Unplace(t.Context(), bad); gpu.CodeOf(err) != gpu.CodeInternal {
+			t.Errorf("%q: got %v", bad, err)
+		}
 	}
 	// A program that comes short is not left lying there.
 	if _, err := c.Place(t.Context(), "01TEST", strings.NewReader("short"), 100); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "no room for 100 bytes") {
@@ -235,7 +237,10 @@ func TestPlaceInTheWay(t *testing.T) {
 		t.Errorf("it went through a link: %q", folder)
 	}
 	if err == nil {
-		_ = c.Unplace(t.Context(), folder)
+		_ = c.Unplace(t.Context(), "01WAY")
+	}
+	if _, err := os.Lstat(inTheWay); err != nil {
+		t.Errorf("what is not ours is gone: %v", err)
 	}
 }
 

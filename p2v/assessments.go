@@ -1,0 +1,277 @@
+// Package p2v moves GPU workloads from physical servers into VMs. What stands so far is the
+// first step: a server is looked at, over ssh or from a file that was carried here, and its
+// GPUs are watched for a while. The server is only read.
+package p2v
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/report"
+)
+
+// The kind of operation that looks at a server, and of its one step.
+const (
+	kindAssess  = "assessment.create"
+	stepInspect = "assessment.inspect"
+)
+
+// Limits of an assessment.
+const (
+	MaxWindow       = 60 * 24 * time.Hour
+	MinInterval     = time.Second
+	MaxInterval     = time.Hour
+	DefaultInterval = 5 * time.Second
+
+	mostAssessments = 1000
+	mostSaved       = 10 * time.Second // between two times that what was seen is stored
+)
+
+// Store is where assessments are kept.
+type Store interface {
+	AssessmentRecords() ([]report.AssessmentRecord, error)
+	AssessmentRecord(name string) (report.AssessmentRecord, error)
+	IdempotencyRecord(key string) (gpu.IdempotencyRecord, error)
+	Apply(rows ...operation.Row) error
+}
+
+// Server is a server that is reached. Its errors are *gpu.Error where their kind matters:
+// gpu.CodeUnavailable may pass by itself.
+type Server interface {
+	// Place puts a program into the server's memory, in a folder of its own.
+	Place(ctx context.Context, id string, program io.Reader, size int64) (folder string, err error)
+	// Unplace removes what a Place with this id put there, whole or half.
+	Unplace(ctx context.Context, id string) error
+	Run(ctx context.Context, stdin io.Reader, stdout io.Writer, program string, args ...string) error
+	Close() error
+}
+
+// Inspector is the program that looks at a server from within.
+type Inspector interface {
+	io.ReadCloser
+	Size() int64
+}
+
+// Patience says for how long a server that is not reached is tried again.
+type Patience struct {
+	Pause time.Duration // between two tries
+	First time.Duration // before anything was heard of it
+	Later time.Duration // since it was heard of last: a reboot, a cut network
+}
+
+// DefaultPatience is right for a server room.
+func DefaultPatience() Patience {
+	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute}
+}
+
+// Config is what New needs.
+type Config struct {
+	Store    Store
+	Engine   *operation.Engine
+	Log      *slog.Logger
+	Now      func() time.Time
+	Dial     func(context.Context, report.Source) (Server, error)
+	Open     func() (Inspector, error)
+	Patience Patience // zero: DefaultPatience
+}
+
+// Assessments are the looks at servers. Its methods may be called concurrently.
+type Assessments struct {
+	cfg    Config
+	saving sync.Mutex // of a record that is under way: two write it
+	enough *signals   // by name: somebody has asked that the watching end
+}
+
+// New returns the assessments of a store, and registers their step with the engine.
+func New(cfg Config) *Assessments {
+	if cfg.Patience == (Patience{}) {
+		cfg.Patience = DefaultPatience()
+	}
+	a := &Assessments{cfg: cfg, enough: newSignals()}
+	cfg.Engine.Handle(stepInspect, operation.Handler{Do: a.doInspect, Undo: a.undoInspect})
+	return a
+}
+
+// Assessments lists them, sorted by name.
+func (a *Assessments) Assessments() ([]report.AssessmentRecord, error) {
+	return a.cfg.Store.AssessmentRecords()
+}
+
+// Assessment returns one; without one the error has gpu.CodeNotFound.
+func (a *Assessments) Assessment(name string) (report.AssessmentRecord, error) {
+	return a.cfg.Store.AssessmentRecord(name)
+}
+
+// Create begins to look at a server, and returns the operation that does; of a report it
+// keeps the assessment at once, and the operation is nil. The same Idempotency-Key with the
+// same request answers what it began before.
+func (a *Assessments) Create(ctx context.Context, actor string, w report.Wish, idem gpu.Idempotency) (report.AssessmentRecord, *operation.Operation, error) {
+	if op, err := a.before(idem); op != nil || err != nil {
+		return report.AssessmentRecord{}, op, err
+	}
+	rec, err := a.draft(actor, w)
+	if err != nil {
+		return rec, nil, err
+	}
+	plan := planOf(rec)
+	plan.Actor, plan.ID = actor, a.cfg.Engine.NewID()
+	if rec.Source != nil {
+		rec.Operation = plan.ID
+	}
+	plan.Rows = []operation.Row{operation.Put(report.RecordAssessment, rec.Name, rec)}
+	if idem.Key != "" {
+		plan.Rows = append(plan.Rows, operation.Put(gpu.RecordIdempotency, idem.Key, gpu.IdempotencyRecord{
+			Key: idem.Key, Request: idem.Request, Operation: plan.ID, Created: a.cfg.Now().UTC(),
+		}))
+	}
+	op, err := a.cfg.Engine.Add(ctx, plan)
+	if err != nil {
+		return rec, nil, err
+	}
+	return rec, &op, nil
+}
+
+func (a *Assessments) before(idem gpu.Idempotency) (*operation.Operation, error) {
+	if idem.Key == "" {
+		return nil, nil //nolint:nilnil // none was sent
+	}
+	r, err := a.cfg.Store.IdempotencyRecord(idem.Key)
+	switch {
+	case err != nil && gpu.CodeOf(err) == gpu.CodeNotFound:
+		return nil, nil //nolint:nilnil // it is the first
+	case err != nil:
+		return nil, err
+	case r.Request != idem.Request:
+		return nil, gpu.Errorf(gpu.CodeConflict, "cannot assess: Idempotency-Key %q was used for another request", idem.Key)
+	}
+	op, err := a.cfg.Engine.Get(r.Operation)
+	return &op, err
+}
+
+// Plan is the dry run of Create. It asks nobody.
+func (a *Assessments) Plan(w report.Wish) (gpu.Plan, error) {
+	rec, err := a.draft("", w)
+	plan := planOf(rec)
+	out := gpu.Plan{Summary: plan.Summary, Changes: true, Steps: []gpu.PlanStep{}}
+	if err == nil {
+		if op, held := a.cfg.Engine.Holder(key(rec.Name)); held {
+			err = &operation.ConflictError{Key: key(rec.Name), Holder: op.ID, Summary: op.Summary}
+		}
+	}
+	if err != nil {
+		out.Refusal, out.Changes = err, false
+		return out, nil
+	}
+	for _, s := range plan.Steps {
+		out.Steps = append(out.Steps, gpu.PlanStep{Kind: s.Kind, Summary: s.Summary})
+	}
+	return out, nil
+}
+
+func key(name string) string { return report.RecordAssessment + "/" + name }
+
+// draft is the record of a wish that can be granted.
+func (a *Assessments) draft(actor string, w report.Wish) (report.AssessmentRecord, error) {
+	now := a.cfg.Now().UTC()
+	rec := report.AssessmentRecord{Name: w.Name, Actor: actor, Created: now, Report: w.Report, State: report.StateDone}
+	cannot := func(code gpu.Code, format string, args ...any) *gpu.Error {
+		return gpu.Errorf(code, "cannot make assessment %q: "+format, append([]any{w.Name}, args...)...)
+	}
+	switch _, err := a.cfg.Store.AssessmentRecord(w.Name); {
+	case err == nil:
+		return rec, cannot(gpu.CodeConflict, "there is one of this name").WithHint("delete it first, or use another name")
+	case gpu.CodeOf(err) != gpu.CodeNotFound:
+		return rec, err
+	}
+	if all, err := a.cfg.Store.AssessmentRecords(); err != nil {
+		return rec, err
+	} else if len(all) >= mostAssessments {
+		return rec, cannot(gpu.CodeConflict, "there are %d already", len(all)).WithHint("delete those that are not needed any more")
+	}
+	switch {
+	case (w.Source == nil) == (w.Report == nil):
+		return rec, cannot(gpu.CodeInvalid, "it takes either a source or an inspection")
+	case w.Report != nil && (w.Window != 0 || w.Interval != 0):
+		return rec, cannot(gpu.CodeInvalid, "an inspection that was made already is not watched any more: window and interval are for a source")
+	case w.Report != nil:
+		rec.Heard = w.Report.Taken
+		return rec, nil
+	case w.Window < 0 || w.Window > MaxWindow:
+		return rec, cannot(gpu.CodeInvalid, "a window of %s is none: up to %s", w.Window, MaxWindow)
+	case w.Interval != 0 && (w.Interval < MinInterval || w.Interval > MaxInterval):
+		return rec, cannot(gpu.CodeInvalid, "an interval of %s is none: %s to %s", w.Interval, MinInterval, MaxInterval)
+	}
+	source, err := w.Source.Complete()
+	if err != nil {
+		return rec, cannot(gpu.CodeInvalid, "%w", err)
+	}
+	rec.Source, rec.State = &source, report.StateInspecting
+	if w.Window > 0 {
+		rec.Window, rec.Interval = int(w.Window.Seconds()), int(cmp.Or(w.Interval, DefaultInterval).Seconds())
+	}
+	return rec, nil
+}
+
+func planOf(rec report.AssessmentRecord) operation.Plan {
+	p := operation.Plan{Kind: kindAssess, Summary: "assess an inspection as " + rec.Name, Keys: []string{key(rec.Name)}}
+	if rec.Source == nil {
+		return p
+	}
+	p.Summary = fmt.Sprintf("assess %s as %s", rec.Source.Address, rec.Name)
+	look := "look at the server"
+	if rec.Window > 0 {
+		look += fmt.Sprintf(", and watch its GPUs for %s", time.Duration(rec.Window)*time.Second)
+	}
+	p.Steps = []operation.PlanStep{{Kind: stepInspect, Summary: look, Args: inspectArgs{Name: rec.Name}}}
+	p.Release = []operation.Row{operation.Delete(report.RecordAssessment, rec.Name)}
+	return p
+}
+
+// Finish ends the watching of a server early; what was seen is kept. It is fine where it has
+// ended already, and refused where nothing was seen of the server yet.
+func (a *Assessments) Finish(name string) (report.AssessmentRecord, error) {
+	a.saving.Lock()
+	defer a.saving.Unlock()
+	rec, err := a.cfg.Store.AssessmentRecord(name)
+	switch {
+	case err != nil || rec.State == report.StateDone:
+		return rec, err
+	case rec.Report == nil:
+		return rec, gpu.Errorf(gpu.CodeConflict, "cannot finish assessment %q: nothing was seen of the server yet", name).
+			WithBlockers(gpu.Blocker{Kind: "operation", ID: rec.Operation}).WithHint("abort the operation instead: gpuvirt operation abort %s", rec.Operation)
+	}
+	rec.Enough = true
+	if err := a.cfg.Store.Apply(operation.Put(report.RecordAssessment, name, rec)); err != nil {
+		return rec, err
+	}
+	a.enough.raise(name)
+	return rec, nil
+}
+
+// Delete forgets an assessment. One that is under way is refused with what holds it.
+func (a *Assessments) Delete(name string) (report.AssessmentRecord, error) {
+	rec, err := a.PlanDelete(name)
+	if err != nil {
+		return rec, err
+	}
+	return rec, a.cfg.Store.Apply(operation.Delete(report.RecordAssessment, name))
+}
+
+// PlanDelete is the dry run of Delete.
+func (a *Assessments) PlanDelete(name string) (report.AssessmentRecord, error) {
+	rec, err := a.cfg.Store.AssessmentRecord(name)
+	if err != nil {
+		return rec, err
+	}
+	if op, held := a.cfg.Engine.Holder(key(name)); held {
+		return rec, &operation.ConflictError{Key: key(name), Holder: op.ID, Summary: op.Summary}
+	}
+	return rec, nil
+}
