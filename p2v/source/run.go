@@ -75,19 +75,29 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 	if err := session.Start(command); err != nil {
 		return cannot(err)
 	}
-	err = session.Wait()
-	exit, exited := errors.AsType[*ssh.ExitError](err)
+	err = exitOf(program, session.Wait(), said)
+	_, exited := errors.AsType[*ExitError](err)
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case exited && exit.Signal() != "":
-		return &ExitError{Program: program, Code: -1, Output: said.text()}
 	case exited:
-		return &ExitError{Program: program, Code: exit.ExitStatus(), Output: said.text()}
+		return err
 	}
 	return cannot(err)
+}
+
+// exitOf turns what x/crypto says of a program's end into an *ExitError; another error stays.
+func exitOf(program string, err error, said *tail) error {
+	exit, exited := errors.AsType[*ssh.ExitError](err)
+	switch {
+	case !exited:
+		return err
+	case exit.Signal() != "":
+		return &ExitError{Program: program, Code: -1, Output: said.text()}
+	}
+	return &ExitError{Program: program, Code: exit.ExitStatus(), Output: said.text()}
 }
 
 // tail keeps the end of what a program says.

@@ -331,3 +331,58 @@ func TestSilenceEndsTheConnection(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A program that is spoken with: its end ends the reading, and Close ends it.
+func TestOpen(t *testing.T) {
+	s := sourcetest.New(t)
+	c := dial(t, s)
+	echo, err := c.Open(t.Context(), "cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"one\n", "two\n"} {
+		if _, err := io.WriteString(echo, text); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(text))
+		if _, err := io.ReadFull(echo, got); err != nil || string(got) != text {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := echo.Read(make([]byte, 1))
+		read <- err
+	}()
+	for range 2 {
+		if err := echo.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-read; err == nil {
+		t.Error("a read that waited goes on")
+	}
+
+	failing, err := c.Open(t.Context(), "ls", "/there/is/no/such")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(failing); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "No such file") {
+		t.Errorf("got %v", err)
+	}
+	_ = failing.Close()
+	if _, err := c.Open(t.Context(), "echo", "a;b"); gpu.CodeOf(err) != gpu.CodeInternal {
+		t.Errorf("got %v", err)
+	}
+	gone, err := c.Open(t.Context(), "cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	if _, err := gone.Read(make([]byte, 1)); err == nil {
+		t.Error("a read from a server that is gone goes on")
+	}
+	if _, err := c.Open(t.Context(), "cat"); gpu.CodeOf(err) != gpu.CodeUnavailable {
+		t.Errorf("got %v", err)
+	}
+}
