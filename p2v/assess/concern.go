@@ -73,13 +73,14 @@ func rules() []rule {
 		systemRules(), bootRules(), diskRules(), networkRules())
 }
 
-// Catalogue lists what can be a concern of an assessment.
+// Catalogue lists what can be a concern of an assessment, and after it what can be one of a
+// plan.
 func Catalogue() []Rule {
 	var out []Rule
 	for _, r := range rules() {
 		out = append(out, r.Rule)
 	}
-	return out
+	return append(out, planRules()...)
 }
 
 // concerns are those of the report, the heaviest first.
