@@ -134,10 +134,22 @@ type look struct {
 	report.Report
 	policy Policy
 	usage  map[string]report.GPUUsage // by PCI address
+	// users are the processes that work with GPUs, without those that only watch.
+	users []report.Process
+	// more is how many GPUs there are beyond maxGPUs, which are not looked at.
+	more int
 }
+
+// maxGPUs is how many GPUs of a source are looked at. No server has as many; each is compared
+// with all profiles of the host, and a report can list thousands.
+const maxGPUs = 64
 
 func newLook(r report.Report, p Policy) *look {
 	l := &look{Report: canonical(r), policy: p.WithDefaults(), usage: map[string]report.GPUUsage{}}
+	if l.more = max(0, len(l.GPUs)-maxGPUs); l.more > 0 {
+		l.GPUs = l.GPUs[:maxGPUs]
+	}
+	l.users = slices.DeleteFunc(slices.Clone(l.Processes), func(p report.Process) bool { return p.Framework == "monitor" })
 	if l.Usage != nil {
 		for _, u := range l.Usage.GPUs {
 			was := l.usage[u.PCI] // one GPU twice is no inspector's; the larger counts
@@ -147,11 +159,6 @@ func newLook(r report.Report, p Policy) *look {
 		}
 	}
 	return l
-}
-
-// users are the processes that work with GPUs, without those that only watch.
-func (l *look) users() []report.Process {
-	return slices.DeleteFunc(slices.Clone(l.Processes), func(p report.Process) bool { return p.Framework == "monitor" })
 }
 
 // windowSeconds is how long the GPUs were watched.

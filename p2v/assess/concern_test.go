@@ -1,6 +1,8 @@
 package assess
 
 import (
+	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +56,11 @@ func changesByID() map[string][]change {
 		"utilisation-only": {{Warning, `gpu "0000:41:00.0"`, func(r *report.Report) { r.Usage.GPUs[0].Activity = false }}},
 
 		"no-gpu": {{Info, "lists none", func(r *report.Report) { r.GPUs, r.Driver, r.Usage, r.Processes = nil, nil, nil, nil }}},
+		"too-many-gpus": {{Blocker, "36 more than 64", func(r *report.Report) {
+			for i := range 99 {
+				r.GPUs = append(r.GPUs, report.GPU{PCI: fmt.Sprintf("0001:%02x:00.0", i), Vendor: nvidia})
+			}
+		}}},
 		"other-vendor": {{Info, `of "matrox"`, func(r *report.Report) {
 			r.GPUs = append(r.GPUs, report.GPU{PCI: "0000:03:00.0", Vendor: "matrox", BootVGA: true})
 		}}},
@@ -305,6 +312,30 @@ func TestEvidenceIsBounded(t *testing.T) {
 		if len(line) > 2*maxQuoted {
 			t.Errorf("%d bytes: %q", len(line), line)
 		}
+	}
+}
+
+// The largest lists that a report may have make an answer of a bounded size, in a time that
+// nobody notices.
+func TestLargeReport(t *testing.T) {
+	in := sample()
+	for i := range 4096 {
+		pci := fmt.Sprintf("%04x:41:00.0", i)
+		in.GPUs = append(in.GPUs, report.GPU{PCI: pci, Vendor: nvidia})
+		in.Volumes = append(in.Volumes, report.Volume{Name: fmt.Sprint("dm-", i), Kind: "lvm", On: []string{fmt.Sprint("dm-", i+1), fmt.Sprint("dm-", i*2), "sda"}})
+		in.Filesystems = append(in.Filesystems, report.Filesystem{Source: fmt.Sprint("dm-", i), Type: "ext4", Mount: pci})
+		in.NICs = append(in.NICs, report.NIC{Name: pci, Kind: "physical", On: []string{"x", "y"}})
+		p := in.Processes[0]
+		p.Exe, p.GPUs = pci, nil
+		for j := range 20 {
+			p.GPUs = append(p.GPUs, fmt.Sprintf("%04x:41:00.0", i+j))
+		}
+		in.Processes = append(in.Processes, p)
+	}
+	p := NewPlan(in, Wish{}, hostOf(), Policy{}, BuiltInDrivers())
+	text, err := json.Marshal(p)
+	if err != nil || len(p.Fittings) != maxGPUs || len(text) > 8<<20 {
+		t.Errorf("%d fittings, %d bytes, %v", len(p.Fittings), len(text), err)
 	}
 }
 

@@ -115,14 +115,17 @@ func (n *Need) explain(about string, basis Basis, format string, args ...any) {
 // needs are those of all GPUs of the source.
 func (l *look) needs() []Need {
 	out := make([]Need, 0, len(l.GPUs))
-	features := l.features()
+	features, class := l.features(), Compute
+	if len(l.graphics()) > 0 {
+		class = Graphics
+	}
 	for _, g := range l.GPUs {
-		out = append(out, l.need(g, features))
+		out = append(out, l.need(g, features, class))
 	}
 	return out
 }
 
-func (l *look) need(g report.GPU, features []string) Need {
+func (l *look) need(g report.GPU, features []string, class Class) Need {
 	card := cardOf(g.Model)
 	n := Need{
 		Source: NeedSource{
@@ -145,8 +148,7 @@ func (l *look) need(g report.GPU, features []string) Need {
 		n.Features = append(n.Features, f)
 		n.explain("features", BasisSeen, "%s: there are signs of it on the server, for which of its GPUs is not told", f)
 	}
-	if len(l.graphics()) > 0 {
-		n.Class = Graphics
+	if n.Class = class; class == Graphics {
 		n.explain("class", BasisSeen, "graphics are drawn on this server, which only series Q and whole cards do")
 	} else {
 		n.explain("class", BasisSeen, "no graphics were seen: compute")
@@ -156,7 +158,7 @@ func (l *look) need(g report.GPU, features []string) Need {
 }
 
 func (l *look) usersOf(g report.GPU) []report.Process {
-	return slices.DeleteFunc(l.users(), func(p report.Process) bool { return !slices.Contains(p.GPUs, g.PCI) })
+	return slices.DeleteFunc(slices.Clone(l.users), func(p report.Process) bool { return !slices.Contains(p.GPUs, g.PCI) })
 }
 
 // required tells whether anything uses the GPU.
@@ -309,15 +311,11 @@ func (l *look) features() []string {
 
 // whole says whether a part of a GPU can do.
 func (l *look) whole(n *Need, g report.GPU, users []report.Process) {
-	for _, p := range users {
-		for _, other := range p.GPUs {
-			if other != g.PCI {
-				n.Together = append(n.Together, shorten(other))
-			}
+	for _, other := range l.GPUs {
+		if other.PCI != g.PCI && slices.ContainsFunc(users, func(p report.Process) bool { return slices.Contains(p.GPUs, other.PCI) }) {
+			n.Together = append(n.Together, shorten(other.PCI))
 		}
 	}
-	slices.Sort(n.Together)
-	n.Together = slices.Compact(n.Together)
 	for _, f := range []string{FeatureSwitch, FeatureRDMA, FeatureStorage} {
 		if slices.Contains(n.Features, f) {
 			n.WholeGPU = true

@@ -115,6 +115,7 @@ func TestNeeds(t *testing.T) {
 		"NVLink between the GPUs of one program": {
 			func(r *report.Report) {
 				r.Features.NVLink = []string{"x"}
+				r.GPUs = append(r.GPUs, report.GPU{PCI: "0000:42:00.0", Vendor: nvidia})
 				r.Processes[0].GPUs = append(r.Processes[0].GPUs, "0000:42:00.0")
 			},
 			func(n Need) bool { return n.WholeGPU && slices.Equal(n.Together, []string{"0000:42:00.0"}) }, "1 other",

@@ -211,19 +211,21 @@ func (l *look) contentHits(content string) []hit {
 // systemDisks are the disks that the system starts from and lives on, in their order: those
 // that boot, and those under mounted file systems and swap that fstab names.
 func (l *look) systemDisks() []string {
-	under := map[string]bool{}
+	under, on := map[string]bool{}, map[string][]string{}
+	for _, v := range l.Volumes {
+		on[v.Name] = append(on[v.Name], v.On...)
+		if v.Label != "" && v.Label != v.Name {
+			on[v.Label] = append(on[v.Label], v.On...)
+		}
+	}
 	var mark func(name string, depth int)
 	mark = func(name string, depth int) {
 		if under[name] || depth > 16 {
 			return
 		}
 		under[name] = true
-		for _, v := range l.Volumes {
-			if v.Name == name || v.Label != "" && v.Label == name {
-				for _, on := range v.On {
-					mark(on, depth+1)
-				}
-			}
+		for _, below := range on[name] {
+			mark(below, depth+1)
 		}
 	}
 	for _, f := range l.Filesystems {

@@ -111,7 +111,7 @@ func featureRules() []rule {
 				Remedy: "Move it with whole cards, or let it run on one larger partition.",
 			},
 			func(l *look) []hit {
-				return each(l.users(), func(p report.Process) string {
+				return each(l.users, func(p report.Process) string {
 					if len(slices.Compact(slices.Clone(p.GPUs))) < 2 {
 						return ""
 					}
@@ -134,7 +134,7 @@ func (l *look) serviceHits(role string) []hit {
 // graphics is what tells that graphics are drawn.
 func (l *look) graphics() []hit {
 	out := append(quoted(l.Features.Graphics), l.serviceHits("display-manager")...)
-	out = append(out, each(l.users(), func(p report.Process) string {
+	out = append(out, each(l.users, func(p report.Process) string {
 		if p.Type != "graphics" && p.Type != "both" {
 			return ""
 		}

@@ -1,6 +1,7 @@
 package assess
 
 import (
+	"fmt"
 	"strings"
 
 	"gpuvirt/p2v/report"
@@ -19,6 +20,14 @@ func gpuRules() []rule {
 				Remedy: "Name a profile in the plan if the VM is to have a GPU.",
 			},
 			func(l *look) []hit { return when(len(l.GPUs) == 0, "the report lists none") },
+		},
+		{
+			Rule{
+				ID: "too-many-gpus", Severity: Blocker, Subject: "inspection", Title: "The report lists more GPUs than a server has",
+				Why:    "Those beyond the first 64 were not looked at.",
+				Remedy: "Find out what wrote the report, and inspect again.",
+			},
+			func(l *look) []hit { return when(l.more > 0, fmt.Sprintf("%d more than %d", l.more, maxGPUs)) },
 		},
 		{
 			Rule{

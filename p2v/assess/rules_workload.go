@@ -23,7 +23,7 @@ func workloadRules() []rule {
 				Remedy: "Run it with a smaller share until it suffers, or add up its weights, cache and graphs, and state the memory in the plan.",
 			},
 			func(l *look) []hit {
-				return each(l.users(), func(p report.Process) string {
+				return each(l.users, func(p report.Process) string {
 					if !p.Preallocates {
 						return ""
 					}
@@ -42,7 +42,7 @@ func workloadRules() []rule {
 				Remedy: "Make a unit of it before the move, or note how it is started.",
 			},
 			func(l *look) []hit {
-				return each(l.users(), func(p report.Process) string {
+				return each(l.users, func(p report.Process) string {
 					if p.Unit != "" && !strings.HasSuffix(p.Unit, ".scope") || p.Container != "" {
 						return ""
 					}

@@ -37,7 +37,7 @@ func (l *look) workloads() []Workload {
 		}
 		return w
 	}
-	for _, p := range l.users() {
+	for _, p := range l.users {
 		w := get(owner(p.Container, p.Unit, p.Exe))
 		w.Programs = append(w.Programs, shorten(p.Exe))
 		if p.Framework != "" {
