@@ -1,0 +1,290 @@
+package assess
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A planCheck finds one concern in a plan.
+type planCheck struct {
+	Rule
+	find func(*checker) []hit
+}
+
+func planRules() []Rule {
+	var out []Rule
+	for _, r := range planChecks() {
+		out = append(out, r.Rule)
+	}
+	return out
+}
+
+// planChecks are the concerns that a host and a wish bring.
+func planChecks() []planCheck {
+	return slices.Concat(partitionChecks(), driverPlanChecks(), roomChecks())
+}
+
+func partitionChecks() []planCheck {
+	return []planCheck{
+		{
+			Rule{
+				ID: noPartition, Severity: Blocker, Subject: "plan", Title: "No partition of this host is known to be enough",
+				Why:    "The VM would start without the GPU that its workload needs.",
+				Remedy: "Free one of those that were rejected for being taken, state in the wish what is needed, or take another host.",
+			},
+			func(c *checker) []hit {
+				return each(c.plan.Fittings, func(f Fitting) string {
+					if !f.Need.Required || f.Choice != nil && !f.Choice.Waived {
+						return ""
+					}
+					return fmt.Sprintf("%s: %s", needName(f.Need), count(len(f.Candidates), "candidate was rejected", "candidates were rejected"))
+				})
+			},
+		},
+		{
+			Rule{
+				ID: "wish-unknown", Severity: Blocker, Subject: "plan", Title: "The wish names something that is not there",
+				Why:    "What was meant cannot be guessed.",
+				Remedy: "Name GPUs and disks of the source as the inspection does.",
+			},
+			func(c *checker) []hit {
+				var out []hit
+				for _, p := range c.wish.Partitions {
+					known := p.Source == "" || slices.ContainsFunc(c.plan.Assessment.Needs, func(n Need) bool { return n.Source.PCI == p.Source })
+					out = append(out, when(!known, "gpu "+quote(p.Source))...)
+				}
+				for _, name := range c.wish.Disks {
+					known := false
+					for _, d := range c.Disks {
+						known = known || d.Name == name
+					}
+					out = append(out, when(!known, "disk "+quote(name))...)
+				}
+				return out
+			},
+		},
+		{
+			Rule{
+				ID: "disk-left-out", Severity: Warning, Subject: "plan", Title: "A disk that the system uses is not moved",
+				Why:    "The VM may not start, or waits at boot for what is on it.",
+				Remedy: "Add it to the wish, or take its rows out of fstab.",
+			},
+			func(c *checker) []hit {
+				var moved []string
+				for _, d := range c.moved(c.wish) {
+					moved = append(moved, d.Name)
+				}
+				return each(c.systemDisks(), func(name string) string {
+					if slices.Contains(moved, name) {
+						return ""
+					}
+					return "disk " + quote(name)
+				})
+			},
+		},
+		{
+			Rule{
+				ID: "gpu-left-out", Severity: Info, Subject: "plan", Title: "The VM gets nothing for a GPU of the source",
+				Why:    "Nothing was seen to use it, or the wish says so.",
+				Remedy: "Ask for a partition for it in the wish if it is needed.",
+			},
+			func(c *checker) []hit {
+				return each(c.plan.Fittings, func(f Fitting) string {
+					if f.Need.Required || f.Need.Source.Vendor != nvidia || len(f.Need.Explanation) == 0 {
+						return ""
+					}
+					return needName(f.Need) + ": " + f.Need.Explanation[len(f.Need.Explanation)-1].Text
+				})
+			},
+		},
+		{
+			Rule{
+				ID: "other-architecture", Severity: Warning, Subject: "plan", Title: "The GPU is of another architecture",
+				Why:    "A program without code for it, and without PTX, does not run; speed and memory bandwidth are others.",
+				Remedy: "Try the workload in a rehearsal and compare it with the source.",
+			},
+			func(c *checker) []hit {
+				return each(chosen(c.plan.Fittings), func(f Fitting) string {
+					if from, to := f.Need.Source.Capability, f.capability(); from != "" && to != "" && from != to {
+						return fmt.Sprintf("%s: compute capability %s, and %s on this host", needName(f.Need), quote(from), to)
+					}
+					return ""
+				})
+			},
+		},
+	}
+}
+
+func needName(n Need) string {
+	if n.Source.PCI == "" {
+		return "the partition that is asked for"
+	}
+	return "gpu " + quote(n.Source.PCI)
+}
+
+func driverPlanChecks() []planCheck {
+	return []planCheck{
+		{
+			Rule{
+				ID: "drivers-do-not-match", Severity: Blocker, Subject: "plan", Title: "The guest's driver does not go with this host's GPU",
+				Why:    "The driver does not load, and the VM has no GPU.",
+				Remedy: "Bring a guest driver of an allowed branch, or change the host's driver.",
+			},
+			func(c *checker) []hit { return c.driverHits(Incompatible) },
+		},
+		{
+			Rule{
+				ID: "drivers-unknown", Severity: Blocker, Subject: "plan", Title: "It is not known whether the guest's driver goes with this host's GPU",
+				Why:    "Unknown is not fine: terabytes would be copied before it is found out.",
+				Remedy: "Name the guest driver in the wish, add its branch to the operator's table, or read NVIDIA's release notes and waive this.",
+			},
+			func(c *checker) []hit { return c.driverHits(Unknown) },
+		},
+		{
+			Rule{
+				ID: "cuda-too-old", Severity: Blocker, Subject: "plan", Title: "An image asks for a newer CUDA than the guest's driver serves",
+				Why:    "The container runtime refuses to start it.",
+				Remedy: "Take a guest driver of a newer branch, for which the host's may have to be newer too, or an older image.",
+			},
+			cudaHits,
+		},
+		{
+			Rule{
+				ID: "no-licence-token", Severity: Warning, Subject: "plan", Title: "No licence token is named for a vGPU",
+				Why:    "Without a licence a vGPU is slowed down after a while, and CUDA may refuse to work.",
+				Remedy: "Have a client configuration token made, and see that the VM's network reaches the licence service.",
+			},
+			func(c *checker) []hit {
+				if c.wish.LicenceToken {
+					return nil
+				}
+				return each(chosen(c.plan.Fittings), func(f Fitting) string {
+					if !f.Choice.nvidiaVGPU() {
+						return ""
+					}
+					return fmt.Sprintf("%s is of series %s", f.Choice.Profile, f.Choice.vgpuSeries)
+				})
+			},
+		},
+	}
+}
+
+func (c *checker) driverHits(s Agreement) []hit {
+	return each(c.plan.Drivers, func(d DriverCheck) string {
+		if d.State != s {
+			return ""
+		}
+		out := fmt.Sprintf("gpu %s: %s", d.GPU, d.Why)
+		if len(d.Allowed) > 0 {
+			out += ", allowed are branches " + strings.Trim(fmt.Sprint(d.Allowed), "[]")
+		}
+		return out
+	})
+}
+
+// cudaHits compares what images ask for with what the guest's driver will serve.
+func cudaHits(c *checker) []hit {
+	driver := c.wish.GuestDriver
+	if !target(c.plan.Fittings).vgpu || driver == "" {
+		if c.Driver == nil || target(c.plan.Fittings).vgpu && !c.Driver.Guest {
+			return nil // that no driver is named is a concern of its own
+		}
+		driver = c.Driver.Version
+	}
+	serves, ok := cudaVersion(c.drivers.CUDA(driver))
+	if !ok || !target(c.plan.Fittings).nvidia {
+		return nil
+	}
+	var out []hit
+	for _, w := range c.Containers {
+		if need, asks := requiredCUDA(w.RequireCUDA); asks && slices.Compare(need[:], serves[:]) > 0 {
+			out = append(out, hit{evidence: fmt.Sprintf("image %s asks for CUDA %d.%d, and driver %s serves %d.%d",
+				quote(w.Image), need[0], need[1], quote(driver), serves[0], serves[1])})
+		}
+	}
+	return out
+}
+
+func roomChecks() []planCheck {
+	return []planCheck{
+		{
+			Rule{
+				ID: "disk-room", Severity: Blocker, Subject: "plan", Title: "This host has too little room for the disks",
+				Why:    "A copy that fills the host's disk stops, and other VMs with it.",
+				Remedy: "Make room, move fewer disks, or leave model folders out.",
+			},
+			func(c *checker) []hit {
+				need, have := c.plan.Estimates.DiskBytes, c.host.DiskBytes
+				switch {
+				case have == 0:
+					return softened(when(true, "free room is not known, needed are "+size(need)), Warning)
+				case have < need:
+					return when(true, fmt.Sprintf("%s are free, needed are %s", size(have), size(need)))
+				}
+				return nil
+			},
+		},
+		{
+			Rule{
+				ID: "memory-room", Severity: Blocker, Subject: "plan", Title: "This host has too little memory for the VM",
+				Why:    "A VM with a GPU of its own has all its memory pinned: none is shared or swapped.",
+				Remedy: "Give the VM less memory, or free some.",
+			},
+			func(c *checker) []hit {
+				need, have := c.memoryBytes(), c.host.MemoryBytes
+				switch {
+				case have == 0:
+					return softened(when(true, "free memory is not known, needed are "+size(need)), Warning)
+				case have < need:
+					return when(true, fmt.Sprintf("%s are free, needed are %s", size(have), size(need)))
+				}
+				return nil
+			},
+		},
+		{
+			Rule{
+				ID: "hugepages-room", Severity: Blocker, Subject: "plan", Title: "Huge pages leave the VM too little memory",
+				Why:    "They are taken first at boot, and what is left is too little to start.",
+				Remedy: "Reserve fewer in the guest, or give the VM more memory.",
+			},
+			func(c *checker) []hit {
+				huge, memory := c.Memory.HugepagesBytes, c.memoryBytes()
+				return when(huge > 0 && (memory < 2*gib || huge > memory-2*gib),
+					fmt.Sprintf("%s are reserved, the VM has %s, and 2 GiB have to be left", size(huge), size(memory)))
+			},
+		},
+		{
+			Rule{
+				ID: "processor-flags", Severity: Warning, Subject: "plan", Title: "This host's processor lacks what the source's has",
+				Why:    "A program that was built for it dies with an illegal instruction.",
+				Remedy: "Take a host with such a processor, or see whether the programs find out by themselves.",
+			},
+			func(c *checker) []hit {
+				if len(c.host.CPUFlags) == 0 {
+					return nil
+				}
+				lacks := slices.DeleteFunc(slices.Clone(c.CPU.Flags), func(f string) bool { return slices.Contains(c.host.CPUFlags, f) })
+				return when(len(lacks) > 0, "it lacks "+quotes(lacks))
+			},
+		},
+		{
+			Rule{
+				ID: "downtime", Severity: Blocker, Subject: "plan", Title: "The downtime is longer than its budget",
+				Why:    "The service is away for longer than was agreed.",
+				Remedy: "Raise the budget, stop what writes before the last pass, or give the copy more bandwidth.",
+			},
+			func(c *checker) []hit {
+				e := c.plan.Estimates
+				switch d := e.DowntimeSeconds; {
+				case e.BudgetSeconds == 0 || d.To <= e.BudgetSeconds:
+					return nil
+				case d.From <= e.BudgetSeconds:
+					return softened(when(true, fmt.Sprintf("%s to %s are expected, allowed are %s", duration(d.From), duration(d.To), duration(e.BudgetSeconds))), Warning)
+				default:
+					return when(true, fmt.Sprintf("%s at least are expected, allowed are %s", duration(d.From), duration(e.BudgetSeconds)))
+				}
+			},
+		},
+	}
+}

@@ -1,0 +1,104 @@
+package assess
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// convertible are the distributions, as os-release names them, that virt-v2v's conversion of
+// Linux knows (its manual, and the families in libguestfs' inspection).
+var convertible = []string{
+	"debian", "ubuntu", "linuxmint", "kali", "pop",
+	"rhel", "centos", "fedora", "rocky", "almalinux", "ol", "scientific", "amzn", "openEuler", "anolis",
+	"sles", "sled", "opensuse", "opensuse-leap", "opensuse-tumbleweed", "sle-micro",
+	"altlinux",
+}
+
+// wideUnits are flags of processors that programs are built for and that a VM has only
+// where its processor is the host's.
+var wideUnits = []string{"avx512", "amx", "avx_vnni", "avx10"}
+
+// systemRules are about the machine and its operating system.
+func systemRules() []rule {
+	return []rule{
+		{
+			Rule{
+				ID: "not-x86-64", Severity: Blocker, Subject: "system", Title: "The source is no 64-bit x86 system",
+				Why:    "A VM under KVM has the architecture of its host, and conversion knows x86-64 only.",
+				Remedy: "Install the workload anew on a system of the host's architecture.",
+			},
+			func(l *look) []hit {
+				return when(l.OS.Arch != "x86_64", "its architecture is "+quote(l.OS.Arch))
+			},
+		},
+		{
+			Rule{
+				ID: "os-not-convertible", Severity: Blocker, Subject: "system", Title: "virt-v2v does not know this operating system",
+				Why:    "It refuses to convert what it does not know, since it would not boot from virtual disks.",
+				Remedy: "Prepare the drivers by hand and waive this, or install the workload anew.",
+			},
+			func(l *look) []hit {
+				return when(!slices.Contains(convertible, l.OS.ID), "os-release says "+quote(l.OS.ID)+", "+quote(l.OS.PrettyName))
+			},
+		},
+		{
+			Rule{
+				ID: "source-is-vm", Severity: Warning, Subject: "system", Title: "The source is a VM itself",
+				Why:    "Its GPU is a virtual one or one that was passed on, and its measured speed is a VM's. Agents of its hypervisor are in it.",
+				Remedy: "Move it with the tools for its hypervisor (virt-v2v) if they can, else go on: conversion removes the known agents.",
+			},
+			func(l *look) []hit { return when(l.System.Virtual != "", "hypervisor "+quote(l.System.Virtual)) },
+		},
+		{
+			Rule{
+				ID: "wide-vector-units", Severity: Warning, Subject: "system", Title: "The processor has AVX-512 or AMX",
+				Why:    "A program that was built for them dies with an illegal instruction where the VM's processor has none.",
+				Remedy: "Give the VM the host's processor (host-passthrough) on a host that has them too.",
+			},
+			func(l *look) []hit {
+				found := slices.DeleteFunc(slices.Clone(l.CPU.Flags), func(f string) bool {
+					return !slices.ContainsFunc(wideUnits, func(w string) bool { return strings.HasPrefix(f, w) })
+				})
+				return when(len(found) > 0, quote(l.CPU.Model)+" has "+quotes(found))
+			},
+		},
+		{
+			Rule{
+				ID: "hugepages", Severity: Warning, Subject: "system", Title: "Memory is reserved as huge pages",
+				Why:    "The same number in a VM with less memory leaves too little for all else, and it does not start.",
+				Remedy: "Give the VM as much memory as the source has, or change the reservation in the plan.",
+			},
+			func(l *look) []hit {
+				return when(l.Memory.HugepagesBytes > 0, fmt.Sprintf("%s of %s", size(l.Memory.HugepagesBytes), size(l.Memory.TotalBytes)))
+			},
+		},
+		{
+			Rule{
+				ID: "numa", Severity: Info, Subject: "system", Title: "The source has several NUMA nodes",
+				Why:    "A VM that spans nodes without knowing it reads memory far from its GPU.",
+				Remedy: "Give the VM the node of its GPU, or the same number of nodes.",
+			},
+			func(l *look) []hit { return when(l.CPU.NUMA > 1, count(l.CPU.NUMA, "node", "nodes")) },
+		},
+		{
+			Rule{
+				ID: "selinux", Severity: Info, Subject: "system", Title: "SELinux enforces",
+				Why:    "Files that the conversion writes are labelled anew at first boot, which takes minutes and a reboot on large file systems.",
+				Remedy: "Count it into the downtime, and give the conversion 4 GB of memory.",
+			},
+			func(l *look) []hit { return when(l.OS.SELinux == "enforcing", "it is "+quote(l.OS.SELinux)) },
+		},
+		{
+			Rule{
+				ID: "reboot-pending", Severity: Warning, Subject: "system", Title: "The running kernel is not installed any more",
+				Why:    "The VM boots another kernel than the one that was tried with this driver.",
+				Remedy: "Reboot the source and see the workload run before the move.",
+			},
+			func(l *look) []hit {
+				return when(l.OS.Kernel != "" && len(l.OS.Kernels) > 0 && !slices.Contains(l.OS.Kernels, l.OS.Kernel),
+					quote(l.OS.Kernel)+" runs, installed are "+quotes(l.OS.Kernels))
+			},
+		},
+	}
+}
