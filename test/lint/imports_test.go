@@ -67,6 +67,7 @@ var folders = []folder{
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation"}},
+	{dir: "p2v/block"},
 	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs", "internal/writer"}},
 	{dir: "store", may: []string{"gpu", "operation"}},
 	{dir: "token", may: []string{"gpu", "operation"}},
