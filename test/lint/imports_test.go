@@ -72,6 +72,8 @@ var folders = []folder{
 	{dir: "p2v/report"},
 	{dir: "p2v/source", may: []string{"gpu", "p2v/report"}},
 	{dir: "p2v/source/sourcetest", may: []string{"p2v/report"}},
+	{dir: "p2v", may: []string{"gpu", "internal/run", "operation"}},
+	{dir: "p2v/block"},
 	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs", "internal/writer"}},
 	{dir: "store", may: []string{"gpu", "operation", "p2v/report"}},
 	{dir: "token", may: []string{"gpu", "operation"}},
