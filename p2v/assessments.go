@@ -14,6 +14,8 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
 
@@ -38,6 +40,8 @@ const (
 type Store interface {
 	AssessmentRecords() ([]report.AssessmentRecord, error)
 	AssessmentRecord(name string) (report.AssessmentRecord, error)
+	MigrationRecords() ([]move.Record, error)
+	MigrationRecord(name string) (move.Record, error)
 	IdempotencyRecord(key string) (gpu.IdempotencyRecord, error)
 	Apply(rows ...operation.Row) error
 }
@@ -50,6 +54,8 @@ type Server interface {
 	// Unplace removes what a Place with this id put there, whole or half.
 	Unplace(ctx context.Context, id string) error
 	Run(ctx context.Context, stdin io.Reader, stdout io.Writer, program string, args ...string) error
+	// Open starts a program that is spoken with.
+	Open(ctx context.Context, program string, args ...string) (io.ReadWriteCloser, error)
 	Close() error
 }
 
@@ -64,14 +70,15 @@ type Patience struct {
 	Pause time.Duration // between two tries
 	First time.Duration // before anything was heard of it
 	Later time.Duration // since it was heard of last: a reboot, a cut network
+	Sync  time.Duration // the same, of a move, until a person is asked
 }
 
 // DefaultPatience is right for a server room.
 func DefaultPatience() Patience {
-	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute}
+	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour}
 }
 
-// Config is what New needs.
+// Config is what New and NewMigrations need.
 type Config struct {
 	Store    Store
 	Engine   *operation.Engine
@@ -80,6 +87,11 @@ type Config struct {
 	Dial     func(context.Context, report.Source) (Server, error)
 	Open     func() (Inspector, error)
 	Patience Patience // zero: DefaultPatience
+
+	// Of moves only.
+	Host    Host
+	Facts   func() assess.HostState // what this host has beside GPUs
+	Storage string                  // folder of the mirrors
 }
 
 // Assessments are the looks at servers. Its methods may be called concurrently.

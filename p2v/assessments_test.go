@@ -40,6 +40,8 @@ type visit struct {
 	raw   string
 	then  error // what Run returns; nil: it ends well
 	stays bool  // it says no more, and does not end by itself
+	// serve answers for the disks; nil: nobody does.
+	serve func(context.Context) (io.ReadWriteCloser, error)
 }
 
 func (s *server) dial(_ context.Context, _ report.Source) (p2v.Server, error) {
@@ -99,6 +101,16 @@ func (c *conn) Run(ctx context.Context, _ io.Reader, out io.Writer, program stri
 		return context.Cause(ctx)
 	}
 	return c.then
+}
+
+func (c *conn) Open(ctx context.Context, program string, args ...string) (io.ReadWriteCloser, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.s.ran = append(c.s.ran, append([]string{program}, args...))
+	if c.serve == nil {
+		return nil, away
+	}
+	return c.serve(ctx)
 }
 
 func (c *conn) Close() error {

@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"gpuvirt/gpu"
+	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
 
@@ -71,6 +72,16 @@ func (s *Store) AssessmentRecords() ([]report.AssessmentRecord, error) {
 // AssessmentRecord returns one; without one the error has gpu.CodeNotFound.
 func (s *Store) AssessmentRecord(name string) (report.AssessmentRecord, error) {
 	return one[report.AssessmentRecord](s, report.RecordAssessment, name)
+}
+
+// MigrationRecords returns the records of all moves, sorted by name.
+func (s *Store) MigrationRecords() ([]move.Record, error) {
+	return all[move.Record](s, move.RecordMigration)
+}
+
+// MigrationRecord returns one; without one the error has gpu.CodeNotFound.
+func (s *Store) MigrationRecord(name string) (move.Record, error) {
+	return one[move.Record](s, move.RecordMigration, name)
 }
 
 // all reads the records of a kind. One that cannot be read fails them all: a list

@@ -11,6 +11,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
 
@@ -34,6 +35,7 @@ func kinds() map[string]kind {
 		}),
 		gpu.RecordIdempotency:   kindOf(func(r gpu.IdempotencyRecord) (string, []entry) { return r.Key, nil }),
 		gpu.RecordToken:         kindOf(func(r gpu.TokenRecord) (string, []entry) { return r.ID, nil }),
+		move.RecordMigration:    kindOf(func(r move.Record) (string, []entry) { return r.Name, nil }),
 		report.RecordAssessment: kindOf(func(r report.AssessmentRecord) (string, []entry) { return r.Name, nil }),
 	}
 }

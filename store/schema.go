@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"gpuvirt/gpu"
+	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
 
@@ -31,7 +32,7 @@ const (
 func buckets() []string {
 	return []string{
 		metaBucket, gpu.RecordGPU, gpu.RecordPartition, gpu.RecordAssignment, gpu.RecordIdempotency, gpu.RecordToken,
-		report.RecordAssessment,
+		report.RecordAssessment, move.RecordMigration,
 		operationBucket, keyBucket, byVMIndex, byGPUIndex, unfinishedName,
 	}
 }
@@ -51,10 +52,14 @@ func addTokens(tx *bbolt.Tx) error {
 	return err
 }
 
-// addAssessments brings schema 2 to 3.
+// addAssessments brings schema 2 to 3: assessments and moves.
 func addAssessments(tx *bbolt.Tx) error {
-	_, err := tx.CreateBucketIfNotExists([]byte(report.RecordAssessment))
-	return err
+	for _, name := range []string{report.RecordAssessment, move.RecordMigration} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // schemaOf is the schema that migrations lead to.

@@ -30,8 +30,8 @@ type Stream struct {
 }
 
 // Open starts a program on the server and returns when it is running. The context is for
-// the start only; the program ends with Close, or with the connection.
-func (c *Conn) Open(ctx context.Context, program string, args ...string) (*Stream, error) {
+// the start only; the program ends with Close, or with the connection. It is a *Stream.
+func (c *Conn) Open(ctx context.Context, program string, args ...string) (io.ReadWriteCloser, error) {
 	words := append([]string{program}, args...)
 	for _, w := range words {
 		if !word.MatchString(w) {
@@ -50,7 +50,10 @@ func (c *Conn) Open(ctx context.Context, program string, args ...string) (*Strea
 	})
 	select {
 	case r := <-started:
-		return r.s, r.err
+		if r.err != nil {
+			return nil, r.err
+		}
+		return r.s, nil
 	case <-ctx.Done():
 		c.done.Go(func() {
 			if r := <-started; r.s != nil {

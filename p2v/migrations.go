@@ -1,0 +1,336 @@
+package p2v
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/block"
+	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/report"
+)
+
+// The kind of operation that carries a move out, and of its steps.
+const (
+	kindMigrate = "migration.create"
+	stepSync    = "migration.sync"
+)
+
+// Host is what a plan has to know of this host.
+type Host interface {
+	GPUs(ctx context.Context) ([]gpu.GPU, error)
+	Profiles(ctx context.Context, id gpu.ID) (profiles []gpu.Profile, blind, err error)
+}
+
+// Migrations are the moves of servers. Its methods may be called concurrently.
+type Migrations struct {
+	cfg    Config
+	now    *signals // by name: somebody has asked for a pass, or another pace
+	saving sync.Mutex
+	limits sync.Map // by name: *block.Limit
+}
+
+// NewMigrations returns the moves of a store, and registers their steps with the engine.
+func NewMigrations(cfg Config) *Migrations {
+	if cfg.Patience == (Patience{}) {
+		cfg.Patience = DefaultPatience()
+	}
+	m := &Migrations{cfg: cfg, now: newSignals()}
+	cfg.Engine.Handle(stepSync, operation.Handler{Do: m.doSync, Undo: m.undoSync})
+	return m
+}
+
+// A Migration is a move with how far it is.
+type Migration struct {
+	move.Record
+
+	Phase  move.Phase
+	Reason string // why a person must act, empty: nobody must
+}
+
+func (m *Migrations) view(r move.Record) (Migration, error) {
+	out := Migration{Record: r, Phase: r.Ended}
+	if r.Ended != "" {
+		return out, nil
+	}
+	op, err := m.cfg.Engine.Get(r.Operation)
+	if err != nil {
+		return out, err
+	}
+	switch op.Status {
+	case operation.Waiting:
+		out.Phase, out.Reason = move.PhaseWaiting, op.Reason
+	case operation.Undoing:
+		out.Phase = move.PhaseRollingBack
+	case operation.Undone:
+		out.Phase = move.PhaseRolledBack
+	case operation.Failed:
+		out.Phase = move.PhaseFailed
+		if op.Problem != nil {
+			out.Reason = op.Problem.Detail
+		}
+	case operation.Ready, operation.Running, operation.Done:
+		out.Phase = move.PhaseSyncing
+		switch {
+		case op.Abort:
+			out.Phase = move.PhaseRollingBack
+		case r.Forecast != nil && r.Forecast.Fits:
+			out.Phase = move.PhaseReady
+		}
+	}
+	return out, nil
+}
+
+// Migrations lists them, sorted by name.
+func (m *Migrations) Migrations() ([]Migration, error) {
+	records, err := m.cfg.Store.MigrationRecords()
+	out := make([]Migration, 0, len(records))
+	for _, r := range records {
+		v, viewErr := m.view(r)
+		if viewErr != nil {
+			return nil, viewErr
+		}
+		out = append(out, v)
+	}
+	return out, err
+}
+
+// Migration returns one; without one the error has gpu.CodeNotFound.
+func (m *Migrations) Migration(name string) (Migration, error) {
+	r, err := m.cfg.Store.MigrationRecord(name)
+	if err != nil {
+		return Migration{}, err
+	}
+	return m.view(r)
+}
+
+// Plan says how a move would be carried out on this host as it is now. Nothing is reserved.
+func (m *Migrations) Plan(ctx context.Context, w move.Wish) (assess.Plan, error) {
+	r, err := m.inspected(w.Assessment)
+	if err != nil {
+		return assess.Plan{}, err
+	}
+	return m.plan(ctx, *r.Report, w.Plan)
+}
+
+func (m *Migrations) plan(ctx context.Context, r report.Report, w assess.Wish) (assess.Plan, error) {
+	host, err := m.hostState(ctx)
+	if err != nil {
+		return assess.Plan{}, err
+	}
+	return assess.NewPlan(r, w, host, assess.Policy{}, assess.BuiltInDrivers()), nil
+}
+
+// inspected is an assessment with a report.
+func (m *Migrations) inspected(name string) (report.AssessmentRecord, error) {
+	r, err := m.cfg.Store.AssessmentRecord(name)
+	if err == nil && r.Report == nil {
+		err = gpu.Errorf(gpu.CodeConflict, "cannot plan with assessment %q: nothing was seen of the server yet", name).
+			WithBlockers(gpu.Blocker{Kind: "operation", ID: r.Operation})
+	}
+	return r, err
+}
+
+// hostState is what this host has now. A GPU whose profiles are not known has none.
+func (m *Migrations) hostState(ctx context.Context) (assess.HostState, error) {
+	state := m.cfg.Facts()
+	gpus, err := m.cfg.Host.GPUs(ctx)
+	if err != nil {
+		return state, err
+	}
+	for _, g := range gpus {
+		profiles, _, err := m.cfg.Host.Profiles(ctx, g.ID)
+		if err != nil && ctx.Err() != nil {
+			return state, err
+		}
+		state.GPUs = append(state.GPUs, assess.HostGPU{GPU: g, Profiles: profiles})
+	}
+	return state, nil
+}
+
+// Create begins a move. It is refused where its plan is blocked, with what blocks it.
+func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (Migration, operation.Operation, error) {
+	plan, err := m.draft(ctx, actor, w)
+	if err != nil {
+		return Migration{}, operation.Operation{}, err
+	}
+	op, err := m.cfg.Engine.Add(ctx, plan)
+	if err != nil {
+		return Migration{}, operation.Operation{}, err
+	}
+	v, err := m.Migration(w.Name)
+	return v, op, err
+}
+
+func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (operation.Plan, error) {
+	cannot := func(code gpu.Code, format string, args ...any) *gpu.Error {
+		return gpu.Errorf(code, "cannot migrate %q: "+format, append([]any{w.Name}, args...)...)
+	}
+	switch _, err := m.cfg.Store.MigrationRecord(w.Name); {
+	case err == nil:
+		return operation.Plan{}, cannot(gpu.CodeConflict, "there is a migration of this name").WithHint("delete it when it has ended, or use another name")
+	case gpu.CodeOf(err) != gpu.CodeNotFound:
+		return operation.Plan{}, err
+	}
+	seen, err := m.inspected(w.Assessment)
+	switch {
+	case err != nil:
+		return operation.Plan{}, err
+	case seen.State != report.StateDone:
+		return operation.Plan{}, cannot(gpu.CodeConflict, "assessment %q is still %s", w.Assessment, seen.State).
+			WithBlockers(gpu.Blocker{Kind: "operation", ID: seen.Operation}).WithHint("gpuvirt assessment finish %s", w.Assessment)
+	case seen.Source == nil:
+		return operation.Plan{}, cannot(gpu.CodeConflict, "its inspection was carried here, and nobody has said how the server is reached").
+			WithHint("assess it with a source")
+	}
+	if err := w.Copy.Check(); err != nil {
+		return operation.Plan{}, cannot(gpu.CodeInvalid, "%w", err)
+	}
+	plan, err := m.plan(ctx, *seen.Report, w.Plan)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	if plan.Verdict.State == assess.Blocked {
+		refusal := cannot(gpu.CodeConflict, "%s", plan.Verdict.Text).WithHint("see the plan: each blocker has its remedy, or can be waived by name with a reason")
+		for _, c := range plan.Verdict.Blockers {
+			refusal = refusal.WithBlockers(gpu.Blocker{Kind: "concern", ID: c.ID, Name: c.Title})
+		}
+		return operation.Plan{}, refusal
+	}
+	disks, err := disksOf(*seen.Report, w.Plan.Disks)
+	if err != nil {
+		return operation.Plan{}, cannot(gpu.CodeInvalid, "%w", err)
+	}
+	id := m.cfg.Engine.NewID()
+	rec := move.Record{
+		Name: w.Name, Assessment: w.Assessment, Hostname: seen.Report.Hostname, Source: *seen.Source, Plan: w.Plan, Copy: w.Copy.Complete(),
+		Actor: actor, Created: m.cfg.Now().UTC(), Operation: id, Disks: disks,
+	}
+	return operation.Plan{
+		ID: id, Kind: kindMigrate, Actor: actor, Summary: fmt.Sprintf("migrate %s as %s", rec.Source.Address, rec.Name),
+		// One server is moved once at a time, whatever it is called.
+		Keys:  []string{move.RecordMigration + "/" + w.Name, "server/" + cmp.Or(seen.Report.OS.MachineID, rec.Source.Address)},
+		Rows:  []operation.Row{operation.Put(move.RecordMigration, w.Name, rec)},
+		Steps: []operation.PlanStep{{Kind: stepSync, Summary: fmt.Sprintf("copy %d disks while the server runs", len(disks)), Args: syncArgs{Name: w.Name}}},
+	}, nil
+}
+
+// disksOf are the disks that are moved: those named, or all that are not removable.
+func disksOf(r report.Report, names []string) ([]move.Disk, error) {
+	var out []move.Disk
+	for _, d := range r.Disks {
+		if len(names) == 0 && !d.Removable || slices.Contains(names, d.Name) {
+			out = append(out, move.Disk{Name: d.Name, ID: d.Identity(), Size: d.SizeBytes, Passes: []move.Pass{}})
+		}
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(out, func(d move.Disk) bool { return d.Name == n }) {
+			return nil, fmt.Errorf("the server has no disk %q", n)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("the server has no disk that could be moved")
+	}
+	return out, nil
+}
+
+// Rollback takes a move back: what was made here goes, and the source stays as it is.
+func (m *Migrations) Rollback(name string) (Migration, error) {
+	v, err := m.Migration(name)
+	if err != nil || v.Ended != "" {
+		return v, err
+	}
+	if _, err := m.cfg.Engine.Abort(v.Operation); err != nil {
+		return v, err
+	}
+	return m.Migration(name)
+}
+
+// Retry goes on with a move that waits for a person, or whose rolling back failed.
+func (m *Migrations) Retry(name string) (Migration, error) {
+	v, err := m.Migration(name)
+	if err != nil {
+		return v, err
+	}
+	if v.Phase != move.PhaseWaiting && v.Phase != move.PhaseFailed {
+		return v, gpu.Errorf(gpu.CodeConflict, "cannot retry migration %q: it is %s, and waits for nobody", name, v.Phase)
+	}
+	if _, err := m.cfg.Engine.Retry(v.Operation); err != nil {
+		return v, err
+	}
+	return m.Migration(name)
+}
+
+// Sync asks for a pass at once.
+func (m *Migrations) Sync(name string) (Migration, error) {
+	v, err := m.Migration(name)
+	switch {
+	case err != nil:
+		return v, err
+	case v.Phase != move.PhaseSyncing && v.Phase != move.PhaseReady:
+		return v, gpu.Errorf(gpu.CodeConflict, "cannot sync migration %q: it is %s", name, v.Phase)
+	}
+	m.now.raise(name)
+	return v, nil
+}
+
+// SetCopy changes how the disks are copied, from now on: also while a pass is under way.
+func (m *Migrations) SetCopy(name string, c move.Copy) (Migration, error) {
+	if err := c.Check(); err != nil {
+		return Migration{}, gpu.Errorf(gpu.CodeInvalid, "cannot change migration %q: %w", name, err)
+	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	r, err := m.cfg.Store.MigrationRecord(name)
+	switch {
+	case err != nil:
+		return Migration{}, err
+	case r.Ended != "":
+		return Migration{}, gpu.Errorf(gpu.CodeConflict, "cannot change migration %q: it is %s", name, r.Ended)
+	}
+	r.Copy = c.Complete()
+	if err := m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, r)); err != nil {
+		return Migration{}, err
+	}
+	m.limit(name).Set(int64(r.Copy.Bandwidth)) //nolint:gosec // Check bounds it
+	m.now.raise(name)                          // another interval counts at once
+	return m.view(r)
+}
+
+// Delete forgets a move that has ended.
+func (m *Migrations) Delete(name string) (Migration, error) {
+	v, err := m.PlanDelete(name)
+	if err != nil {
+		return v, err
+	}
+	m.limits.Delete(name)
+	return v, m.cfg.Store.Apply(operation.Delete(move.RecordMigration, name))
+}
+
+// PlanDelete is the dry run of Delete.
+func (m *Migrations) PlanDelete(name string) (Migration, error) {
+	v, err := m.Migration(name)
+	if err == nil && v.Ended == "" {
+		err = gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: it is %s", name, v.Phase).
+			WithBlockers(gpu.Blocker{Kind: "operation", ID: v.Operation}).WithHint("roll it back first: gpuvirt migrate rollback %s", name)
+	}
+	return v, err
+}
+
+func (m *Migrations) limit(name string) *block.Limit {
+	l, _ := m.limits.LoadOrStore(name, &block.Limit{})
+	return l.(*block.Limit) //nolint:forcetypeassert,errcheck // nothing else is put there
+}
+
+// folder is where the mirrors of a move lie.
+func (m *Migrations) folder(name string) string { return filepath.Join(m.cfg.Storage, name) }
+
+// pause is how long from one pass to the next.
+func pause(c move.Copy) time.Duration { return time.Duration(c.Interval) * time.Second }

@@ -1,0 +1,446 @@
+package p2v_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v"
+	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/block"
+	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/report"
+	"gpuvirt/store"
+)
+
+const mib = 1 << 20
+
+// A machine of the test: a server with disks that are files, which it really serves.
+type machine struct {
+	t     *testing.T
+	disks []block.Disk
+	*server
+
+	serving sync.WaitGroup
+	end     context.CancelFunc
+	ctx     context.Context
+}
+
+func newMachine(t *testing.T, sizes ...int) *machine {
+	m := &machine{t: t, server: &server{placed: map[string]bool{}}}
+	m.ctx, m.end = context.WithCancel(context.Background())
+	for i, size := range sizes {
+		name := "nvme" + string(rune('0'+i)) + "n1"
+		path := filepath.Join(t.TempDir(), name)
+		data := make([]byte, size)
+		random := rand.NewChaCha8([32]byte{byte(i)})
+		_, _ = random.Read(data[:size/2]) // the other half is zeros
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.disks = append(m.disks, block.Disk{Name: name, Path: path, ID: "wwn:" + name})
+	}
+	t.Cleanup(func() { m.end(); m.serving.Wait() })
+	m.there()
+	return m
+}
+
+// there has the machine answer from now on.
+func (m *machine) there() {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	m.visits = []visit{{serve: m.serveDisks}}
+}
+
+func (m *machine) gone() {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	m.visits = []visit{{dial: away}}
+}
+
+func (m *machine) serveDisks(context.Context) (io.ReadWriteCloser, error) {
+	near, far := net.Pipe()
+	m.serving.Go(func() { _ = block.Serve(m.ctx, far, m.disks, slog.New(slog.DiscardHandler)) })
+	return near, nil
+}
+
+func (m *machine) write(disk int, at int64, data string) {
+	m.t.Helper()
+	f, err := os.OpenFile(m.disks[disk].Path, os.O_WRONLY, 0)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // of the test
+	if _, err := f.WriteAt([]byte(data), at); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// report is what the inspector says of it: no GPU, nothing in the way.
+func (m *machine) report() *report.Report {
+	r := report.Report{
+		Version: report.Version, Privileged: true, Hostname: "gpu7", Firmware: report.Firmware{Type: "bios"},
+		OS:     report.OS{ID: "debian", VersionID: "12", Arch: "x86_64", Kernel: "6.1.0-28-amd64", Kernels: []string{"6.1.0-28-amd64"}, MachineID: "4c1f0a7d5e0b4a3fa2d9c1b7e6f50312"},
+		CPU:    report.CPU{Vendor: "GenuineIntel", Sockets: 1, Cores: 2, Threads: 2},
+		Memory: report.Memory{TotalBytes: 2 << 30, AvailableBytes: 1 << 30},
+		Boot:   report.Boot{Loader: "grub", Initramfs: "initramfs-tools", Modules: "most"},
+		Filesystems: []report.Filesystem{{
+			Source: "nvme0n1p1", Type: "ext4", Mount: "/", UUID: "x", SizeBytes: 4 << 30, UsedBytes: 1 << 30, Inodes: 100000, FreeInodes: 50000,
+		}},
+	}
+	for i, d := range m.disks {
+		info, err := os.Stat(d.Path)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		r.Disks = append(r.Disks, report.Disk{
+			Name: d.Name, WWN: d.Name, SizeBytes: uint64(info.Size()), BlockBytes: 512, Transport: "nvme", Table: "gpt", Boots: i == 0,
+			Partitions: []report.Partition{{Name: d.Name + "p1", Number: 1, StartBytes: mib, SizeBytes: uint64(info.Size()) - mib, Content: "ext4"}},
+		})
+	}
+	r.Clean()
+	return &r
+}
+
+type host struct{}
+
+func (host) GPUs(context.Context) ([]gpu.GPU, error) { return nil, nil }
+
+func (host) Profiles(context.Context, gpu.ID) ([]gpu.Profile, error, error) { return nil, nil, nil }
+
+// A yard is a daemon with a machine to move.
+type yard struct {
+	t       *testing.T
+	machine *machine
+	store   *store.Store
+	storage string
+	engine  *operation.Engine
+	*p2v.Migrations
+	patience p2v.Patience
+}
+
+func newYard(t *testing.T, m *machine) *yard {
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "db"), store.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	y := &yard{t: t, machine: m, store: db, storage: filepath.Join(t.TempDir(), "migrations")}
+	y.patience = p2v.Patience{Pause: 10 * time.Millisecond, First: time.Minute, Later: time.Minute, Sync: time.Minute}
+	rec := report.AssessmentRecord{Name: "gpu7", Source: ssh(), State: report.StateDone, Report: m.report()}
+	if err := db.Apply(operation.Put(report.RecordAssessment, "gpu7", rec)); err != nil {
+		t.Fatal(err)
+	}
+	y.start()
+	t.Cleanup(func() { y.engine.Stop() })
+	return y
+}
+
+func (y *yard) start() {
+	y.engine = operation.New(operation.Config{Store: y.store, Log: slog.New(slog.DiscardHandler), Problem: problem, Now: time.Now})
+	y.Migrations = p2v.NewMigrations(p2v.Config{
+		Store: y.store, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: time.Now, Dial: y.machine.dial,
+		Open: func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
+		Host: host{}, Facts: func() assess.HostState {
+			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16}
+		},
+		Storage: y.storage, Patience: y.patience,
+	})
+	if err := y.engine.Start(context.WithoutCancel(y.t.Context())); err != nil {
+		y.t.Fatal(err)
+	}
+}
+
+// waivers are for what is not known of the test's machine and does not matter here.
+func (y *yard) wish() move.Wish {
+	w := move.Wish{Name: "gpu7", Assessment: "gpu7", Copy: move.Copy{Connections: 2}}
+	plan, err := y.Plan(y.t.Context(), w)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	for _, c := range plan.Verdict.Blockers {
+		y.t.Errorf("the test's machine is blocked: %s: %s", c.ID, c.Title)
+	}
+	return w
+}
+
+func (y *yard) begin() p2v.Migration {
+	y.t.Helper()
+	v, _, err := y.Create(y.t.Context(), "tester", y.wish())
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return v
+}
+
+// until waits until a migration is as wanted.
+func (y *yard) until(what string, is func(p2v.Migration) bool) p2v.Migration {
+	y.t.Helper()
+	limit, tick := time.After(30*time.Second), time.NewTicker(2*time.Millisecond)
+	defer tick.Stop()
+	for {
+		v, err := y.Migration("gpu7")
+		if err != nil {
+			y.t.Fatal(err)
+		}
+		if is(v) {
+			return v
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			op, _ := y.engine.Get(v.Operation)
+			y.t.Fatalf("it never is %s: %s %q\n%+v\n%+v", what, v.Phase, v.Reason, v.Record, op)
+		}
+	}
+}
+
+func passes(n int) func(p2v.Migration) bool {
+	return func(v p2v.Migration) bool {
+		return v.Forecast != nil && !slices.ContainsFunc(v.Disks, func(d move.Disk) bool {
+			return len(slices.DeleteFunc(slices.Clone(d.Passes), func(p move.Pass) bool { return !p.Complete })) < n
+		})
+	}
+}
+
+func phase(p move.Phase) func(p2v.Migration) bool {
+	return func(v p2v.Migration) bool { return v.Phase == p }
+}
+
+// same checks that the mirrors are as the disks are.
+func (y *yard) same() {
+	y.t.Helper()
+	for _, d := range y.machine.disks {
+		want, err1 := os.ReadFile(d.Path)
+		got, err2 := os.ReadFile(filepath.Join(y.storage, "gpu7", d.Name+".raw"))
+		if err := errors.Join(err1, err2); err != nil || !bytes.Equal(want, got) {
+			y.t.Errorf("%s: the mirror is not as the disk is (%v)", d.Name, err)
+		}
+	}
+}
+
+// clean checks that nothing of a move is left, here and there.
+func (y *yard) clean() {
+	y.t.Helper()
+	if left, err := os.ReadDir(y.storage); err != nil || len(left) != 0 {
+		y.t.Errorf("left: %v %v", left, err)
+	}
+	y.machine.server.mu.Lock()
+	defer y.machine.server.mu.Unlock()
+	if len(y.machine.placed) != 0 || y.machine.open != 0 {
+		y.t.Errorf("left there: %v, open connections: %d", y.machine.placed, y.machine.open)
+	}
+}
+
+// The disks are copied while the server runs, what changes comes again, and a roll back
+// leaves nothing.
+func TestMigrationSyncs(t *testing.T) {
+	y := newYard(t, newMachine(t, 8*mib, 4*mib))
+	v := y.begin()
+	if v.Phase != move.PhaseSyncing || v.Hostname != "gpu7" || len(v.Disks) != 2 {
+		t.Errorf("%+v", v)
+	}
+	v = y.until("ready", phase(move.PhaseReady))
+	y.same()
+	if p := v.Disks[0].Passes[0]; p.Bytes != 8*mib || p.Sent > 5*mib || !p.Complete {
+		t.Errorf("%+v", p)
+	}
+	y.machine.write(1, 3*mib+5, "written while it was copied")
+	if _, err := y.Sync("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	v = y.until("synced again", passes(2))
+	y.same()
+	if p := v.Disks[1].Passes[1]; p.Written != mib {
+		t.Errorf("%+v", p)
+	}
+	// It is held, and its server is.
+	if _, err := y.Delete("gpu7"); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("got %v", err)
+	}
+	again := y.wish()
+	again.Name = "other"
+	var held *operation.ConflictError
+	if _, _, err := y.Create(t.Context(), "tester", again); !errors.As(err, &held) || held.Holder != v.Operation {
+		t.Errorf("the same server under another name: %v", err)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	y.clean()
+	for range 2 {
+		if _, err := y.Rollback("gpu7"); err != nil {
+			t.Errorf("one that is rolled back: %v", err)
+		}
+	}
+	if _, err := y.Delete("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 0 {
+		t.Errorf("%v %v", all, err)
+	}
+}
+
+// A daemon that ends in the middle is not held up, and the next goes on: nothing that is
+// there is copied again.
+func TestMigrationGoesOn(t *testing.T) {
+	y := newYard(t, newMachine(t, 8*mib))
+	y.begin()
+	y.until("synced", passes(1))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	y.engine.Drain(ctx)
+	if ctx.Err() != nil {
+		t.Error("the daemon's end was held up")
+	}
+	y.engine.Stop()
+	y.start()
+	v := y.until("synced again", passes(2))
+	if p := v.Disks[0].Passes[1]; p.Written != 0 {
+		t.Errorf("%+v", p)
+	}
+	y.same()
+}
+
+// A source that is away is waited for; after a long time a person is asked, and can go on.
+func TestMigrationSourceAway(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.engine.Stop()
+	y.patience.Sync = 200 * time.Millisecond
+	y.start()
+	y.machine.gone()
+	y.begin()
+	v := y.until("waiting", phase(move.PhaseWaiting))
+	if !strings.Contains(v.Reason, "the source has not been heard of since") || !strings.Contains(v.Reason, "no route to host") {
+		t.Errorf("%q", v.Reason)
+	}
+	if _, err := y.Sync("gpu7"); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("got %v", err)
+	}
+	y.machine.there()
+	if _, err := y.Retry("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("synced", passes(1))
+	y.same()
+}
+
+// A disk that is another than was assessed is not copied over the mirror: a person is asked.
+func TestMigrationOtherDisk(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.machine.disks[0].ID = "wwn:other"
+	y.begin()
+	v := y.until("waiting", phase(move.PhaseWaiting))
+	if !strings.Contains(v.Reason, `"wwn:other"`) {
+		t.Errorf("%q", v.Reason)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	y.clean()
+}
+
+// What somebody else put beside the mirrors is not removed, and a person is told.
+func TestMigrationForeignFile(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("synced", passes(1))
+	foreign := filepath.Join(y.storage, "gpu7", "notes.txt")
+	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	v := y.until("failed", phase(move.PhaseFailed))
+	if !strings.Contains(v.Reason, "not empty") {
+		t.Errorf("%q", v.Reason)
+	}
+	if err := os.Remove(foreign); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Retry("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	y.clean()
+}
+
+// The pace can be changed while a move is under way, and is kept.
+func TestMigrationSetCopy(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("synced", passes(1))
+	want := move.Copy{Bandwidth: 10 * mib, Interval: 3600, Connections: 1}
+	if _, err := y.SetCopy("gpu7", want); err != nil {
+		t.Fatal(err)
+	}
+	v := y.until("synced again", passes(2))
+	if diff := cmp.Diff(want, v.Copy); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []move.Copy{{Bandwidth: 1}, {Interval: 1}, {Connections: 17}, {Connections: -1}} {
+		if _, err := y.SetCopy("gpu7", bad); gpu.CodeOf(err) != gpu.CodeInvalid {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
+func TestMigrationRefuses(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	y := newYard(t, m)
+	put := func(name string, change func(*report.AssessmentRecord)) {
+		t.Helper()
+		rec := report.AssessmentRecord{Name: name, Source: ssh(), State: report.StateDone, Report: m.report()}
+		change(&rec)
+		if err := y.store.Apply(operation.Put(report.RecordAssessment, name, rec)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("unseen", func(r *report.AssessmentRecord) { r.Report, r.State = nil, report.StateInspecting })
+	put("watched", func(r *report.AssessmentRecord) { r.State = report.StateWatching })
+	put("carried", func(r *report.AssessmentRecord) { r.Source = nil })
+	put("diskless", func(r *report.AssessmentRecord) { r.Report.Disks = nil })
+	for name, c := range map[string]struct {
+		w    move.Wish
+		code gpu.Code
+		text string
+	}{
+		"no assessment": {move.Wish{Assessment: "none"}, gpu.CodeNotFound, "there is no record of it"},
+		"unseen":        {move.Wish{Assessment: "unseen"}, gpu.CodeConflict, "nothing was seen"},
+		"watched":       {move.Wish{Assessment: "watched"}, gpu.CodeConflict, "still watching"},
+		"carried":       {move.Wish{Assessment: "carried"}, gpu.CodeConflict, "how the server is reached"},
+		"another disk":  {move.Wish{Assessment: "gpu7", Plan: assess.Wish{Disks: []string{"sdz"}}}, gpu.CodeConflict, "Blocked"},
+		"diskless":      {move.Wish{Assessment: "diskless"}, gpu.CodeInvalid, "no disk that could be moved"},
+		"bandwidth":     {move.Wish{Assessment: "gpu7", Copy: move.Copy{Bandwidth: 5}}, gpu.CodeInvalid, "bandwidth_bytes_per_second 5"},
+		"no such profile": {
+			move.Wish{Assessment: "gpu7", Plan: assess.Wish{Partitions: []assess.WishPartition{{Profile: "H100-1-10C"}}}}, gpu.CodeConflict, "Blocked",
+		},
+	} {
+		c.w.Name = "new"
+		_, _, err := y.Create(t.Context(), "tester", c.w)
+		if gpu.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 0 {
+		t.Errorf("%v %v", all, err)
+	}
+}
