@@ -46,6 +46,13 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 		}
 		plan.Mode = &want.Enabled
 	}
+	if !mode.Current && len(c.profiles) == 0 { // and no instances
+		if len(want.Instances) == 0 {
+			return plan, nil
+		}
+		return plan, gpu.Errorf(gpu.CodeProfileNotCreatable, "its driver tells of its profiles only while MIG is on").
+			WithHint("turn MIG on first, with no instances: gpuvirt mig set %s --empty", c.id)
+	}
 	parts, err := c.partitions()
 	if err != nil {
 		return plan, err
