@@ -49,3 +49,39 @@ func TestProfilesHiddenWhileOff(t *testing.T) {
 		t.Errorf("%+v, %v", plan, err)
 	}
 }
+
+// The same name is another profile on another card: a quarter of the one, an eighth of the
+// other, by another number.
+func TestProfilesAreOfTheirCard(t *testing.T) {
+	small, large := model(t, "A100-PCIE-40GB"), model(t, "A100-SXM4-80GB")
+	lib, _ := lookAlike(t, nvml.GPU{Address: target, Model: small}, nvml.GPU{Address: gpu.Address{Bus: 0x42}, Model: large})
+	b := mig.NewBackend(lib, simulated(t, sim.A100(string(id), 0), sim.A100(string(other), 1)).Sysfs, mig.Options{})
+	for card, want := range map[gpu.ID]struct {
+		native string
+		places string
+	}{
+		id:    {"15", "1g.10gb@6 1g.10gb@4 1g.10gb@2 1g.10gb@0"},
+		other: {"19", "1g.10gb@6 1g.10gb@5 1g.10gb@4 1g.10gb@3 1g.10gb@2 1g.10gb@1 1g.10gb@0"},
+	} {
+		if err := b.SetMode(t.Context(), card, true); err != nil {
+			t.Fatal(err)
+		}
+		var made []gpu.Partition
+		for range 7 {
+			p, err := b.Place(t.Context(), card, "1g.10gb", nil)
+			if gpu.CodeOf(err) == gpu.CodeNoCapacity {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p, err = b.Make(t.Context(), p); err != nil || p.Native != want.native {
+				t.Fatalf("%s: %+v, %v", card, p, err)
+			}
+			made = append(made, p)
+		}
+		if got := places(made); got != want.places {
+			t.Errorf("%s: %s, want %s", card, got, want.places)
+		}
+	}
+}
