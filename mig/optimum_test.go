@@ -200,6 +200,7 @@ func (m *chain) judge(d demand, load float64, rules []choice) []float64 {
 // find no room, places are chosen nearly as well as can be without moving what runs or
 // knowing what comes (R57), and no worse than by any rival. Over the loads they are
 // chosen better; only where nothing can be better, on cards of four, are they as good.
+// Beyond that, at twice what the card has, they are still near the optimum.
 func TestPlacesAreNearTheOptimum(t *testing.T) {
 	for _, m := range shapes() {
 		c := newChain(&m.Card)
@@ -218,6 +219,9 @@ func TestPlacesAreNearTheOptimum(t *testing.T) {
 						t.Errorf("%s, %s, load %.1f: %.5f of the optimum, %s has %.5f", m.Name, d.name, load, s[0], rivals[i-1].name, s[i])
 					}
 				}
+			}
+			if s := c.judge(d.of(&m.Card), 2, rules[:1]); s[0] < 0.98 {
+				t.Errorf("%s, %s, load 2: %.5f of the optimum", m.Name, d.name, s[0])
 			}
 			for i, r := range rivals {
 				if sums[0] <= sums[i+1] && sums[0] < 0.9999 {
