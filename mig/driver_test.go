@@ -44,9 +44,10 @@ func driverOrder(c *mig.Card, have []mig.Instance, p mig.Profile) (int, bool) {
 }
 
 // driverCount leaves the most places for all profiles together, and takes the lowest of
-// equals: what papers on placing ascribe to the driver, under the name of configuration
-// capability (Siavashi and Momtazpour, arXiv:2502.01909). The listings agree, but for 1g
-// with the memory of two: that lies where a 2g would, and at the end only if nowhere else.
+// equals: what is said to be the driver's rule, under the name of configuration capability
+// (Siavashi and Momtazpour, arXiv:2502.01909, of which only the abstract was at hand). The
+// listings agree, but for 1g with the memory of two: that lies where a 2g would, and at the
+// end only if nowhere else.
 func driverCount(c *mig.Card, have []mig.Instance, p mig.Profile) (int, bool) {
 	as := p
 	if i := slices.IndexFunc(c.Profiles, func(q mig.Profile) bool { return q.Size == p.Size && q.Engines.Compute == p.Size }); i >= 0 && p.Size == 2 {
