@@ -2,7 +2,6 @@ package host_test
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -497,79 +496,6 @@ func TestOneBackendFails(t *testing.T) {
 	for _, profile := range []string{size, "i915-GVTg_V5_8"} {
 		if op := l.finish(l.CreatePartition(t.Context(), "test", gpu.PartitionWish{Profile: profile}, gpu.Idempotency{})); op.Status != operation.Done {
 			t.Errorf("%s: %+v", profile, op.Problem)
-		}
-	}
-}
-
-// A crash at any moment of a change leaves what was there before or what was asked
-// for, once the daemon has run again; the other card is never touched.
-func TestCrashDuringLayout(t *testing.T) {
-	for name, c := range map[string]struct {
-		on          gpu.ID
-		first, then string
-	}{
-		"from nothing":      {hopper, "", "3g.40gb 1g.10gb 2g.20gb:1c,1c"},
-		"some stay":         {ampere, "2g.10gb@0 1g.5gb@2 3g.20gb@4", "1g.5gb@0 1g.5gb@2 3g.20gb@4:1c,2c"},
-		"everything goes":   {ampere, "2g.10gb@0 3g.20gb@4", "7g.40gb"},
-		"to nothing at all": {ampere, "2g.10gb@0 3g.20gb@4", "-"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l := newMIGLab(t)
-			other := map[gpu.ID]gpu.ID{hopper: ampere, ampere: hopper}[c.on]
-			l.mustLay(other, "3g."+map[gpu.ID]string{ampere: "20gb", hopper: "40gb"}[other])
-			if c.first != "" {
-				l.mustLay(c.on, c.first)
-			}
-			before, beside := show(l.layout(c.on)), l.layout(other)
-			var images []string
-			l.sim.NVML.OnCall(func(sim.Call) { images = append(images, l.image()) })
-			want := cut(c.then)
-			if c.then == "-" {
-				want = gpu.Layout{}
-			}
-			if op := l.lay(c.on, want); op.Status != operation.Done {
-				t.Fatalf("%+v", op.Problem)
-			}
-			l.sim.NVML.OnCall(nil)
-			after := show(l.layout(c.on))
-			if len(images) < 4 {
-				t.Fatalf("%d images", len(images))
-			}
-			for i, dir := range images {
-				l := openLab(t, dir)
-				l.settled()
-				s := l.layout(c.on)
-				if got := show(s); got != before && got != after || !s.Equal || s.Mode.Current != s.Mode.Pending {
-					t.Errorf("image %d of %d: %q, want %q or %q: %+v", i, len(images), got, before, after, s)
-				}
-				if diff := cmp.Diff(beside, l.layout(other)); diff != "" {
-					t.Errorf("image %d: the other card:\n%s", i, diff)
-				}
-			}
-		})
-	}
-}
-
-// image is a copy of all that outlives a crash now.
-func (l *lab) image() string {
-	l.t.Helper()
-	dir := l.t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(l.dir)); err != nil {
-		l.t.Error(err)
-	}
-	return dir
-}
-
-// settled waits until no operation runs any more.
-func (l *lab) settled() {
-	l.t.Helper()
-	ops, err := l.engine.List()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	for _, op := range ops {
-		if op, err = l.engine.Wait(l.t.Context(), op.ID); err != nil || op.Status == operation.Failed {
-			l.t.Errorf("%+v, %v", op, err)
 		}
 	}
 }

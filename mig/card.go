@@ -175,18 +175,22 @@ func (c *Card) order() []int {
 	return idx
 }
 
-// worth says how good a board is for what may be asked later, better if greater:
-// for each profile, the largest first, the number of places that it still has.
+// worth says how good a board is for what may be asked later, better if greater: how
+// many places it still has in all, and of boards that have as many, the number for each
+// profile, the largest first.
 //
-// Instances cannot be moved, so a place of a large profile once broken stays broken
-// until all that lies in it is gone, while a small one finds another place: that is
-// why the largest come first and nothing is weighed against them. Places and not
-// instances are counted, because of two boards that have room for one, the one with
-// more places for it survives the next small instance.
+// Instances cannot be moved, so what counts is how many of the requests that may come
+// would find room. A place of a large profile once broken stays broken until all that
+// lies in it is gone, while a small one finds another place: that is why the large ones
+// decide between equals. Places and not instances are counted, because of two boards
+// that have room for one, the one with more places for it survives the next small
+// instance. What else was tried is in ADR 27.
 func (b *board) worth(order []int) []int {
-	w := make([]int, len(order))
-	for i, p := range order {
-		w[i] = b.places(p)
+	w := make([]int, 1, 1+len(order))
+	for _, p := range order {
+		n := b.places(p)
+		w[0] += n
+		w = append(w, n)
 	}
 	return w
 }

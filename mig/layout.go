@@ -46,6 +46,13 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 		}
 		plan.Mode = &want.Enabled
 	}
+	if !mode.Current && len(c.profiles) == 0 { // and no instances
+		if len(want.Instances) == 0 {
+			return plan, nil
+		}
+		return plan, gpu.Errorf(gpu.CodeProfileNotCreatable, "its driver tells of its profiles only while MIG is on").
+			WithHint("turn MIG on first, with no instances: gpuvirt mig set %s --empty", c.id)
+	}
 	parts, err := c.partitions()
 	if err != nil {
 		return plan, err
@@ -251,9 +258,29 @@ func (b *Backend) SetMode(ctx context.Context, id gpu.ID, enable bool) error {
 		return failure(err, "cannot %s MIG on gpu %q", verb(enable), id)
 	}
 	if changed {
+		err = b.inForce(id, enable)
+	}
+	if err != nil {
+		return failure(err, "cannot %s MIG on gpu %q", verb(enable), id)
+	}
+	if changed {
 		b.opts.Log.Info("mode of MIG changed", "gpu", string(id), "enabled", enable)
 	}
 	return nil
+}
+
+// inForce reads a mode back that the driver says is in force. A GPU that cannot be read
+// just after its reset is looked at by whatever comes next.
+func (b *Backend) inForce(id gpu.ID, enabled bool) error {
+	mode, err := read(b, id, Device.Mode)
+	switch {
+	case err != nil || mode.Current == enabled:
+		return nil //nolint:nilerr // see above
+	case mode.Pending == enabled:
+		return b.waits(id, errors.New("the driver says that it is done, and it is not in force"))
+	default:
+		return gpu.Errorf(gpu.CodeInternal, "the driver says that it is done, and it is not even stored")
+	}
 }
 
 // waits says what a mode waits for that is stored and not in force.

@@ -286,3 +286,54 @@ func TestModeWaits_T36(t *testing.T) {
 		}
 	}
 }
+
+// lying is a library that says of a mode that it is in force and, at most, stores it.
+type (
+	lying struct {
+		mig.Library
+
+		deaf bool
+	}
+	lyingSession struct {
+		mig.Session
+
+		deaf bool
+	}
+	lyingDevice struct {
+		mig.Device
+
+		deaf bool
+	}
+)
+
+func (l lying) Open() (mig.Session, error) {
+	s, err := l.Library.Open()
+	return lyingSession{s, l.deaf}, err
+}
+
+func (s lyingSession) Device(a gpu.Address) (mig.Device, error) {
+	d, err := s.Session.Device(a)
+	return lyingDevice{d, s.deaf}, err
+}
+
+func (d lyingDevice) SetMode(on bool) (activation, err error) {
+	if !d.deaf {
+		_, err = d.Device.SetMode(on)
+	}
+	return nil, err
+}
+
+// A mode is read back: what the library says of it is not believed.
+func TestModeIsReadBack(t *testing.T) {
+	h := simulated(t, sim.A100(string(id), 0))
+	b := mig.NewBackend(lying{h.NVML, false}, h.Sysfs, mig.Options{})
+	h.NVML.Fail(sim.Activation, mig.ErrResetRequired, 1)
+	wantCode(t, b.SetMode(t.Context(), id, true), gpu.CodeNeedsReset)
+	if err := b.SetMode(t.Context(), id, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetMode(t.Context(), id, true); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, mig.NewBackend(lying{h.NVML, true}, h.Sysfs, mig.Options{}).SetMode(t.Context(), id, false), gpu.CodeInternal)
+}

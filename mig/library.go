@@ -42,7 +42,8 @@ type Device interface {
 	// Processes lists who computes or draws on it, on instances and beside them.
 	Processes() ([]Process, error)
 
-	// Profiles lists what GPU instances it can have, in mode or not.
+	// Profiles lists what GPU instances it can have, in mode or not; while MIG is off
+	// some drivers may tell of none.
 	Profiles() ([]DeviceProfile, error)
 	// Instances lists its GPU instances with their compute instances, by ID; none
 	// where MIG is off.

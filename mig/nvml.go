@@ -277,6 +277,9 @@ func (d device) Profiles() ([]DeviceProfile, error) {
 			return nil, err
 		}
 		p, err := d.profile(index, &info, mode.Current)
+		if !mode.Current && errors.Is(err, ErrNotSupported) {
+			continue // nvml.h lets a driver keep the names to itself while MIG is off
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -171,9 +171,23 @@ var demands = []struct {
 	of   func(*mig.Card) demand
 }{{"alike", alike}, {"mostly-small", mostlySmall}}
 
-// judge returns what share of the optimum ours, first fit and last fit serve. The last
-// place that fits is what the driver is seen to choose on an empty card; what else it
-// weighs is not published.
+// rivals are the rules that ours is compared with. The driver's own is not published:
+// two that choose what it is seen to choose stand for it.
+var rivals = []struct {
+	name  string
+	place placer
+}{{"first fit", firstFit}, {"highest", lastFit}, {"large first", largeFirst}, {"driver, by order", driverOrder}, {"driver, by count", driverCount}}
+
+// rules are ours and the rivals, as choices in a chain.
+func (m *chain) rules(t testing.TB) []choice {
+	out := []choice{m.rule(t, ours)}
+	for _, r := range rivals {
+		out = append(out, m.rule(t, r.place))
+	}
+	return out
+}
+
+// judge returns what share of the optimum each of some rules serves.
 func (m *chain) judge(d demand, load float64, rules []choice) []float64 {
 	best, shares := m.served(d, load, m.best), make([]float64, len(rules))
 	for i, r := range rules {
@@ -184,28 +198,50 @@ func (m *chain) judge(d demand, load float64, rules []choice) []float64 {
 
 // Up to a card that is asked for one and a fifth times over, when four of ten requests
 // find no room, places are chosen nearly as well as can be without moving what runs or
-// knowing what comes (R57), and better than by taking the first or the last that fits.
+// knowing what comes (R57), and no worse than by any rival. Over the loads they are
+// chosen better; only where nothing can be better, on cards of four, are they as good.
+// Beyond that, at twice what the card has, they are still near the optimum.
 func TestPlacesAreNearTheOptimum(t *testing.T) {
 	for _, m := range shapes() {
 		c := newChain(&m.Card)
-		rules := []choice{c.rule(t, ours), c.rule(t, firstFit), c.rule(t, lastFit)}
+		rules := c.rules(t)
 		for _, d := range demands {
 			sums := make([]float64, len(rules))
-			for _, load := range []float64{0.5, 1.2} {
+			for _, load := range []float64{0.3, 0.5, 0.8, 1.2} {
 				s := c.judge(d.of(&m.Card), load, rules)
-				t.Logf("%s, %s, load %.1f: ours %.5f, first fit %.5f, last fit %.5f of the optimum", m.Name, d.name, load, s[0], s[1], s[2])
+				t.Logf("%s, %s, load %.1f: %.5f of the optimum; rivals %.5f", m.Name, d.name, load, s[0], s[1:])
 				if s[0] < 0.98 {
 					t.Errorf("%s, %s, load %.1f: %.5f of the optimum", m.Name, d.name, load, s[0])
 				}
 				for i := range s {
-					sums[i] += s[i]
+					sums[i] += s[i] / 4
 					if s[0] < s[i]-1e-5 {
-						t.Errorf("%s, %s, load %.1f: %.5f of the optimum, another rule has %.5f", m.Name, d.name, load, s[0], s[i])
+						t.Errorf("%s, %s, load %.1f: %.5f of the optimum, %s has %.5f", m.Name, d.name, load, s[0], rivals[i-1].name, s[i])
 					}
 				}
 			}
-			if sums[0] <= sums[1] || sums[0] <= sums[2] {
-				t.Errorf("%s, %s: not above first and last fit: %v", m.Name, d.name, sums)
+			if s := c.judge(d.of(&m.Card), 2, rules[:1]); s[0] < 0.98 {
+				t.Errorf("%s, %s, load 2: %.5f of the optimum", m.Name, d.name, s[0])
+			}
+			for i, r := range rivals {
+				if sums[0] <= sums[i+1] && sums[0] < 0.9999 {
+					t.Errorf("%s, %s: %.5f of the optimum, %s has %.5f", m.Name, d.name, sums[0], r.name, sums[i+1])
+				}
+			}
+		}
+	}
+}
+
+// What the driver chooses, ours does better at any load, also when most is refused.
+func TestPlacesAreBetterThanTheDrivers(t *testing.T) {
+	m := model(t, "A100-PCIE-40GB")
+	c := newChain(&m.Card)
+	rules := []choice{c.rule(t, ours), c.rule(t, driverOrder), c.rule(t, driverCount)}
+	for _, d := range demands {
+		for _, load := range []float64{0.1, 0.3, 0.8, 1.2, 2, 4} {
+			s := c.judge(d.of(&m.Card), load, rules)
+			if s[0] <= s[1] || s[0] <= s[2] {
+				t.Errorf("%s, load %.1f: %.5f of the optimum, the driver %.5f", d.name, load, s[0], s[1:])
 			}
 		}
 	}
@@ -231,7 +267,7 @@ func TestChainAgreesWithTraces(t *testing.T) {
 func BenchmarkPlaces(b *testing.B) {
 	for _, m := range shapes() {
 		c := newChain(&m.Card)
-		rules := []choice{c.rule(b, ours), c.rule(b, firstFit), c.rule(b, lastFit)}
+		rules := c.rules(b)
 		for _, d := range demands {
 			for _, load := range []float64{0.3, 0.5, 0.8, 1.2, 2} {
 				b.Run(fmt.Sprintf("%s/%s/load=%.1f", m.Name, d.name, load), func(b *testing.B) {
@@ -239,7 +275,7 @@ func BenchmarkPlaces(b *testing.B) {
 						s := c.judge(d.of(&m.Card), load, rules)
 						b.ReportMetric(s[0], "of-optimum")
 						b.ReportMetric(s[0]/s[1], "vs-first-fit")
-						b.ReportMetric(s[0]/s[2], "vs-last-fit")
+						b.ReportMetric(s[0]/max(s[4], s[5]), "vs-driver")
 					}
 				})
 			}

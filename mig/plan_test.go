@@ -148,32 +148,51 @@ func drawn(t *rapid.T, c *mig.Card) []mig.Instance {
 		p := rapid.SampledFrom(c.Profiles).Draw(t, "profile")
 		s := rapid.SampledFrom(p.Starts).Draw(t, "start")
 		if legal(c, have, p, s) {
-			have = append(have, mig.Instance{ID: 10 + len(have), Profile: p.Name, Start: s, Size: p.Size, InUse: rapid.Bool().Draw(t, "in use")})
+			have = append(have, mig.Instance{ID: 10 + len(have), Profile: p.Name, Start: s, Size: p.Size, InUse: rapid.Bool().Draw(t, "in use"), Compute: rapid.SampledFrom(shapesOfCompute).Draw(t, "compute")})
 		}
 	}
 	return have
 }
 
+// wished is a layout of which much may be there already: else nearly all would be refused.
+func wished(t *rapid.T, c *mig.Card, have []mig.Instance) (want []mig.Placement) {
+	for _, in := range have {
+		if in.InUse && rapid.IntRange(0, 9).Draw(t, "kept") > 0 || rapid.Bool().Draw(t, "stays") {
+			start := rapid.SampledFrom([]int{mig.Anywhere, in.Start}).Draw(t, "where")
+			want = append(want, mig.Placement{Profile: in.Profile, Start: start, Compute: in.Compute})
+		}
+	}
+	for range rapid.IntRange(0, 3).Draw(t, "more") {
+		p := rapid.SampledFrom(c.Profiles).Draw(t, "wish")
+		want = append(want, mig.Placement{
+			Profile: p.Name, Start: rapid.SampledFrom(append([]int{mig.Anywhere}, p.Starts...)).Draw(t, "at"),
+			Compute: rapid.SampledFrom(shapesOfCompute).Draw(t, "with"),
+		})
+	}
+	return rapid.Permutation(want).Draw(t, "order")
+}
+
+// shapesOfCompute stand for what compute instances one has: it is compared only.
+var shapesOfCompute = []string{"", "", "1c,1c"}
+
 // A plan applied gives what was asked for; what is kept is what was there; nothing
 // in use is removed. A refusal names instances that are in the way indeed: with them
 // idle there is a plan, and with any one of them left in use there is none.
 func TestPlansHoldWhatTheyPromise(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		model := rapid.SampledFrom(cards.Models).Draw(t, "card")
-		c := &model.Card
-		have := drawn(t, c)
-		var want []mig.Placement
-		for range rapid.IntRange(0, 5).Draw(t, "wishes") {
-			p := rapid.SampledFrom(c.Profiles).Draw(t, "wish")
-			want = append(want, mig.Placement{Profile: p.Name, Start: rapid.SampledFrom(append([]int{mig.Anywhere}, p.Starts...)).Draw(t, "at")})
-		}
-		plan, err := c.Layout(have, want)
-		if err == nil {
-			holds(t, c, have, want, plan)
-			return
-		}
-		refused(t, c, have, want, err)
-	})
+	for range 10 { // a hundred each: half are refused as too much for any card
+		rapid.Check(t, func(t *rapid.T) {
+			model := rapid.SampledFrom(cards.Models).Draw(t, "card")
+			c := &model.Card
+			have := drawn(t, c)
+			want := wished(t, c, have)
+			plan, err := c.Layout(have, want)
+			if err == nil {
+				holds(t, c, have, want, plan)
+				return
+			}
+			refused(t, c, have, want, err)
+		})
+	}
 }
 
 func holds(t *rapid.T, c *mig.Card, have []mig.Instance, want []mig.Placement, plan mig.Plan) {
@@ -187,13 +206,16 @@ func holds(t *rapid.T, c *mig.Card, have []mig.Instance, want []mig.Placement, p
 			t.Fatalf("removes %+v", in)
 		}
 	}
+	if n := fewest(c, have, want); n != len(plan.Remove) {
+		t.Fatalf("removes %d where %d suffice", len(plan.Remove), n)
+	}
 	now := slices.Clone(plan.Keep)
 	for _, a := range plan.Create {
 		i := slices.IndexFunc(c.Profiles, func(p mig.Profile) bool { return p.Name == a.Profile })
 		if !legal(c, now, c.Profiles[i], a.Start) {
 			t.Fatalf("cannot make %v beside %+v", a, now)
 		}
-		now = append(now, mig.Instance{Profile: a.Profile, Start: a.Start, Size: c.Profiles[i].Size})
+		now = append(now, mig.Instance{Profile: a.Profile, Start: a.Start, Size: c.Profiles[i].Size, Compute: a.Compute})
 	}
 	for _, fixed := range []bool{true, false} {
 		for _, w := range want {
@@ -201,7 +223,7 @@ func holds(t *rapid.T, c *mig.Card, have []mig.Instance, want []mig.Placement, p
 				continue
 			}
 			i := slices.IndexFunc(now, func(in mig.Instance) bool {
-				return in.Profile == w.Profile && (!fixed || in.Start == w.Start)
+				return in.Profile == w.Profile && in.Compute == w.Compute && (!fixed || in.Start == w.Start)
 			})
 			if i < 0 {
 				t.Fatalf("%v is not there in the end", w)
@@ -212,6 +234,59 @@ func holds(t *rapid.T, c *mig.Card, have []mig.Instance, want []mig.Placement, p
 	if len(now) > 0 {
 		t.Fatalf("%+v are left that nobody wants", now)
 	}
+}
+
+// fewest is how few instances have to go for a layout, computed apart from the planner:
+// all are kept or not, and all places are tried.
+func fewest(c *mig.Card, have []mig.Instance, want []mig.Placement) int {
+	best := len(have) + 1
+	for set := range 1 << len(have) {
+		var kept []mig.Instance
+		gone := 0
+		for i, in := range have {
+			switch {
+			case set&(1<<i) == 0:
+				kept = append(kept, in)
+			case in.InUse:
+				gone = best
+			default:
+				gone++
+			}
+		}
+		if gone < best && placeable(c, kept, nil, want) {
+			best = gone
+		}
+	}
+	return best
+}
+
+// placeable reports whether each wish can be one of those that are kept or one made beside
+// them, and none that is kept is left over.
+func placeable(c *mig.Card, kept, made []mig.Instance, want []mig.Placement) bool {
+	if len(want) == 0 {
+		return len(kept) == 0
+	}
+	w := want[0]
+	is := func(start int) bool { return w.Start == mig.Anywhere || w.Start == start }
+	for i, in := range kept {
+		if in.Profile == w.Profile && in.Compute == w.Compute && is(in.Start) {
+			rest := slices.Delete(slices.Clone(kept), i, i+1)
+			if placeable(c, rest, append(slices.Clone(made), in), want[1:]) {
+				return true
+			}
+		}
+	}
+	p := c.Profiles[slices.IndexFunc(c.Profiles, func(p mig.Profile) bool { return p.Name == w.Profile })]
+	for _, start := range p.Starts {
+		if !is(start) || !legal(c, slices.Concat(kept, made), p, start) {
+			continue
+		}
+		next := append(slices.Clone(made), mig.Instance{Profile: p.Name, Start: start, Size: p.Size})
+		if placeable(c, kept, next, want[1:]) {
+			return true
+		}
+	}
+	return false
 }
 
 func refused(t *rapid.T, c *mig.Card, have []mig.Instance, want []mig.Placement, err error) {

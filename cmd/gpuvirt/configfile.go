@@ -20,6 +20,8 @@ import (
 type cards struct {
 	filter  []cardID // empty: any card
 	devices []int    // by number among NVIDIA's, in order of PCI address; nil: all
+	were    []string // those that had these numbers when the file was written; nil: it does not say
+	skips   bool     // the tool that the file is of does not number what NVIDIA's driver does not have
 }
 
 // readStrictly reads the one document of a file. A word that means nothing here would mean
@@ -228,6 +230,11 @@ func choose[S any](ctx context.Context, c *cli, file, config string, configs map
 	for _, s := range specs {
 		if n := slices.Max(append(slices.Clone(of(s).devices), -1)); n >= len(gpus) {
 			return config, nil, fmt.Errorf("cannot find gpu number %d: this host has %d of NVIDIA", n, len(gpus))
+		}
+	}
+	for _, s := range specs {
+		if err := of(s).certain(gpus); err != nil {
+			return config, nil, fmt.Errorf("cannot tell which gpus %s is for: %w", config, err)
 		}
 	}
 	for i, g := range gpus {

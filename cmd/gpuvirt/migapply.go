@@ -19,7 +19,11 @@ func migApply(c *cli) *cobra.Command {
 		Use: "apply -f FILE [-c CONFIG]", Short: "Cut GPUs as a file of mig-parted says", Args: takes(0),
 		Long: `Cut GPUs as a file of mig-parted says, each with the smallest change: what is
 there as wanted stays, and so does what is in use. All are planned first: where one
-GPU cannot be cut so, or is not under management, none is changed.`,
+GPU cannot be cut so, or is not under management, none is changed.
+
+NVIDIA's GPUs are numbered by PCI address, as mig-parted does; "devices: all" are all
+that MIG can cut. Where mig-parted would count otherwise, as it passes over a card
+that a VM is given whole, the file is refused if it does not say which GPUs it means.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			targets, err := c.targets(ctx, file, config)

@@ -32,6 +32,47 @@ func TestNVIDIAGPUs(t *testing.T) {
 	}
 }
 
+// mig-parted does not number what NVIDIA's driver does not have, unless it has none: from
+// there on a number alone says nothing.
+func TestMIGNumbersInDoubt(t *testing.T) {
+	card := func(id, driver string, capable bool) api.GPU {
+		return api.GPU{ID: id, Vendor: "NVIDIA", Driver: api.Driver{Name: driver}, MIG: api.MIGMode{Capable: capable}}
+	}
+	first, given, second := card("0000:01:00.0", "nvidia", true), card("0000:02:00.0", "vfio-pci", false), card("0000:03:00.0", "nvidia", true)
+	entry := func(devices string) string {
+		return "version: v1\nmig-configs:\n  a:\n    - devices: " + devices + "\n      mig-enabled: true\n      mig-devices: {}\n"
+	}
+	const doubt = "mig-parted does not count gpu 0000:02:00.0, as NVIDIA's driver does not have it, so that numbers from 1 on may mean others"
+	for name, tt := range map[string]struct {
+		gpus           []api.GPU
+		stdin, stderr  string
+		code, requests int
+	}{
+		"before it":                {[]api.GPU{first, given, second}, entry("[0]"), "", exitDone, 1},
+		"it":                       {[]api.GPU{first, given, second}, entry("[1]"), doubt, exitFailed, 0},
+		"after it":                 {[]api.GPU{first, given, second}, entry("[0, 2]"), doubt + `: name the gpus in a comment above "mig-enabled", as in "# gpuvirt-gpus: 0000:03:00.0"`, exitFailed, 0},
+		"after it, and named":      {[]api.GPU{first, given, second}, entry("[2] # gpuvirt-gpus: 0000:03:00.0"), "", exitDone, 1},
+		"all":                      {[]api.GPU{first, given, second}, entry("all"), "", exitDone, 2},
+		"none of them":             {[]api.GPU{first, given, second}, entry("[]"), "a is for no gpu of this host", exitDone, 0},
+		"only such as it":          {[]api.GPU{given, card("0000:04:00.0", "", false)}, entry("[1]"), "MIG cannot, and a wants it", exitFailed, 0},
+		"its driver is not told":   {[]api.GPU{card("0000:02:00.0", "", true), second}, entry("[1]"), "", exitDone, 1},
+		"it hangs: another reason": {[]api.GPU{first, lost("0000:02:00.0", "10de:2330")}, entry("[0]"), "cannot tell which gpus a is for: gpu 0000:02:00.0", exitNotReady, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, socket := startFake(t)
+			f.answers["GET gpus"] = list(tt.gpus...)
+			for _, g := range tt.gpus {
+				f.answers["PUT gpus/"+g.ID+"/mig"] = api.Plan{Summary: "lay out", Changes: true}
+			}
+			s := session{args: []string{"mig", "apply", "--dry-run", "-f", "-"}, stdin: tt.stdin}
+			s.run(t.Context(), socket)
+			if s.code != tt.code || len(f.requests) != tt.requests || !strings.Contains(s.stderr, tt.stderr) {
+				t.Errorf("%s%q", &s, f.requests)
+			}
+		})
+	}
+}
+
 // A card that cannot be read would make every number after it mean another card, and
 // may be meant itself: nothing is said or done then, unless the file is for others only.
 func TestMIGUnreadCard(t *testing.T) {

@@ -19,6 +19,10 @@ import (
 // over it.
 const exactMark = "# gpuvirt:"
 
+// Such a file has numbers for GPUs, and which has which number changes where one comes or
+// goes. So the GPUs stand in a comment as well, in the order of their numbers.
+const wereMark = "# gpuvirt-gpus:"
+
 // A migEntryOut is an entry as it is written.
 type migEntryOut struct {
 	Devices []int          `yaml:"devices,flow"`
@@ -33,6 +37,9 @@ func (s migSpec) MarshalYAML() (any, error) {
 		return nil, err
 	}
 	for _, key := range n.Content {
+		if key.Value == "mig-enabled" && len(s.were) > 0 {
+			key.HeadComment = wereMark + " " + strings.Join(s.were, " ")
+		}
 		if key.Value == "mig-devices" && len(s.want.Instances) > 0 {
 			key.HeadComment = exactMark + " " + layoutLine(s.want)
 		}
@@ -63,7 +70,7 @@ func computeWish(in api.LayoutInstance) []string {
 // exact reads the layout in the comment of an entry; nil if it has none. It must say
 // what is counted: who edits the one and forgets the other is told.
 func (e configEntry) exact(counts map[string]int) ([]api.LayoutInstance, error) {
-	said, stray := exactComments(e.node)
+	said, stray := comments(e.node, exactLine)
 	switch {
 	case stray:
 		return nil, e.wrong("mig-devices", "the comment %q below it may be meant for it or for the next entry: put it above \"mig-devices\"", exactMark)
@@ -83,16 +90,34 @@ func (e configEntry) exact(counts map[string]int) ([]api.LayoutInstance, error) 
 	return l.Instances, nil
 }
 
-// exactLine is how the comment may be written by hand.
-var exactLine = regexp.MustCompile(`^#+\s*gpuvirt:(.*)$`)
+// readWere reads which GPUs had the numbers.
+func (s *migSpec) readWere(e configEntry) error {
+	said, stray := comments(e.node, wereLine)
+	if len(said) == 0 && !stray {
+		return nil
+	}
+	for _, text := range said {
+		s.were = append(s.were, strings.Fields(text)...)
+	}
+	if stray || len(said) != 1 || len(s.were) != len(s.devices) {
+		return e.wrong("devices", "the comment %q is to stand once in an entry, above \"mig-enabled\", with a gpu for each number: correct or remove it", wereMark)
+	}
+	return nil
+}
 
-// exactComments finds the comment in and above a node, wherever an editor has put it,
+// exactLine and wereLine are how the comments may be written by hand.
+var (
+	exactLine = regexp.MustCompile(`^#+\s*gpuvirt:(.*)$`)
+	wereLine  = regexp.MustCompile(`^#+\s*gpuvirt-gpus:(.*)$`)
+)
+
+// comments finds those of a form in and above a node, wherever an editor has put them,
 // and in what the node takes over from elsewhere. One below it may be meant for the
 // next: stray reports such a one.
-func exactComments(n *yaml.Node) (out []string, stray bool) {
+func comments(n *yaml.Node, form *regexp.Regexp) (out []string, stray bool) {
 	find := func(comment string) (found []string) {
 		for line := range strings.Lines(comment) {
-			if m := exactLine.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
+			if m := form.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
 				found = append(found, m[1])
 			}
 		}
@@ -104,7 +129,7 @@ func exactComments(n *yaml.Node) (out []string, stray bool) {
 		inside = []*yaml.Node{n.Alias}
 	}
 	for _, sub := range inside {
-		more, s := exactComments(sub)
+		more, s := comments(sub, form)
 		out, stray = append(out, more...), stray || s
 	}
 	return out, stray
@@ -164,6 +189,7 @@ func exported(numbers []int, gpus []api.MIG) ([]migSpec, error) {
 			specs, at = append(specs, migSpec{want: m.Actual}), len(specs)
 		}
 		specs[at].devices = append(specs[at].devices, numbers[i])
+		specs[at].were = append(specs[at].were, m.GPU)
 	}
 	if len(specs) == 0 {
 		return nil, errors.New("cannot export: this host has no gpu that MIG can cut")

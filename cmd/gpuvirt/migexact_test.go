@@ -104,15 +104,19 @@ func TestMIGExportForMIGParted(t *testing.T) {
 mig-configs:
   current:
     - devices: [0, 4]
+      # gpuvirt-gpus: 0000:40:00.0 0000:44:00.0
       mig-enabled: true
       # gpuvirt: 1g.5gb@0 3g.20gb@4=1c.3g.20gb,2c.3g.20gb` + counts + `
     - devices: [1]
+      # gpuvirt-gpus: 0000:41:00.0
       mig-enabled: false
       mig-devices: {}
     - devices: [2]
+      # gpuvirt-gpus: 0000:42:00.0
       mig-enabled: true
       # gpuvirt: 1g.5gb@1 3g.20gb@4=1c.3g.20gb,2c.3g.20gb` + counts + `
     - devices: [3]
+      # gpuvirt-gpus: 0000:43:00.0
       mig-enabled: true
       mig-devices: {}
 `
@@ -214,6 +218,56 @@ func TestMIGFileComment(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%s: %q, %v, want %q", text, got, err, want)
+		}
+	}
+}
+
+// Numbers mean other cards when one comes or goes: what was exported says which it meant,
+// and is carried out on no other. One that is given to a VM keeps its number.
+func TestMIGExportMoved(t *testing.T) {
+	f, socket := startFake(t)
+	f.cut(t, off, "1g.5gb@0", "3g.20gb@4")
+	run := func(line, file string) *session {
+		f.requests = nil
+		s := session{args: strings.Fields(line), stdin: file}
+		s.run(t.Context(), socket)
+		return &s
+	}
+	const apply = "mig apply --dry-run -f -"
+	file := run("mig export", "").stdout
+	if s := run(apply, file); s.code != exitDone || len(f.requests) != 3 {
+		t.Errorf("%s%q", s, f.requests)
+	}
+	all := f.answers["GET gpus"].(api.List[api.GPU]).Items //nolint:forcetypeassert // it is from cut
+	all[0].Driver.Name, all[1].Driver.Name, all[2].Driver.Name = "vfio-pci", "nvidia", "nvidia"
+	all[0].MIG = api.MIGMode{}
+	if s := run(apply, file); s.code != exitDone || len(f.requests) != 2 {
+		t.Errorf("%s%q", s, f.requests)
+	}
+	if s := run("mig export", ""); !strings.Contains(s.stdout, "- devices: [1]\n      # gpuvirt-gpus: 0000:41:00.0\n") ||
+		!strings.Contains(s.stderr, "mig-parted does not count gpu 0000:40:00.0") {
+		t.Error(s)
+	}
+	f.answers["GET gpus"] = list(all[1:]...)
+	two := strings.Split(file, "    - devices: [2]")[0]
+	for _, line := range []string{apply, "mig apply -f -", "mig assert -f -"} {
+		for file, why := range map[string]string{
+			file: "cannot find gpu number 2: this host has 2 of NVIDIA",
+			two:  `number 0 was gpu 0000:40:00.0 when the file was written, and is 0000:41:00.0 now: correct both the number and the comment "# gpuvirt-gpus:"`,
+		} {
+			if s := run(line, file); s.code != exitFailed || len(f.requests) > 0 || !strings.Contains(s.stderr, why) {
+				t.Errorf("%s%q", s, f.requests)
+			}
+		}
+	}
+	for _, wrong := range []string{
+		"{devices: all, mig-enabled: false} # gpuvirt-gpus: 0000:41:00.0",
+		"devices: [0]\n      # gpuvirt-gpus: 0000:41:00.0 0000:42:00.0\n      mig-enabled: false",
+		"devices: [0] # gpuvirt-gpus: 0000:41:00.0\n      mig-enabled: false # gpuvirt-gpus: 0000:41:00.0",
+	} {
+		s := run(apply, "version: v1\nmig-configs:\n  a:\n    - "+wrong+"\n")
+		if s.code != exitFailed || !strings.Contains(s.stderr, "with a gpu for each number") {
+			t.Errorf("%s: %s", wrong, s)
 		}
 	}
 }

@@ -52,10 +52,11 @@ func (s *migSpec) UnmarshalYAML(n *yaml.Node) error {
 	if err := e.read("mig-enabled", &s.want.Enabled, "neither true nor false"); err != nil {
 		return err
 	}
+	s.skips = true
 	if s.want.Enabled && !e.has("mig-devices") {
 		return e.wrong("", "an entry has \"mig-enabled: true\" and no \"mig-devices\": \"mig-devices: {}\" means none")
 	}
-	return cmp.Or(s.readDevices(e), s.readFilter(e), s.readCounts(e))
+	return cmp.Or(s.readDevices(e), s.readFilter(e), s.readCounts(e), s.readWere(e))
 }
 
 func (s *migSpec) readCounts(e configEntry) error {
@@ -65,6 +66,9 @@ func (s *migSpec) readCounts(e configEntry) error {
 	}
 	if !s.want.Enabled && len(counts) > 0 {
 		return e.wrong("mig-devices", "\"mig-devices\" are given, and \"mig-enabled\" is false")
+	}
+	if len(counts) > 0 && !slices.ContainsFunc(slices.Collect(maps.Values(counts)), func(n int) bool { return n != 0 }) {
+		return e.wrong("mig-devices", "\"mig-devices\" has no number above 0: \"mig-devices: {}\" means none")
 	}
 	guess, err := instancesOf(counts)
 	if err != nil {

@@ -132,6 +132,7 @@ func TestMIGFileRefused(t *testing.T) {
 		entry("devices: all", "mig-enabled: true", "mig-devices: {fast: 1}"):       `line 6: "fast" is no profile`,
 		entry("devices: all", "mig-enabled: true", "mig-devices: {4c.3g.20gb: 1}"): `line 6: "4c.3g.20gb" is no profile`,
 		entry("devices: all", "mig-enabled: true", "mig-devices: {1g.5gb: -1}"):    "line 6: -1 of 1g.5gb",
+		entry("devices: all", "mig-enabled: true", "mig-devices: {1g.5gb: 0}"):     `line 6: "mig-devices" has no number above 0`,
 		entry("devices: all", "device-filter: A100", "mig-enabled: false"):         `line 5: "A100" is no PCI id`,
 		entry("devices: all", "device-filter: {a: b}", "mig-enabled: false"):       `line 5: "device-filter" is neither an id nor a list`,
 	} {
@@ -225,6 +226,29 @@ mig-configs:
     - devices: [5, 6]
       mig-enabled: true
       mig-devices: {"1g.5gb": 2, "2g.10gb": 1, "3g.20gb": 1}
+  of-a-workstation: # one of its cards is for the screen
+    - device-filter: "0x20B210DE"
+      devices: [0]
+      mig-enabled: false
+      mig-devices: {}
+    - device-filter: "0x20B210DE"
+      devices: [2]
+      mig-enabled: true
+      mig-devices:
+        "2g.20gb": 3
+        "1g.10gb": 1
+    - device-filter: "0x1FB010DE"
+      devices: [1]
+      mig-enabled: false
+      mig-devices: {}
+  media:
+    - device-filter: [ "0x2BB510DE" ]
+      devices: all
+      mig-enabled: true
+      mig-devices:
+        "1g.24gb+me.all": 1
+        "1g.24gb-me": 1
+        "2g.48gb+gfx": 1
   with-anchors:
     - &small {devices: [0], mig-enabled: true, mig-devices: {"1g.5gb": 7}}
     - <<: *small
@@ -245,6 +269,9 @@ mig-configs:
 		{"all-balanced", "10de:2901", "3g.90gb 2g.45gb 1g.23gb 1g.23gb"},
 		{"all-balanced", "10de:1eb8", "nothing"},
 		{"custom-config", "10de:20f1", "MIG off"},
+		{"of-a-workstation", "10de:20b2", "nothing"},
+		{"of-a-workstation", "10de:1fb0", "MIG off"},
+		{"media", "10de:2bb5", "1g.24gb+me.all 1g.24gb-me 2g.48gb+gfx"},
 		{"with-anchors", "10de:20f1", strings.Repeat("1g.5gb ", 7)},
 	} {
 		checkLayout(t, f, tt.config, api.GPU{PCIID: tt.card}, tt.want)

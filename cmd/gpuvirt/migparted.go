@@ -45,7 +45,7 @@ func (c *cli) targets(ctx context.Context, file, config string) ([]migTarget, er
 		switch {
 		case t.gpu.MIG.Capable:
 			out = append(out, migTarget{t.gpu, t.spec.want})
-		case t.spec.want.Enabled:
+		case t.spec.want.Enabled && t.spec.devices != nil: // "all" are all that can be cut
 			return nil, fmt.Errorf("cannot cut gpu %s (%s): MIG cannot, and %s wants it", t.gpu.ID, t.gpu.Model, config)
 		}
 	}
@@ -95,7 +95,8 @@ func migExport(c *cli) *cobra.Command {
 read; without GPU all that MIG can cut. Such a file only counts compute instances:
 the places of the GPU instances, and which compute instances share one, are in
 comments "# gpuvirt: ...", which "mig apply" and "mig assert" read and mig-parted
-does not.`,
+does not. Comments "# gpuvirt-gpus: ..." have the GPUs that had the numbers: where they
+are others now the file is refused. Remove them to use it on another host.`,
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			gpus, err := c.nvidiaGPUs(cmd.Context())
 			if err != nil {
@@ -119,6 +120,9 @@ does not.`,
 			specs, err := exported(numbers, all)
 			if err != nil {
 				return err
+			}
+			if i := uncounted(gpus); i >= 0 && i < slices.Max(numbers) {
+				c.say("mig-parted does not count gpu %s, as NVIDIA's driver does not have it: it would take numbers above %d for other gpus", gpus[i].ID, i)
 			}
 			var b bytes.Buffer
 			enc := yaml.NewEncoder(&b)

@@ -35,6 +35,10 @@ func TestMIGApplyAndAssert(t *testing.T) {
 		"apply dry": {line: "mig apply --dry-run -c empty -f " + file, writes: []string{
 			`PUT /v1/gpus/0000:5a:00.0/mig?dry_run=true {"enabled":true,"instances":[]}`,
 		}},
+		// As mig-parted does: its files are for hosts with a card for the screen as well.
+		"all beside some that MIG cannot cut": {line: "mig apply --dry-run -f -", stdin: "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {}}]}\n", writes: []string{
+			`PUT /v1/gpus/0000:5a:00.0/mig?dry_run=true {"enabled":true,"instances":[]}`,
+		}},
 		"no such config":     {line: "mig apply -c nonsense -f " + file, code: exitFailed, stderr: `cannot find config "nonsense"`},
 		"which config":       {line: "mig apply -f " + file, code: exitFailed, stderr: "it has all-balanced, all-disabled"},
 		"no such file":       {line: "mig apply -f /nonexistent", code: exitFailed, stderr: "no such file"},

@@ -254,10 +254,12 @@ func TestMIG(t *testing.T) {
 	r := call(ctx, t, http.MethodPut, migPath(cutCard), cut("4g.20gb", "2g.10gb", "1g.5gb"))
 	run(ctx, t, "systemctl kill -s KILL gpuvirtd")
 	must(t, hypervisor.WaitReady(ctx))
-	if op := ended(ctx, t, r); op.Status != "done" && op.Status != "undone" {
-		t.Errorf("%+v", op)
+	op := ended(ctx, t, r)
+	if is, want := layout(ctx, t, cutCard), map[string]string{
+		"done": "4g.20gb@0 2g.10gb@4 1g.5gb@6", "undone": "1g.5gb@0 1g.5gb@1 1g.5gb@2 1g.5gb@3 3g.20gb@4",
+	}[op.Status]; is != want || want == "" {
+		t.Errorf("%s after a kill, want %s: %+v", is, want, op)
 	}
-	layout(ctx, t, cutCard)
 	if got := layOut(ctx, t, "4g.20gb", "2g.10gb", "1g.5gb+me"); got == "" {
 		t.Error("nothing is there")
 	}
