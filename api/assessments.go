@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/report"
 )
 
@@ -45,4 +46,7 @@ type Assessment struct {
 	Created        time.Time  `json:"created"`
 	Heard          *time.Time `json:"heard,omitempty"`    // when the server was heard of last; nil: never
 	Hostname       string     `json:"hostname,omitempty"` // as the server says
+	// Findings are worked out from what was seen, by the version of gpuvirt that answers;
+	// nil: nothing was seen yet.
+	Findings *assess.Assessment `json:"findings,omitempty"`
 }

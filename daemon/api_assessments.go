@@ -7,6 +7,7 @@ import (
 
 	"gpuvirt/api"
 	"gpuvirt/gpu"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/report"
 )
 
@@ -24,6 +25,7 @@ func assessmentOf(r report.AssessmentRecord) api.Assessment {
 	}
 	if r.Report != nil {
 		out.Hostname = r.Report.Hostname
+		out.Findings = findingsOf(assess.Assess(*r.Report, assess.Policy{}))
 		if r.Report.Usage != nil {
 			out.Samples = r.Report.Usage.Samples
 		}

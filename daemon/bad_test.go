@@ -33,7 +33,7 @@ func fill(path, v string) string {
 // sample fills a path with names that exist.
 func sample(path string) string {
 	return strings.NewReplacer("{gpu}", gpuA, "{partition}", mdev1, "{vm}", "web1", "{assignment}", "old",
-		"{operation}", "01KAR2Z7T4Y2M8Q6V0R9X3B000", "{token}", oldToken, "{assessment}", "carried").Replace(path)
+		"{operation}", "01KAR2Z7T4Y2M8Q6V0R9X3B000", "{token}", oldToken, "{assessment}", "carried", "{migration}", "gpu7").Replace(path)
 }
 
 // sampleBody is what a route takes.
@@ -55,6 +55,10 @@ func sampleBody(rt route) string {
 		return `{"name":"ci","role":"viewer"}`
 	case rt.path == "/v1/assessments":
 		return `{"name":"gpu8","source":` + sourceBody + `}`
+	case rt.path == "/v1/migrations":
+		return `{"name":"new","assessment":"carried"}`
+	case rt.path == "/v1/migrations/{migration}":
+		return `{"copy":{"connections":2}}`
 	case rt.method == patch:
 		return `{"managed":true}`
 	case rt.method == post:

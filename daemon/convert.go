@@ -174,7 +174,7 @@ func stepOf(s operation.Step) api.Step {
 func infoOf(h gpu.HostInfo, version string) api.Info {
 	return api.Info{
 		Product: "gpuvirt", Version: version, APIVersion: "v1",
-		Features: []string{"adopt", "apply", "assessments", "assignments", "backup", "capacity", "config", "dry-run", "etag", "events", "idempotency-key", "metrics", "mig", "partitions", "sriov", "tokens", "vgpu"},
+		Features: []string{"adopt", "apply", "assessments", "assignments", "backup", "capacity", "config", "dry-run", "etag", "events", "idempotency-key", "metrics", "mig", "migrations", "partitions", "sriov", "tokens", "vgpu"},
 		HostID:   h.HostID, BootID: h.BootID, State: string(h.State), Reasons: list(slices.Clone(h.Reasons)), Simulated: h.Simulated,
 	}
 }

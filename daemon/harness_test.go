@@ -60,8 +60,9 @@ type harness struct {
 
 func newHarness(t testing.TB) *harness {
 	h := &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
+	assessments := &fakeAssessments{host: h.host, report: exampleInspection(t)}
 	h.Server = New(Config{
-		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept), Assessments: &fakeAssessments{host: h.host, report: exampleInspection(t)},
+		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept), Assessments: assessments, Migrations: &fakeMigrations{assessments},
 		Metrics: func(_ context.Context, w io.Writer) error {
 			if h.host.err != nil {
 				return h.host.err

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -9,6 +10,7 @@ import (
 	"go/token"
 	"maps"
 	"net/http"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -17,9 +19,11 @@ import (
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"gpuvirt/api"
+	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
 
@@ -65,7 +69,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 			want[method+" "+path] = e
 		}
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("openapi.yaml (-) and the table of routes (+) differ:\n%s", diff)
 	}
 }
@@ -106,14 +110,14 @@ func TestOpenAPIPathRules(t *testing.T) {
 func TestOpenAPIEnums(t *testing.T) {
 	doc := loadDocument(t)
 	constants := map[string][]string{}
-	for _, pkg := range []string{"gpu", "operation", "p2v/report"} {
+	for _, pkg := range []string{"gpu", "operation", "p2v/report", "p2v/move"} {
 		maps.Copy(constants, constantsOf(t, pkg))
 	}
 	for schema, goType := range map[string]string{
 		"Kind": "gpu.Kind", "Placement": "gpu.Placement", "Hotplug": "gpu.Hotplug", "Origin": "gpu.Origin",
 		"PartitionState": "gpu.PartitionState", "VMState": "gpu.VMState", "AssignmentState": "gpu.AssignmentState",
 		"Policy": "gpu.Policy", "ComputeMode": "gpu.ComputeMode", "LicenseState": "gpu.LicenseState", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
-		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus", "AssessmentState": "report.State",
+		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus", "AssessmentState": "report.State", "MigrationPhase": "move.Phase",
 	} {
 		want := constants[goType]
 		if got := slices.Sorted(slices.Values(enumOf(doc.Components.Schemas[schema].Value))); len(want) == 0 || !slices.Equal(got, want) {
@@ -126,7 +130,7 @@ func TestOpenAPIEnums(t *testing.T) {
 	for goType, values := range map[string][]string{
 		"gpu.Kind": texts(kinds()), "gpu.Placement": texts(placements()), "gpu.Hotplug": texts(hotplugs()), "gpu.Origin": texts(origins()),
 		"gpu.Policy": texts(policies()), "gpu.PartitionState": texts(partitionStates()), "gpu.VMState": texts(vmStates()),
-		"gpu.AssignmentState": texts(assignmentStates()), "operation.Status": texts(statuses()), "report.State": texts(report.States()),
+		"gpu.AssignmentState": texts(assignmentStates()), "operation.Status": texts(statuses()), "report.State": texts(report.States()), "move.Phase": texts(move.Phases()),
 	} {
 		if got := slices.Sorted(slices.Values(values)); !slices.Equal(got, constants[goType]) {
 			t.Errorf("%s is %v, the routes accept %v", goType, constants[goType], got)
@@ -197,36 +201,49 @@ func wireTypes() map[string]reflect.Type {
 		"Operation": reflect.TypeFor[api.Operation](), "Step": reflect.TypeFor[api.Step](), "LogLine": reflect.TypeFor[api.LogLine](),
 		"Token": reflect.TypeFor[api.Token](), "TokenRequest": reflect.TypeFor[api.TokenRequest](), "TokenCreated": reflect.TypeFor[api.TokenCreated](),
 		"Source": reflect.TypeFor[api.Source](), "Assessment": reflect.TypeFor[api.Assessment](), "AssessmentRequest": reflect.TypeFor[api.AssessmentRequest](),
+		"Migration": reflect.TypeFor[api.Migration](), "MigrationRequest": reflect.TypeFor[api.MigrationRequest](), "MigrationPatch": reflect.TypeFor[api.MigrationPatch](),
+		"CopyRequest": reflect.TypeFor[api.CopyRequest](), "PlanRequest": reflect.TypeFor[api.PlanRequest](), "PlanPartitionRequest": reflect.TypeFor[api.PlanPartitionRequest](),
+		"WaiverRequest": reflect.TypeFor[api.WaiverRequest](), "MigrationList": reflect.TypeFor[api.List[api.Migration]](),
 		"AssessmentList": reflect.TypeFor[api.List[api.Assessment]](),
 		"TokenList":      reflect.TypeFor[api.List[api.Token]](),
 		"GPUList":        reflect.TypeFor[api.List[api.GPU]](), "ProfileList": reflect.TypeFor[api.ProfileList](),
 		"PartitionList": reflect.TypeFor[api.List[api.Partition]](), "VMList": reflect.TypeFor[api.List[api.VM]](),
 		"AssignmentList": reflect.TypeFor[api.List[api.Assignment]](), "OperationList": reflect.TypeFor[api.List[api.Operation]](),
 	}
-	maps.Copy(types, inspectionTypes())
+	maps.Copy(types, movingTypes())
 	return types
 }
 
-// inspectionTypes are the types that an inspection is made of, by their schema.
-func inspectionTypes() map[string]reflect.Type {
+// movingTypes are the types that inspections, what follows from them and copies are made of,
+// by their schema.
+func movingTypes() map[string]reflect.Type {
 	out := map[string]reflect.Type{}
-	var add func(name string, t reflect.Type)
-	add = func(name string, t reflect.Type) {
+	named := map[reflect.Type]string{
+		reflect.TypeFor[report.Report](): "Inspection", reflect.TypeFor[assess.Assessment](): "Findings", reflect.TypeFor[assess.Plan](): "MigrationPlan",
+		reflect.TypeFor[assess.Wish](): "PlanWish",
+	}
+	prefixes := map[string]string{"report": "Inspected", "assess": "Plan", "move": "Migration"}
+	var add func(t reflect.Type)
+	add = func(t reflect.Type) {
 		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 			t = t.Elem()
 		}
 		if t.Kind() != reflect.Struct || t.PkgPath() == "time" {
 			return
 		}
-		if name == "" {
-			name = "Inspected" + t.Name()
-		}
-		out[name] = t
-		for i := range t.NumField() {
-			add("", t.Field(i).Type)
+		out[cmp.Or(named[t], prefixes[path.Base(t.PkgPath())]+t.Name())] = t
+		for _, f := range reflect.VisibleFields(t) {
+			if f.Tag != "" {
+				add(f.Type)
+			}
 		}
 	}
-	add("Inspection", reflect.TypeFor[report.Report]())
+	for _, t := range []reflect.Type{
+		reflect.TypeFor[report.Report](), reflect.TypeFor[assess.Assessment](), reflect.TypeFor[assess.Plan](),
+		reflect.TypeFor[move.Copy](), reflect.TypeFor[move.Disk](), reflect.TypeFor[move.Forecast](),
+	} {
+		add(t)
+	}
 	return out
 }
 
@@ -251,8 +268,10 @@ func TestOpenAPITypes(t *testing.T) {
 			continue
 		}
 		want, required := map[string]string{}, []string{}
-		for i := range typ.NumField() {
-			f := typ.Field(i)
+		for _, f := range reflect.VisibleFields(typ) {
+			if f.Anonymous || !f.IsExported() {
+				continue
+			}
 			tag, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 			ft := f.Type
 			if ft.Kind() == reflect.Pointer {
@@ -270,10 +289,10 @@ func TestOpenAPITypes(t *testing.T) {
 		for field, p := range ref.Value.Properties {
 			got[field] = strings.Join(p.Value.Type.Slice(), ",")
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := gocmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: Go type (-) and schema (+) differ:\n%s", name, diff)
 		}
-		if diff := cmp.Diff(slices.Sorted(slices.Values(required)), slices.Sorted(slices.Values(ref.Value.Required))); diff != "" {
+		if diff := gocmp.Diff(slices.Sorted(slices.Values(required)), slices.Sorted(slices.Values(ref.Value.Required))); diff != "" {
 			t.Errorf("%s: required in Go (-) and in the schema (+) differ:\n%s", name, diff)
 		}
 	}

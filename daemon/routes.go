@@ -82,6 +82,16 @@ func routes() []route {
 		{method: get, path: "/v1/assessments/{assessment}/inspection", access: Operator, handle: getInspection, conditional: true},
 		{method: post, path: "/v1/assessments/{assessment}/finish", access: Admin, handle: finishAssessment, query: dryRunQuery(), conditional: true},
 
+		{method: get, path: "/v1/migrations", access: Operator, handle: listMigrations, query: migrationQuery()},
+		{method: post, path: "/v1/migrations", access: Admin, handle: createMigration, query: dryRunQuery(), body: true},
+		{method: get, path: "/v1/migrations/{migration}", access: Operator, handle: getMigration, conditional: true},
+		{method: patch, path: "/v1/migrations/{migration}", access: Admin, handle: patchMigration, query: dryRunQuery(), body: true, conditional: true},
+		{method: remove, path: "/v1/migrations/{migration}", access: Admin, handle: deleteMigration, query: dryRunQuery(), conditional: true},
+		{method: get, path: "/v1/migrations/{migration}/plan", access: Operator, handle: getMigrationPlan},
+		{method: post, path: "/v1/migrations/{migration}/sync", access: Admin, handle: syncMigration, query: dryRunQuery(), conditional: true},
+		{method: post, path: "/v1/migrations/{migration}/retry", access: Admin, handle: retryMigration, query: dryRunQuery(), conditional: true},
+		{method: post, path: "/v1/migrations/{migration}/rollback", access: Admin, handle: rollbackMigration, query: dryRunQuery(), conditional: true},
+
 		{method: get, path: "/v1/operations", access: Viewer, handle: listOperations, query: operationQuery()},
 		{method: get, path: "/v1/operations/{operation}", access: Viewer, handle: getOperation, conditional: true},
 		{method: get, path: "/v1/operations/{operation}/wait", access: Viewer, handle: waitOperation, query: waitQuery()},

@@ -33,15 +33,17 @@ const (
 	lingerTimeout   = 5 * time.Second // for handlers whose connection was closed
 )
 
-// Config is what a Server is made of. Host, Operations, Tokens, Assessments and Log must be given.
+// Config is what a Server is made of. Host, Operations, Tokens, Assessments, Migrations and Log must be given.
 type Config struct {
 	Host       Host
 	Operations Operations
 	Tokens     Tokens
 	// Assessments are the looks at physical servers.
 	Assessments Assessments
-	Log         *slog.Logger
-	Version     string // of the daemon, for GET /v1
+	// Migrations are their moves into VMs.
+	Migrations Migrations
+	Log        *slog.Logger
+	Version    string // of the daemon, for GET /v1
 	// Settings tells the configuration that holds; nil: there is none.
 	Settings func() api.Settings
 
@@ -75,6 +77,7 @@ type Server struct {
 	ops         Operations
 	tokens      Tokens
 	assessments Assessments
+	migrations  Migrations
 	metrics     func(context.Context, io.Writer) error
 	network     *network
 	log         *slog.Logger
@@ -100,7 +103,7 @@ type Server struct {
 // New makes a server.
 func New(c Config) *Server {
 	s := &Server{
-		host: c.Host, ops: c.Operations, tokens: c.Tokens, assessments: c.Assessments, metrics: c.Metrics, network: newNetwork(c.TLSListen), log: c.Log, version: c.Version, settings: c.Settings,
+		host: c.Host, ops: c.Operations, tokens: c.Tokens, assessments: c.Assessments, migrations: c.Migrations, metrics: c.Metrics, network: newNetwork(c.TLSListen), log: c.Log, version: c.Version, settings: c.Settings,
 		socketPath: c.SocketPath, socketGroup: c.SocketGroup, roles: c.Roles,
 		drain: c.DrainTimeout, heartbeat: c.Heartbeat, exit: c.Exit,
 		streams: make(chan struct{}, maxStreams),

@@ -111,7 +111,7 @@ func checkPathParam(name, v string) error {
 		return checkVM(v)
 	case "partition":
 		return checkPartition(v)
-	case "assignment", "assessment":
+	case "assignment", "assessment", "migration":
 		return checkAssignmentName(v)
 	case "operation":
 		return checkOperation(v)

@@ -47,16 +47,8 @@ func NewMigrations(cfg Config) *Migrations {
 	return m
 }
 
-// A Migration is a move with how far it is.
-type Migration struct {
-	move.Record
-
-	Phase  move.Phase
-	Reason string // why a person must act, empty: nobody must
-}
-
-func (m *Migrations) view(r move.Record) (Migration, error) {
-	out := Migration{Record: r, Phase: r.Ended}
+func (m *Migrations) view(r move.Record) (move.Migration, error) {
+	out := move.Migration{Record: r, Phase: r.Ended}
 	if r.Ended != "" {
 		return out, nil
 	}
@@ -89,9 +81,9 @@ func (m *Migrations) view(r move.Record) (Migration, error) {
 }
 
 // Migrations lists them, sorted by name.
-func (m *Migrations) Migrations() ([]Migration, error) {
+func (m *Migrations) Migrations() ([]move.Migration, error) {
 	records, err := m.cfg.Store.MigrationRecords()
-	out := make([]Migration, 0, len(records))
+	out := make([]move.Migration, 0, len(records))
 	for _, r := range records {
 		v, viewErr := m.view(r)
 		if viewErr != nil {
@@ -103,10 +95,10 @@ func (m *Migrations) Migrations() ([]Migration, error) {
 }
 
 // Migration returns one; without one the error has gpu.CodeNotFound.
-func (m *Migrations) Migration(name string) (Migration, error) {
+func (m *Migrations) Migration(name string) (move.Migration, error) {
 	r, err := m.cfg.Store.MigrationRecord(name)
 	if err != nil {
-		return Migration{}, err
+		return move.Migration{}, err
 	}
 	return m.view(r)
 }
@@ -156,14 +148,14 @@ func (m *Migrations) hostState(ctx context.Context) (assess.HostState, error) {
 }
 
 // Create begins a move. It is refused where its plan is blocked, with what blocks it.
-func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (Migration, operation.Operation, error) {
+func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (move.Migration, operation.Operation, error) {
 	plan, err := m.draft(ctx, actor, w)
 	if err != nil {
-		return Migration{}, operation.Operation{}, err
+		return move.Migration{}, operation.Operation{}, err
 	}
 	op, err := m.cfg.Engine.Add(ctx, plan)
 	if err != nil {
-		return Migration{}, operation.Operation{}, err
+		return move.Migration{}, operation.Operation{}, err
 	}
 	v, err := m.Migration(w.Name)
 	return v, op, err
@@ -242,7 +234,7 @@ func disksOf(r report.Report, names []string) ([]move.Disk, error) {
 }
 
 // Rollback takes a move back: what was made here goes, and the source stays as it is.
-func (m *Migrations) Rollback(name string) (Migration, error) {
+func (m *Migrations) Rollback(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
 	if err != nil || v.Ended != "" {
 		return v, err
@@ -254,7 +246,7 @@ func (m *Migrations) Rollback(name string) (Migration, error) {
 }
 
 // Retry goes on with a move that waits for a person, or whose rolling back failed.
-func (m *Migrations) Retry(name string) (Migration, error) {
+func (m *Migrations) Retry(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
 	if err != nil {
 		return v, err
@@ -269,7 +261,7 @@ func (m *Migrations) Retry(name string) (Migration, error) {
 }
 
 // Sync asks for a pass at once.
-func (m *Migrations) Sync(name string) (Migration, error) {
+func (m *Migrations) Sync(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
 	switch {
 	case err != nil:
@@ -282,22 +274,22 @@ func (m *Migrations) Sync(name string) (Migration, error) {
 }
 
 // SetCopy changes how the disks are copied, from now on: also while a pass is under way.
-func (m *Migrations) SetCopy(name string, c move.Copy) (Migration, error) {
+func (m *Migrations) SetCopy(name string, c move.Copy) (move.Migration, error) {
 	if err := c.Check(); err != nil {
-		return Migration{}, gpu.Errorf(gpu.CodeInvalid, "cannot change migration %q: %w", name, err)
+		return move.Migration{}, gpu.Errorf(gpu.CodeInvalid, "cannot change migration %q: %w", name, err)
 	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
 	r, err := m.cfg.Store.MigrationRecord(name)
 	switch {
 	case err != nil:
-		return Migration{}, err
+		return move.Migration{}, err
 	case r.Ended != "":
-		return Migration{}, gpu.Errorf(gpu.CodeConflict, "cannot change migration %q: it is %s", name, r.Ended)
+		return move.Migration{}, gpu.Errorf(gpu.CodeConflict, "cannot change migration %q: it is %s", name, r.Ended)
 	}
 	r.Copy = c.Complete()
 	if err := m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, r)); err != nil {
-		return Migration{}, err
+		return move.Migration{}, err
 	}
 	m.limit(name).Set(int64(r.Copy.Bandwidth)) //nolint:gosec // Check bounds it
 	m.now.raise(name)                          // another interval counts at once
@@ -305,7 +297,7 @@ func (m *Migrations) SetCopy(name string, c move.Copy) (Migration, error) {
 }
 
 // Delete forgets a move that has ended.
-func (m *Migrations) Delete(name string) (Migration, error) {
+func (m *Migrations) Delete(name string) (move.Migration, error) {
 	v, err := m.PlanDelete(name)
 	if err != nil {
 		return v, err
@@ -315,7 +307,7 @@ func (m *Migrations) Delete(name string) (Migration, error) {
 }
 
 // PlanDelete is the dry run of Delete.
-func (m *Migrations) PlanDelete(name string) (Migration, error) {
+func (m *Migrations) PlanDelete(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
 	if err == nil && v.Ended == "" {
 		err = gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: it is %s", name, v.Phase).

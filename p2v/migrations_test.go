@@ -179,7 +179,7 @@ func (y *yard) wish() move.Wish {
 	return w
 }
 
-func (y *yard) begin() p2v.Migration {
+func (y *yard) begin() move.Migration {
 	y.t.Helper()
 	v, _, err := y.Create(y.t.Context(), "tester", y.wish())
 	if err != nil {
@@ -189,7 +189,7 @@ func (y *yard) begin() p2v.Migration {
 }
 
 // until waits until a migration is as wanted.
-func (y *yard) until(what string, is func(p2v.Migration) bool) p2v.Migration {
+func (y *yard) until(what string, is func(move.Migration) bool) move.Migration {
 	y.t.Helper()
 	limit, tick := time.After(30*time.Second), time.NewTicker(2*time.Millisecond)
 	defer tick.Stop()
@@ -210,16 +210,16 @@ func (y *yard) until(what string, is func(p2v.Migration) bool) p2v.Migration {
 	}
 }
 
-func passes(n int) func(p2v.Migration) bool {
-	return func(v p2v.Migration) bool {
+func passes(n int) func(move.Migration) bool {
+	return func(v move.Migration) bool {
 		return v.Forecast != nil && !slices.ContainsFunc(v.Disks, func(d move.Disk) bool {
 			return len(slices.DeleteFunc(slices.Clone(d.Passes), func(p move.Pass) bool { return !p.Complete })) < n
 		})
 	}
 }
 
-func phase(p move.Phase) func(p2v.Migration) bool {
-	return func(v p2v.Migration) bool { return v.Phase == p }
+func phase(p move.Phase) func(move.Migration) bool {
+	return func(v move.Migration) bool { return v.Phase == p }
 }
 
 // same checks that the mirrors are as the disks are.

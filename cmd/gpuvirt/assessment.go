@@ -61,7 +61,7 @@ func assessmentCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printOne(c, a, a.Name, assessmentFields(a))
+			return printOne(c, a, a.Name, append(assessmentFields(a), findingFields(a.Findings)...))
 		},
 	}, 1, assessmentNames)
 	return group("assessment", "Looks at physical servers whose workload is to move into a VM",

@@ -95,7 +95,7 @@ func newRoot(c *cli) *cobra.Command {
 	fixed(root, "output", formats...)
 
 	root.AddCommand(
-		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), vgpuCommand(c), partitionCommand(c), vmCommand(c), assessmentCommand(c),
+		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), vgpuCommand(c), partitionCommand(c), vmCommand(c), assessmentCommand(c), migrateCommand(c),
 		attachCommand(c), applyCommand(c), detachCommand(c), adoptCommand(c), assignmentCommand(c), operationCommand(c),
 		capacityCommand(c), eventsCommand(c), healthCommand(c), sleepCheckCommand(c), hookCommand(c), configCommand(c), tokenCommand(c), backupCommand(c), versionCommand(c),
 	)

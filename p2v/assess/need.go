@@ -83,7 +83,7 @@ type Need struct {
 	ComputeRatio float64  `json:"compute_ratio"`
 	Engines      Engines  `json:"engines"`
 	Features     []string `json:"features"`
-	Class        Class    `json:"class"`
+	Class        Class    `json:"class,omitempty"` // empty: any
 	// WholeGPU is set where no part of a GPU will do.
 	WholeGPU bool `json:"whole_gpu"`
 	// Together are the addresses of the other GPUs that a program uses along with this one.

@@ -59,7 +59,7 @@ type Waived struct {
 func NewPlan(r report.Report, w Wish, host HostState, p Policy, d Drivers) Plan {
 	l := newLook(r, p)
 	a := l.assessment()
-	out := Plan{Assessment: a, Wish: w, Fittings: Fit(a.Needs, host, w, p)}
+	out := Plan{Assessment: a, Wish: w.Listed(), Fittings: Fit(a.Needs, host, w, p)}
 	out.Drivers = l.driverChecks(out.Fittings, host, w, d)
 	out.Changes = l.guestChanges(out.Fittings, w, d)
 	out.Estimates = l.estimates(w)

@@ -43,6 +43,14 @@ type WishPartition struct {
 	None bool `json:"none,omitempty"`
 }
 
+// Listed returns the wish with empty lists where it has none, as it goes on the wire.
+func (w Wish) Listed() Wish {
+	w.Partitions = append([]WishPartition{}, w.Partitions...)
+	w.Disks = append([]string{}, w.Disks...)
+	w.Waivers = append([]Waiver{}, w.Waivers...)
+	return w
+}
+
 // A Waiver is somebody's word that a blocker does not count.
 type Waiver struct {
 	ID     string `json:"id"` // of the concern

@@ -104,6 +104,14 @@ type Record struct {
 	Ended Phase `json:"ended,omitempty"`
 }
 
+// Migration is a move with how far it is.
+type Migration struct {
+	Record
+
+	Phase  Phase
+	Reason string // why a person must act, empty: nobody must
+}
+
 // Disk is a disk that is moved.
 type Disk struct {
 	Name string `json:"name"` // of the source's kernel: "nvme0n1"
@@ -112,10 +120,6 @@ type Disk struct {
 	// Passes are the last ones, oldest first, and how many there were in all.
 	Passes []Pass `json:"passes"`
 	Total  int    `json:"passes_total"`
-	// Verified is when the mirror, read anew, was compared with the source's disk, and
-	// Differed how many bytes of it then were not the same.
-	Verified time.Time `json:"verified,omitzero"`
-	Differed uint64    `json:"differed_bytes"`
 }
 
 // Pass is one pass over a disk.

@@ -40,9 +40,9 @@ type folder struct {
 var folders = []folder{
 	{dir: "access"},
 	{dir: "access/accesstest"},
-	{dir: "api", may: []string{"p2v/assess", "p2v/report"}},
+	{dir: "api", may: []string{"p2v/assess", "p2v/move", "p2v/report"}},
 	{dir: "client", may: []string{"api", "p2v/report"}},
-	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version", "p2v/assess", "p2v/report"}},
+	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version", "p2v/assess", "p2v/move", "p2v/report"}},
 	{dir: "cmd/gpuvirtd", anything: true},
 	{dir: "config", may: []string{"access", "mig", "sriov"}},
 	{dir: "daemon", may: []string{"access", "api", "gpu", "internal/version", "operation", "p2v/assess", "p2v/report"}},

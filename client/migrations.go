@@ -1,0 +1,83 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"net/http"
+
+	"gpuvirt/api"
+)
+
+// Migrations lists the moves of servers into VMs.
+func (c *Client) Migrations(ctx context.Context, o ListOptions) ([]api.Migration, error) {
+	return list[api.Migration](ctx, c, o, "migrations")
+}
+
+// Migration returns one by its name.
+func (c *Client) Migration(ctx context.Context, name string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, get("migrations", name))
+}
+
+// MigrationPlan plans a migration anew, on the host as it is now.
+func (c *Client) MigrationPlan(ctx context.Context, name string) (api.MigrationPlan, error) {
+	return one[api.MigrationPlan](ctx, c, get("migrations", name, "plan"))
+}
+
+// CreateMigration begins to move a server, and returns the operation that does. It is asked
+// for once: a name is taken by the first.
+func (c *Client) CreateMigration(ctx context.Context, want api.MigrationRequest) (api.Operation, error) {
+	return one[api.Operation](ctx, c, write(http.MethodPost, want, "migrations"))
+}
+
+// PlanCreateMigration returns how a server would be moved. A plan that is blocked is no error.
+func (c *Client) PlanCreateMigration(ctx context.Context, want api.MigrationRequest) (api.MigrationPlan, error) {
+	r := write(http.MethodPost, want, "migrations").dryRun()
+	r.key = rand.Text() // it may be repeated
+	return one[api.MigrationPlan](ctx, c, r)
+}
+
+// PatchMigration changes how a migration copies.
+func (c *Client) PatchMigration(ctx context.Context, name string, p api.MigrationPatch) (api.Migration, error) {
+	return one[api.Migration](ctx, c, write(http.MethodPatch, p, "migrations", name))
+}
+
+// PlanPatchMigration returns what PatchMigration would do.
+func (c *Client) PlanPatchMigration(ctx context.Context, name string, p api.MigrationPatch) (api.Plan, error) {
+	return one[api.Plan](ctx, c, write(http.MethodPatch, p, "migrations", name).dryRun())
+}
+
+// SyncMigration has the disks passed over at once.
+func (c *Client) SyncMigration(ctx context.Context, name string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, acting(name, "sync"))
+}
+
+// RetryMigration goes on with one that waits for a person.
+func (c *Client) RetryMigration(ctx context.Context, name string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, acting(name, "retry"))
+}
+
+// RollbackMigration takes one back.
+func (c *Client) RollbackMigration(ctx context.Context, name string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, acting(name, "rollback"))
+}
+
+// PlanMigration returns what sync, retry or rollback would do.
+func (c *Client) PlanMigration(ctx context.Context, name, verb string) (api.Plan, error) {
+	return one[api.Plan](ctx, c, acting(name, verb).dryRun())
+}
+
+func acting(name, verb string) *request {
+	r := write(http.MethodPost, nil, "migrations", name, verb)
+	r.key = rand.Text() // twice is as once
+	return r
+}
+
+// DeleteMigration forgets one that has ended, and returns it.
+func (c *Client) DeleteMigration(ctx context.Context, name string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, write(http.MethodDelete, nil, "migrations", name))
+}
+
+// PlanDeleteMigration returns what DeleteMigration would do.
+func (c *Client) PlanDeleteMigration(ctx context.Context, name string) (api.Plan, error) {
+	return one[api.Plan](ctx, c, write(http.MethodDelete, nil, "migrations", name).dryRun())
+}

@@ -1,0 +1,251 @@
+package daemon
+
+import (
+	"context"
+	"slices"
+
+	"gpuvirt/api"
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/move"
+)
+
+// Migrations is what the routes need of the moves of servers. Their errors are as those of
+// Host.
+type Migrations interface {
+	Migrations() ([]move.Migration, error)
+	Migration(name string) (move.Migration, error)
+	// Plan says how a move would be carried out now; a blocked one is no error.
+	Plan(ctx context.Context, w move.Wish) (assess.Plan, error)
+	Create(ctx context.Context, actor string, w move.Wish) (move.Migration, operation.Operation, error)
+	SetCopy(name string, c move.Copy) (move.Migration, error)
+	Sync(name string) (move.Migration, error)
+	Retry(name string) (move.Migration, error)
+	Rollback(name string) (move.Migration, error)
+	Delete(name string) (move.Migration, error)
+	PlanDelete(name string) (move.Migration, error)
+}
+
+func migrationOf(m move.Migration) api.Migration {
+	out := api.Migration{
+		Name: m.Name, Assessment: m.Assessment, Hostname: m.Hostname, Source: api.Source(m.Source), Phase: string(m.Phase), Reason: m.Reason,
+		Operation: m.Operation, CreatedBy: m.Actor, Created: clock(m.Created), Heard: moment(m.Heard),
+		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Forecast: m.Forecast,
+	}
+	for i := range out.Disks {
+		out.Disks[i].Passes = slices.Clone(list(out.Disks[i].Passes))
+		for j := range out.Disks[i].Passes {
+			out.Disks[i].Passes[j].Started = clock(out.Disks[i].Passes[j].Started)
+		}
+	}
+	return out
+}
+
+func listMigrations(s *Server, q *request) (response, error) {
+	all, err := s.migrations.Migrations()
+	if err != nil {
+		return response{}, err
+	}
+	items := filter(q, convert(all, migrationOf), map[string]func(api.Migration) string{
+		"phase":      func(m api.Migration) string { return m.Phase },
+		"assessment": func(m api.Migration) string { return m.Assessment },
+	})
+	return page(q, items, func(m api.Migration) string { return m.Name })
+}
+
+func getMigration(s *Server, q *request) (response, error) {
+	m, err := s.migrations.Migration(q.path["migration"])
+	return object(migrationOf(m)), err
+}
+
+// getMigrationPlan plans anew with what was asked for: the host may be another by now.
+func getMigrationPlan(s *Server, q *request) (response, error) {
+	m, err := s.migrations.Migration(q.path["migration"])
+	if err != nil {
+		return response{}, err
+	}
+	p, err := s.migrations.Plan(q.Context(), move.Wish{Name: m.Name, Assessment: m.Assessment, Plan: m.Plan, Copy: m.Copy})
+	return ok(p), err
+}
+
+func createMigration(s *Server, q *request) (response, error) {
+	body, err := decode[api.MigrationRequest](q)
+	if err != nil {
+		return response{}, err
+	}
+	w, err := migrationWish(body, q.who.Actor)
+	if err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		p, err := s.migrations.Plan(q.Context(), w)
+		return ok(p), err
+	}
+	_, op, err := s.migrations.Create(q.Context(), q.who.Actor, w)
+	if err != nil {
+		return response{}, err
+	}
+	return accepted(op), nil
+}
+
+func migrationWish(body api.MigrationRequest, actor string) (move.Wish, error) {
+	w := move.Wish{Name: body.Name, Assessment: body.Assessment}
+	for field, name := range map[string]string{"name": w.Name, "assessment": w.Assessment} {
+		if err := checkAssignmentName(name); err != nil {
+			return w, invalid("field %q is malformed: %w", field, err)
+		}
+	}
+	if body.Plan != nil {
+		plan, err := planWish(*body.Plan, actor)
+		if err != nil {
+			return w, err
+		}
+		w.Plan = plan
+	}
+	if body.Copy != nil {
+		w.Copy = copyOf(*body.Copy, move.Copy{})
+	}
+	if err := w.Copy.Check(); err != nil {
+		return w, invalid("field %q is malformed: %w", "copy", err)
+	}
+	return w, nil
+}
+
+// copyOf lays what was asked for over what is.
+func copyOf(r api.CopyRequest, c move.Copy) move.Copy {
+	set(&c.Bandwidth, r.BandwidthBytesPerSecond)
+	set(&c.Interval, r.IntervalSeconds)
+	set(&c.Connections, r.Connections)
+	set(&c.Compress, r.Compress)
+	return c
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func planWish(r api.PlanRequest, actor string) (assess.Wish, error) {
+	w := assess.Wish{
+		Partitions: []assess.WishPartition{}, Prefer: r.Prefer, GuestDriver: r.GuestDriver, LicenceToken: r.LicenceToken, MemoryBytes: r.MemoryBytes,
+		Threads: r.Threads, Disks: list(r.Disks), CopyRate: r.CopyRate, ChangeRate: r.ChangeRate, DowntimeSeconds: r.DowntimeSeconds, Waivers: []assess.Waiver{},
+	}
+	if !slices.Contains([]string{"", "card", "mig-backed", "time-sliced"}, r.Prefer) {
+		return w, invalid("field %q is none of card, mig-backed, time-sliced", "plan.prefer")
+	}
+	if r.Threads < 0 || r.DowntimeSeconds < 0 {
+		return w, invalid("fields %q and %q cannot be below 0", "plan.threads", "plan.downtime_seconds")
+	}
+	texts := append([]string{r.GuestDriver}, r.Disks...)
+	for _, p := range r.Partitions {
+		if p.SMs < 0 || !slices.Contains([]string{"", string(assess.Compute), string(assess.Graphics)}, p.Class) {
+			return w, invalid("field %q is malformed: %q is 0 or more, and %q is compute or graphics", "plan.partitions", "sms", "class")
+		}
+		texts = append(texts, p.Source, p.GPU, p.Profile)
+		w.Partitions = append(w.Partitions, assess.WishPartition{
+			Source: p.Source, GPU: p.GPU, Profile: p.Profile, MemoryBytes: p.MemoryBytes, SMs: p.SMs, Class: assess.Class(p.Class), None: p.None,
+		})
+	}
+	for _, v := range r.Waivers {
+		if v.ID == "" || v.Reason == "" {
+			return w, invalid("field %q is malformed: a waiver names a concern and gives a reason", "plan.waivers")
+		}
+		texts = append(texts, v.ID, v.Reason)
+		w.Waivers = append(w.Waivers, assess.Waiver{ID: v.ID, Reason: v.Reason, By: actor})
+	}
+	for _, t := range texts {
+		if t == "" {
+			continue
+		}
+		if err := checkText(t); err != nil {
+			return w, invalid("field %q is malformed: %w", "plan", err)
+		}
+	}
+	return w, nil
+}
+
+func (s *Server) currentMigration(name string) func() (any, error) {
+	return func() (any, error) {
+		m, err := s.migrations.Migration(name)
+		return migrationOf(m), err
+	}
+}
+
+func patchMigration(s *Server, q *request) (response, error) {
+	name := q.path["migration"]
+	body, err := decode[api.MigrationPatch](q)
+	if err != nil {
+		return response{}, err
+	}
+	if err := q.precondition(s.currentMigration(name)); err != nil {
+		return response{}, err
+	}
+	m, err := s.migrations.Migration(name)
+	if err != nil {
+		return response{}, err
+	}
+	c := copyOf(body.Copy, m.Copy)
+	if err := c.Check(); err != nil {
+		return response{}, invalid("field %q is malformed: %w", "copy", err)
+	}
+	if q.dryRun() {
+		return ok(planOf(gpu.Plan{Summary: "change how " + name + " is copied", Changes: c.Complete() != m.Copy})), nil
+	}
+	if c.Complete() == m.Copy {
+		return object(migrationOf(m)), nil
+	}
+	m, err = s.migrations.SetCopy(name, c)
+	return object(migrationOf(m)), err
+}
+
+func syncMigration(s *Server, q *request) (response, error) {
+	return s.actOn(q, "pass over the disks of "+q.path["migration"]+" at once", s.migrations.Sync)
+}
+
+func retryMigration(s *Server, q *request) (response, error) {
+	return s.actOn(q, "go on with "+q.path["migration"], s.migrations.Retry)
+}
+
+func rollbackMigration(s *Server, q *request) (response, error) {
+	return s.actOn(q, "take "+q.path["migration"]+" back: its mirrors are removed, and the source stays as it is", s.migrations.Rollback)
+}
+
+func (s *Server) actOn(q *request, summary string, act func(name string) (move.Migration, error)) (response, error) {
+	name := q.path["migration"]
+	if err := q.precondition(s.currentMigration(name)); err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		m, err := s.migrations.Migration(name)
+		return ok(planOf(gpu.Plan{Summary: summary, Changes: m.Ended == ""})), err
+	}
+	m, err := act(name)
+	return object(migrationOf(m)), err
+}
+
+func deleteMigration(s *Server, q *request) (response, error) {
+	name := q.path["migration"]
+	if err := q.precondition(s.currentMigration(name)); err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		_, err := s.migrations.PlanDelete(name)
+		return s.planned(q, gpu.Plan{Summary: "delete migration " + name, Changes: err == nil, Refusal: err}, nil)
+	}
+	m, err := s.migrations.Delete(name)
+	return ok(migrationOf(m)), err
+}
+
+func migrationQuery() []param {
+	return listQuery(
+		param{name: "phase", enum: texts(move.Phases())},
+		param{name: "assessment", check: checkAssignmentName})
+}
+
+// findingsOf is what follows from an inspection.
+func findingsOf(a assess.Assessment) *assess.Assessment {
+	a.Workloads, a.Concerns, a.Needs = list(a.Workloads), list(a.Concerns), list(a.Needs)
+	return &a
+}

@@ -1,0 +1,98 @@
+package daemon
+
+import (
+	"context"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/report"
+)
+
+// fakeMigrations has one that is ready, "gpu7", and one that was rolled back, "gone".
+type fakeMigrations struct{ *fakeAssessments }
+
+func (f *fakeMigrations) Migrations() ([]move.Migration, error) {
+	leave, err := f.host.enter()
+	defer leave()
+	if err != nil {
+		return nil, err
+	}
+	r := move.Record{
+		Name: "gone", Assessment: "carried", Hostname: "gpu7", Source: report.Source{Address: "a", Port: 22, User: "root", HostKey: "SHA256:jjB1Zc0nMUMnVdNSdEWzjQKkhB3Zc3i0bPBnEbyzpX8", Credential: "c"},
+		Actor: "root", Created: born, Operation: "01KAR2Z7T4Y2M8Q6V0R9X3B0AD", Copy: move.Copy{}.Complete(), Ended: move.PhaseRolledBack,
+	}
+	running := r
+	running.Name, running.Ended, running.Forecast, running.Heard = "gpu7", "", &move.Forecast{FinalSeconds: 3, BudgetSeconds: 600, Fits: true, Converges: true}, born
+	running.Disks = []move.Disk{{Name: "nvme0n1", ID: "wwn:x", Size: 1 << 30, Total: 1, Passes: []move.Pass{{Started: born, Seconds: 3, Complete: true}}}}
+	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack}, {Record: running, Phase: move.PhaseReady}}, nil
+}
+
+func (f *fakeMigrations) Migration(name string) (move.Migration, error) {
+	all, err := f.Migrations()
+	for _, m := range all {
+		if m.Name == name {
+			return m, nil
+		}
+	}
+	if err == nil {
+		err = gpu.Errorf(gpu.CodeNotFound, "cannot find migration %q: there is no record of it", name)
+	}
+	return move.Migration{}, err
+}
+
+func (f *fakeMigrations) Plan(_ context.Context, w move.Wish) (assess.Plan, error) {
+	r, err := f.Assessment(w.Assessment)
+	if err != nil {
+		return assess.Plan{}, err
+	}
+	if r.Report == nil {
+		return assess.Plan{}, gpu.Errorf(gpu.CodeConflict, "nothing was seen")
+	}
+	return assess.NewPlan(*r.Report, w.Plan, assess.HostState{}, assess.Policy{}, assess.BuiltInDrivers()), nil
+}
+
+func (f *fakeMigrations) Create(_ context.Context, actor string, w move.Wish) (move.Migration, operation.Operation, error) {
+	if _, err := f.Assessment(w.Assessment); err != nil {
+		return move.Migration{}, operation.Operation{}, err
+	}
+	if _, err := f.Migration(w.Name); err == nil {
+		return move.Migration{}, operation.Operation{}, gpu.Errorf(gpu.CodeConflict, "there is a migration of this name")
+	}
+	op, err := f.write("Create", actor)
+	return move.Migration{}, op, err
+}
+
+func (f *fakeMigrations) changed(what, name string) (move.Migration, error) {
+	if _, err := f.write(what, ""); err != nil {
+		return move.Migration{}, err
+	}
+	return f.Migration(name)
+}
+
+func (f *fakeMigrations) SetCopy(name string, _ move.Copy) (move.Migration, error) {
+	return f.changed("SetCopy", name)
+}
+
+func (f *fakeMigrations) Sync(name string) (move.Migration, error)  { return f.changed("Sync", name) }
+func (f *fakeMigrations) Retry(name string) (move.Migration, error) { return f.changed("Retry", name) }
+
+func (f *fakeMigrations) Rollback(name string) (move.Migration, error) {
+	return f.changed("Rollback", name)
+}
+
+func (f *fakeMigrations) Delete(name string) (move.Migration, error) {
+	if _, err := f.write("Delete", ""); err != nil {
+		return move.Migration{}, err
+	}
+	return f.PlanDelete(name)
+}
+
+func (f *fakeMigrations) PlanDelete(name string) (move.Migration, error) {
+	m, err := f.Migration(name)
+	if err == nil && m.Ended == "" {
+		err = gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: it is %s", name, m.Phase)
+	}
+	return m, err
+}
