@@ -221,7 +221,11 @@ func (c *container) finish(nvidiaRuntime bool) {
 
 // ofRuntime reports whether a mount is what every container has.
 func ofRuntime(dir string) bool {
-	for _, prefix := range []string{"/proc", "/sys", "/dev", "/run/containerd", "/var/lib/kubelet/pods", "/etc/hosts", "/var/lib/docker/containers", "/run/nvidia", "/usr/lib", "/usr/bin"} {
+	switch first, _, _ := strings.Cut(strings.TrimPrefix(dir, "/"), "/"); first {
+	case "proc", "sys", "dev":
+		return true
+	}
+	for _, prefix := range []string{"/run/containerd", "/var/lib/kubelet/pods", "/etc/hosts", "/var/lib/docker/containers", "/run/nvidia", "/usr/lib", "/usr/bin"} {
 		if dir == prefix || strings.HasPrefix(dir, prefix+"/") {
 			return true
 		}

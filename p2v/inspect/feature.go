@@ -15,7 +15,7 @@ const maxSigns = 16
 // features collects the signs of what a slice of a GPU may not have. An open nvidia-uvm is
 // none of unified memory, and a loaded libcupti is none of a profiler: CUDA opens the one
 // for every program, and PyTorch brings the other.
-func (s *scene) features(r *report.Report, processes []process) report.Features {
+func (s *scene) features(r *report.Report, l *smiLog, processes []process) report.Features {
 	var f report.Features
 	say := func(to *[]string, format string, args ...any) {
 		if text := report.CleanString(fmt.Sprintf(format, args...)); len(*to) < maxSigns && !slices.Contains(*to, text) {
@@ -24,6 +24,16 @@ func (s *scene) features(r *report.Report, processes []process) report.Features 
 	}
 	for _, p := range processes {
 		s.signs(&f, r, p, say)
+	}
+	if l != nil {
+		for _, g := range l.GPUs {
+			if n := said(g.Encoder); n != "" && n != "0" {
+				say(&f.Encoder, "the driver counts %s encoder sessions on %s", n, smiAddress(g.ID))
+			}
+			if g.Fabric == "Completed" {
+				say(&f.NVSwitch, "%s is registered with the NVLink fabric", smiAddress(g.ID))
+			}
+		}
 	}
 	for _, v := range r.Services {
 		switch {

@@ -206,7 +206,7 @@ func (i *Inspector) workload(ctx context.Context, r *report.Report, said *smiLog
 	r.Pins = part(ctx, i, r, "pins", func(s *scene) []report.Pin { return s.pins(seen, found, units) })
 	r.Configs = part(ctx, i, r, "configs", func(s *scene) []report.Config { return s.configs(units) })
 	r.Models = part(ctx, i, r, "models", func(s *scene) []report.Models { return s.models(seen, found) })
-	r.Features = part(ctx, i, r, "features", func(s *scene) report.Features { return s.features(r, seen) })
+	r.Features = part(ctx, i, r, "features", func(s *scene) report.Features { return s.features(r, said, seen) })
 	i.profiled = slices.ContainsFunc(r.Features.Profilers, func(sign string) bool { return strings.HasPrefix(sign, "process ") })
 }
 

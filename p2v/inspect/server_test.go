@@ -258,7 +258,7 @@ func (s *server) golden(name string, r report.Report) {
 // A card is a GPU as nvidia-smi tells of it.
 type card struct {
 	bus, name, uuid, id, subsystem string
-	memory, used, power            int
+	memory, used, power, sessions  int
 	mig, virtual                   string
 	devices, processes             string
 }
@@ -312,7 +312,7 @@ func smiXML(dtd int, driver, cuda string, cards ...card) string {
 		<bar1_memory_usage><total>65536 MiB</total><used>2 MiB</used><free>65534 MiB</free></bar1_memory_usage>
 		<compute_mode>Default</compute_mode>
 		<utilization><gpu_util>12 %%</gpu_util><memory_util>3 %%</memory_util><encoder_util>0 %%</encoder_util><decoder_util>0 %%</decoder_util></utilization>
-		<encoder_stats><session_count>0</session_count><average_fps>0</average_fps><average_latency>0</average_latency></encoder_stats>
+		<encoder_stats><session_count>%d</session_count><average_fps>0</average_fps><average_latency>0</average_latency></encoder_stats>
 		<ecc_mode><current_ecc>Enabled</current_ecc><pending_ecc>Enabled</pending_ecc></ecc_mode>
 		%s
 		<processes>
@@ -320,7 +320,7 @@ func smiXML(dtd int, driver, cuda string, cards ...card) string {
 		</processes>
 		<accounted_processes></accounted_processes>
 	</gpu>
-`, c.bus, c.name, c.mig, c.mig, c.devices, n+7, c.uuid, n, n, c.virtual, c.bus[9:11], c.id, c.bus, c.subsystem, c.memory, c.used, c.memory-c.used, power, c.processes)
+`, c.bus, c.name, c.mig, c.mig, c.devices, n+7, c.uuid, n, n, c.virtual, c.bus[9:11], c.id, c.bus, c.subsystem, c.memory, c.used, c.memory-c.used, c.sessions, power, c.processes)
 	}
 	return b.String() + "</nvidia_smi_log>\n"
 }

@@ -252,7 +252,7 @@ EndSection
 	s.process(1, "/usr/lib/systemd/systemd", "/init.scope", []string{"/sbin/init"}, nil, []string{"/dev/null"}, nil)
 	s.smi(map[string]string{
 		"-q -x": smiXML(12, "550.90.07", "12.4",
-			card{bus: "00000000:41:00.0", name: "NVIDIA A100 80GB PCIe", uuid: uuid0, id: "20B510DE", subsystem: "153310DE", memory: 81920, used: 9000, power: 300, processes: smiProc(900, "C", "tritonserver", 8400)},
+			card{bus: "00000000:41:00.0", name: "NVIDIA A100 80GB PCIe", uuid: uuid0, id: "20B510DE", subsystem: "153310DE", memory: 81920, used: 9000, power: 300, sessions: 2, processes: smiProc(900, "C", "tritonserver", 8400)},
 			card{bus: "00000000:C1:00.0", name: "NVIDIA A100 80GB PCIe", uuid: uuid1, id: "20B510DE", subsystem: "153310DE", memory: 81920, used: 70000, power: 300, processes: smiProc(812, "C", "/opt/vllm/bin/python3", 69500)}),
 		"--query-gpu=pci.bus_id,compute_cap --format=csv,noheader": "00000000:41:00.0, 8.0\n00000000:C1:00.0, 8.0\n",
 		"topo -m": "\t\x1b[4mGPU0\tGPU1\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m\nGPU0\t X \tNV12\t0-31\t0\t\tN/A\nGPU1\tNV12\t X \t32-63\t1\t\tN/A\n\nLegend:\n\n  X    = Self\n",

@@ -45,7 +45,6 @@ type smiGPU struct {
 type smiMIG struct {
 	Index    string `xml:"index"`
 	Instance string `xml:"gpu_instance_id"`
-	SMs      string `xml:"device_attributes>shared>multiprocessor_count"`
 }
 
 type smiProcess struct {

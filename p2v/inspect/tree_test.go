@@ -97,6 +97,37 @@ func TestTreeOpensOnlyRegularFiles(t *testing.T) {
 	}
 }
 
+// An automounter is left asleep; what it has mounted is there.
+func TestTreeWakesNoAutomounter(t *testing.T) {
+	s := newServer(t)
+	s.files(`
+-- proc/self/mountinfo --
+30 22 0:40 / /net rw - autofs /etc/auto.net rw
+31 30 0:41 / /net/nas rw - nfs4 nas:/x rw
+32 22 0:42 / /backup rw - autofs systemd-1 rw
+33 22 0:43 / /data rw - autofs systemd-1 rw
+34 33 0:44 / /data rw - nfs4 nas:/data rw
+-- net/nas/a --
+A
+-- net/other/a --
+A
+-- backup/a --
+A
+-- data/a --
+A
+-- link -> /net/other/a --
+`)
+	tr := openTest(t, s)
+	for name, want := range map[string]string{"net/nas/a": "A", "net/other/a": "", "backup/a": "", "data/a": "A", "link": ""} {
+		if got := tr.text(name); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+	if names, err := tr.list("backup"); !errors.Is(err, errAutomount) {
+		t.Errorf("%q, %v", names, err)
+	}
+}
+
 // Looking leaves nothing behind: no file is written, made or removed, and not even the time
 // of an access changes, but of links, where the kernel has no way around it.
 func TestInspectLeavesNoTrace(t *testing.T) {

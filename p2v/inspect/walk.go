@@ -39,7 +39,7 @@ func (w *walker) enter(dir string) []entry {
 		w.ended = true
 		return nil
 	}
-	all, err := w.tree.entries(w.ctx, dir)
+	all, err := w.tree.entries(w.ctx, dir, w.left+1)
 	if len(all) > w.left {
 		all, w.ended = all[:w.left], true
 	}
