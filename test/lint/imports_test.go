@@ -42,7 +42,7 @@ var folders = []folder{
 	{dir: "access/accesstest"},
 	{dir: "api", may: []string{"p2v/report"}},
 	{dir: "client", may: []string{"api"}},
-	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version"}},
+	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version", "p2v/inspect", "p2v/report"}},
 	{dir: "cmd/gpuvirtd", anything: true},
 	{dir: "config", may: []string{"access", "mig", "sriov"}},
 	{dir: "daemon", may: []string{"access", "api", "gpu", "internal/version", "operation"}},
