@@ -75,7 +75,8 @@ func (f *fakeMigrations) SetCopy(name string, _ move.Copy) (move.Migration, erro
 	return f.changed("SetCopy", name)
 }
 
-func (f *fakeMigrations) Sync(name string) (move.Migration, error)  { return f.changed("Sync", name) }
+func (f *fakeMigrations) Sync(name string) (move.Migration, error) { return f.changed("Sync", name) }
+
 func (f *fakeMigrations) Retry(name string) (move.Migration, error) { return f.changed("Retry", name) }
 
 func (f *fakeMigrations) Rollback(name string) (move.Migration, error) {

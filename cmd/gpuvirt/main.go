@@ -1,5 +1,5 @@
 // Command gpuvirt is the command line of gpuvirtd. It speaks to the daemon
-// through package client only. Data goes to the standard output, messages and
+// through package client only. What begins with p2v runs on a physical server, without one. Data goes to the standard output, messages and
 // progress to the standard error.
 package main
 
@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"gpuvirt/p2v/inspect"
 )
 
 func main() {
@@ -33,6 +35,7 @@ type streams struct {
 	inTerminal, errTerminal bool
 	socket                  string // empty: the usual one
 	env                     remote
+	inspect                 inspect.Options // of the server that p2v inspects: this one
 }
 
 // run carries one command line out and returns the exit code.

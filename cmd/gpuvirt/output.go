@@ -139,7 +139,9 @@ func align(w io.Writer, indent string, rows [][]string) error {
 
 // encode writes v as JSON or YAML: the fields of the REST interface, sizes in
 // bytes.
-func (c *cli) encode(v any) error {
+func (c *cli) encode(v any) error { return encodeTo(c.out, c.output, v) }
+
+func encodeTo(w io.Writer, format string, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -147,10 +149,10 @@ func (c *cli) encode(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("cannot write json: %w", err)
 	}
-	if c.output == "yaml" {
-		return writeYAML(c.out, b.Bytes())
+	if format == "yaml" {
+		return writeYAML(w, b.Bytes())
 	}
-	_, err := b.WriteTo(c.out)
+	_, err := b.WriteTo(w)
 	return err
 }
 

@@ -70,7 +70,7 @@ func newRoot(c *cli) *cobra.Command {
 			if c.timeout < 0 {
 				return fmt.Errorf("the timeout %s is negative", c.timeout)
 			}
-			if cmd.Name() == "help" || cmd.HasParent() && cmd.Parent().Name() == "completion" {
+			if cmd.Name() == "help" || cmd.HasParent() && cmd.Parent().Name() == "completion" || cmd.Annotations[offline] != "" {
 				return nil
 			}
 			return c.connect(cmd)
@@ -97,13 +97,16 @@ func newRoot(c *cli) *cobra.Command {
 	root.AddCommand(
 		gpuCommand(c), profileCommand(c), migCommand(c), sriovCommand(c), vgpuCommand(c), partitionCommand(c), vmCommand(c), assessmentCommand(c), migrateCommand(c),
 		attachCommand(c), applyCommand(c), detachCommand(c), adoptCommand(c), assignmentCommand(c), operationCommand(c),
-		capacityCommand(c), eventsCommand(c), healthCommand(c), sleepCheckCommand(c), hookCommand(c), configCommand(c), tokenCommand(c), backupCommand(c), versionCommand(c),
+		capacityCommand(c), eventsCommand(c), healthCommand(c), sleepCheckCommand(c), hookCommand(c), configCommand(c), tokenCommand(c), backupCommand(c), p2vCommand(c), versionCommand(c),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	markStart(c, root)
 	return root
 }
+
+// offline is the annotation of commands that need no daemon, on this host or another.
+const offline = "offline"
 
 // markStart notes for every command when it begins: an error before that is one
 // of the command line.

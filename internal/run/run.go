@@ -40,6 +40,10 @@ type Program struct {
 	Limit int
 	// Grace is how long it has to end after being asked to. Default 5 s.
 	Grace time.Duration
+	// Apart keeps, and tells lines of, only the standard output; the other is in the error.
+	Apart bool
+	// As is who runs it; nil: we.
+	As *syscall.Credential
 }
 
 const (
@@ -66,7 +70,12 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 	}
 	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // which program is for the caller to say, never for a client
 	cmd.Env, cmd.Stdout, cmd.Stderr = environment, out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.As}
+	other := out
+	if p.Apart {
+		other = &output{limit: out.limit}
+		cmd.Stderr = other
+	}
 	cmd.WaitDelay = grace
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	err := cmd.Run()
@@ -76,6 +85,10 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	text := out.end()
+	told := text
+	if p.Apart {
+		told = other.end()
+	}
 	exit, exited := errors.AsType[*exec.ExitError](err)
 	switch {
 	case err == nil:
@@ -83,7 +96,7 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 	case ctx.Err() != nil:
 		return text, fmt.Errorf("cannot run %q to its end: %w", name, context.Cause(ctx))
 	case exited:
-		return text, &ExitError{Name: name, Code: exit.ExitCode(), Output: text}
+		return text, &ExitError{Name: name, Code: exit.ExitCode(), Output: told}
 	default:
 		return text, fmt.Errorf("cannot run %q: %w", name, err)
 	}

@@ -53,6 +53,24 @@ func TestOutputIsBounded(t *testing.T) {
 	}
 }
 
+func TestApart(t *testing.T) {
+	out, err := Program{Apart: true}.Run(t.Context(), "sh", "-c", "echo data; echo warning >&2; exit 3")
+	exit, ok := errors.AsType[*ExitError](err)
+	if out != "data" || !ok || exit.Output != "warning" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func TestAs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root runs programs as another")
+	}
+	out, err := Program{As: &syscall.Credential{Uid: 65534, Gid: 65534}}.Run(t.Context(), "id", "-u")
+	if out != "65534" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
 func TestNothingOfOursIsPassedOn(t *testing.T) {
 	t.Setenv("GPUVIRT_SECRET", "x")
 	out, err := Program{}.Run(t.Context(), "env")

@@ -102,7 +102,8 @@ type Service struct {
 	State   string `json:"state"`   // active, inactive, failed
 	Enabled string `json:"enabled"` // enabled, disabled, static, masked
 	// Role is workload, or what of NVIDIA's it is: persistence, fabric-manager, dcgm, mps,
-	// gridd, container-toolkit, cdi, mig-manager, powerd, display-manager.
+	// gridd, container-toolkit, cdi, mig-manager, powerd, display-manager; or settings: it
+	// sets clocks, power or MIG by nvidia-smi.
 	Role string `json:"role"`
 	Exec string `json:"exec,omitempty"`
 	File string `json:"file,omitempty"` // where the unit is written

@@ -44,9 +44,7 @@ func (u *Usage) gpu(pci string) *GPUUsage {
 
 // process returns the use of a program, made where there is none.
 func (u *Usage) process(p ProcessUsage) *ProcessUsage {
-	i, there := slices.BinarySearchFunc(u.Processes, p, func(a, b ProcessUsage) int {
-		return cmp.Or(cmp.Compare(a.PCI, b.PCI), cmp.Compare(a.Exe, b.Exe), cmp.Compare(a.Unit, b.Unit), cmp.Compare(a.Container, b.Container))
-	})
+	i, there := slices.BinarySearchFunc(u.Processes, p.Key(), func(a ProcessUsage, k ProcessKey) int { return a.Key().Compare(k) })
 	if !there {
 		u.Processes = slices.Insert(u.Processes, i, ProcessUsage{PCI: p.PCI, Exe: p.Exe, Unit: p.Unit, Container: p.Container})
 	}

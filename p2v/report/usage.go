@@ -1,6 +1,9 @@
 package report
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Usage is what the GPUs were seen to do. Parts that follow one another, or that were taken
 // at other times, are put together by Merge and give the percentiles of the whole.
@@ -58,4 +61,15 @@ type ProcessUsage struct {
 	Container string `json:"container,omitempty"`
 	Memory    Series `json:"memory_bytes"`
 	SM        Series `json:"sm_ratio"`
+}
+
+// ProcessKey tells the program and GPU of a ProcessUsage from all others.
+type ProcessKey struct{ PCI, Exe, Unit, Container string }
+
+// Key returns what tells it from all others.
+func (p ProcessUsage) Key() ProcessKey { return ProcessKey{p.PCI, p.Exe, p.Unit, p.Container} }
+
+// Compare orders keys.
+func (k ProcessKey) Compare(o ProcessKey) int {
+	return cmp.Or(cmp.Compare(k.PCI, o.PCI), cmp.Compare(k.Exe, o.Exe), cmp.Compare(k.Unit, o.Unit), cmp.Compare(k.Container, o.Container))
 }
