@@ -47,10 +47,20 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout, repai
 	if err != nil {
 		return layoutPlan{}, err
 	}
-	p, err := c.PlanLayout(ctx, id, want, pinned(there))
+	whole, beside := want, []string(nil)
+	if repair {
+		if whole, beside, err = h.besideForeign(g, want, there); err != nil {
+			return layoutPlan{}, err
+		}
+	}
+	p, err := c.PlanLayout(ctx, id, whole, pinned(there))
+	if err != nil && len(beside) > 0 { // which of them are in the way
+		p, err = c.PlanLayout(ctx, id, want, pinned(there))
+	}
 	if err != nil {
 		return layoutPlan{}, err
 	}
+	p.Keep = slices.DeleteFunc(p.Keep, func(q gpu.Partition) bool { return slices.Contains(beside, q.ID) })
 	if p.Mode != nil {
 		if err := h.onlyMIG(ctx, l); err != nil {
 			return layoutPlan{}, err
@@ -69,6 +79,24 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout, repai
 		}
 	}
 	return lp, err
+}
+
+// besideForeign adds to a layout that is to be repaired what others have made on the GPU, and
+// says which these are: where nobody has asked for a layout, but for instances one by one or
+// by adoption, there may be others beside them. They stay, and are not ours.
+func (h *Host) besideForeign(g gpu.GPU, want gpu.Layout, there []gpu.Partition) (gpu.Layout, []string, error) {
+	rec, err := h.gpuRecord(g)
+	if err != nil || rec.MIG != nil {
+		return want, nil, err
+	}
+	var beside []string
+	want.Instances = slices.Clone(want.Instances)
+	for _, p := range there {
+		if p.Origin == gpu.OriginForeign && p.Instance != "" {
+			want.Instances, beside = append(want.Instances, asItIs(p)), append(beside, p.ID)
+		}
+	}
+	return want, beside, nil
 }
 
 // onlyMIG refuses to change the mode of a GPU that is cut in another way: it may be

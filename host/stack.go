@@ -119,7 +119,7 @@ func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment
 	pins := map[string]string{}
 	for _, q := range there {
 		if q.Instance != "" && q.State != gpu.PartitionMissing {
-			want.Instances = append(want.Instances, layoutInstance(q))
+			want.Instances = append(want.Instances, asItIs(q))
 			pins[q.ID] = "it is not to be moved for another"
 		}
 	}
