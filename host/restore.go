@@ -62,6 +62,8 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 			continue
 		case <-again.C:
 			continue
+		case <-shares.wake(): // not to miss the end of all
+			continue
 		case <-ctx.Done():
 		}
 		break
