@@ -139,13 +139,21 @@ func (h *Host) driven(g gpu.GPU, r gpu.GPURecord) (bool, error) {
 }
 
 // sameCard reports whether an identity can be that of the recorded card. What one
-// side does not know cannot differ. Serial numbers count where there is no UUID: the board's,
-// which NVIDIA's library tells, is another one than the PCI function's, which newer kernels do.
+// side does not know cannot differ. Serial numbers count where there is no UUID, as on a card
+// that VFIO has, and of one kind alone: the board's, which NVIDIA's library tells, is another
+// one than the PCI function's, which newer kernels do.
 func sameCard(recorded, now gpu.Identity) bool {
 	same := func(a, b string) bool { return a == "" || b == "" || a == b }
-	known := recorded.UUID != "" && recorded.UUID == now.UUID
+	known := recorded.UUID != "" && recorded.UUID == now.UUID || ofFunction(recorded.Serial) != ofFunction(now.Serial)
 	return same(recorded.UUID, now.UUID) && (known || same(recorded.Serial, now.Serial)) &&
 		same(recorded.Subsystem, now.Subsystem) && same(recorded.Model, now.Model)
+}
+
+// ofFunction reports whether a serial number is a PCI function's as the kernel prints it:
+// eight bytes with dashes between.
+func ofFunction(serial string) bool {
+	bytes := strings.Split(serial, "-")
+	return len(bytes) == 8 && !slices.ContainsFunc(bytes, func(b string) bool { return len(b) != 2 })
 }
 
 func describe(id gpu.Identity) string {
