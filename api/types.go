@@ -58,7 +58,8 @@ type GPU struct {
 	MemoryBytes  uint64            `json:"memory_bytes"`
 	Managed      bool              `json:"managed"`
 	Quarantined  bool              `json:"quarantined"`
-	Policy       string            `json:"policy"` // report, repair
+	Policy       string            `json:"policy"`    // report, repair
+	Placement    string            `json:"placement"` // on it: pack, spread or, as the host's is, host
 	Kinds        []string          `json:"kinds"`
 	MIG          MIGMode           `json:"mig"`
 	SRIOV        SRIOV             `json:"sriov"`
@@ -125,6 +126,7 @@ type GPUPatch struct {
 	Managed     *bool              `json:"managed,omitempty"`
 	Quarantined *bool              `json:"quarantined,omitempty"`
 	Policy      *string            `json:"policy,omitempty"`
+	Placement   *string            `json:"placement,omitempty"`
 	Labels      *map[string]string `json:"labels,omitempty"` // replaces all labels
 }
 

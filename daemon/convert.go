@@ -53,7 +53,8 @@ func gpuOf(g gpu.GPU) api.GPU {
 	out := api.GPU{
 		ID: string(g.ID), Vendor: g.Vendor, Model: g.Model, PCIAddress: g.PCIAddress, UUID: g.UUID, Serial: g.Serial,
 		IOMMUGroup: g.IOMMUGroup, Driver: api.Driver(g.Driver), MemoryBytes: g.MemoryBytes,
-		Managed: g.Managed, Quarantined: g.Quarantined, Policy: string(cmp.Or(g.Policy, gpu.PolicyReport)), Kinds: texts(g.Kinds),
+		Managed: g.Managed, Quarantined: g.Quarantined, Policy: string(cmp.Or(g.Policy, gpu.PolicyReport)),
+		Placement: cmp.Or(string(g.Placement), placementOfHost), Kinds: texts(g.Kinds),
 		MIG: api.MIGMode(g.MIG), SRIOV: api.SRIOV(g.SRIOV), ECC: (*api.ECC)(g.Modes.ECC), ComputeMode: string(g.Modes.Compute),
 		Labels: dict(g.Labels), Conditions: convert(g.Conditions, conditionOf),
 	}

@@ -338,6 +338,16 @@ func patchOf(p api.GPUPatch) (gpu.GPUPatch, error) {
 		policy := gpu.Policy(*p.Policy)
 		patch.Policy = &policy
 	}
+	if p.Placement != nil {
+		if err := required("placement", *p.Placement, oneOf(gpuPlacements())); err != nil {
+			return patch, err
+		}
+		placement := gpu.Placement(*p.Placement)
+		if *p.Placement == placementOfHost {
+			placement = ""
+		}
+		patch.Placement = &placement
+	}
 	if p.Labels == nil {
 		return patch, nil
 	}

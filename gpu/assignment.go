@@ -20,13 +20,14 @@ type NamedWish struct {
 	Wish Wish
 }
 
-// Placement is how a GPU is picked where several fit.
+// Placement is how a GPU is picked where several fit, and on it an instance of MIG where
+// several vGPUs can share one.
 type Placement string
 
 // The placements.
 const (
-	Pack   Placement = "pack"   // the fullest GPU that still fits
-	Spread Placement = "spread" // the emptiest
+	Pack   Placement = "pack"   // the fullest GPU that still fits, an instance that has room
+	Spread Placement = "spread" // the emptiest GPU, an instance of its own
 )
 
 // Hotplug says what to do with a running VM.

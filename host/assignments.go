@@ -211,11 +211,11 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 			removeStep(part, &rec),
 		},
 	}
-	base, err := h.baseOf(ctx, part)
-	if base != nil {
+	bases, err := h.basesOf(ctx, part)
+	for _, base := range bases {
 		op.Keys = append(op.Keys, "partition/"+base.ID)
-		step := removeStep(*base, nil)
-		step.Args = makeArgs{Partition: *base, Optional: true} // a monitor on it is no reason to keep the vGPU
+		step := removeStep(base, nil)
+		step.Args = makeArgs{Partition: base, Optional: true} // a monitor on it is no reason to keep the vGPU
 		op.Steps = append(op.Steps, step)
 	}
 	return op, err

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -230,7 +231,7 @@ func (h *Host) planConvert(
 	if err := attachable(vm, old.Wish); err != nil {
 		return nil, err
 	}
-	n, err := h.newRecord(ctx, l.GPU, p, old.Name, batch)
+	n, err := h.newRecord(ctx, l.GPU, p, old.Name, cmp.Or(l.GPU.Placement, old.Wish.Placement), batch)
 	if err != nil {
 		return nil, err
 	}

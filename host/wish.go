@@ -29,6 +29,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	w.VM = vm.UUID
 	key := "assignment/" + name
 	old, err := h.cfg.Store.AssignmentRecord(name)
+	asked := w.Placement
 	// What was asked for while another placing was the host's own is the same wish still.
 	w.Placement = cmp.Or(w.Placement, old.Wish.Placement, h.Placement())
 	switch {
@@ -62,7 +63,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 		return attachPlan{}, err
 	}
 	taker := h.taker(vm)
-	g, p, n, err := h.settle(ctx, w, name, taker, batch)
+	g, p, n, err := h.settle(ctx, w, asked, name, taker, batch)
 	if err != nil {
 		return attachPlan{}, err
 	}
