@@ -252,6 +252,7 @@ type Hostdev struct {
 	Handle       Handle `json:"handle"`
 	Model        string `json:"model,omitempty"`
 	Display      bool   `json:"display"`
+	RamFB        bool   `json:"ramfb"`
 	Live         bool   `json:"live"`
 	Config       bool   `json:"config"`
 	GuestAddress string `json:"guest_address,omitempty"`
@@ -298,6 +299,7 @@ type AssignmentRequest struct {
 	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
+	RamFB      bool   `json:"ramfb,omitempty"`       // only with Display
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 
@@ -312,6 +314,7 @@ type Assignment struct {
 	Placement       string      `json:"placement"`
 	Hotplug         string      `json:"hotplug"`
 	Display         bool        `json:"display"`
+	RamFB           bool        `json:"ramfb"`
 	VGPUParams      string      `json:"vgpu_params,omitempty"` // as asked for, sorted
 	Partition       string      `json:"partition"`
 	PartitionGPU    string      `json:"partition_gpu"` // the GPU that was picked
@@ -337,6 +340,7 @@ type NamedAssignmentRequest struct {
 	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
+	RamFB      bool   `json:"ramfb,omitempty"`       // only with Display
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 

@@ -260,6 +260,7 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p\n"}`, `"profile"`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","gpu":"../x"}`, `"gpu"`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","placement":"Pack"}`, `"placement"`},
+		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","ramfb":true}`, `"ramfb" is for those with "display"`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","hotplug":"maybe"}`, `"hotplug" is malformed: "maybe" is none of auto, require, never`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","display":"yes"}`, `"display" must be true or false, not string`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","state":"attached"}`, `"state" is unknown`},

@@ -11,6 +11,7 @@ type Wish struct {
 	Placement Placement `json:"placement"`
 	Hotplug   Hotplug   `json:"hotplug"`
 	Display   bool      `json:"display,omitempty"`
+	RamFB     bool      `json:"ramfb,omitempty"`       // the display shows the firmware, too
 	Params    string    `json:"vgpu_params,omitempty"` // of the vGPU, as ParseVGPUParams returns them
 }
 

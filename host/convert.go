@@ -212,7 +212,7 @@ func (h *Host) planConvert(
 		return nil, refuse(gpu.CodeProfileNotCreatable, p.NotCreatable)
 	}
 	if old.Wish.Display {
-		if err := displayable(p); err != nil {
+		if err := h.displayable(ctx, p, old.Wish); err != nil {
 			return nil, refuse(gpu.CodeInvalid, err.Error())
 		}
 	}
