@@ -16,6 +16,24 @@ const (
 	kindPutBack = "assignment.putback"
 )
 
+// instead returns what somebody else has put where a partition was made whose place is its
+// identity, nil where that is not certain.
+func (h *Host) instead(ctx context.Context, r gpu.PartitionRecord) *gpu.Partition {
+	if r.Slot == "" || r.State != gpu.PartitionMade {
+		return nil
+	}
+	b, err := h.cfg.Inventory.Backend(r.Kind)
+	if err != nil {
+		return nil
+	}
+	there, err := b.Partitions(ctx, r.GPU)
+	i := slices.IndexFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID })
+	if err != nil || i < 0 || sameProfile(r, there[i]) || unnamed(there[i]) {
+		return nil
+	}
+	return &there[i]
+}
+
 // missing looks at the GPU of a partition that was made, where it is certain that it is
 // not there: the GPU can be read, is the same card, and does not have it.
 func (h *Host) missing(ctx context.Context, r gpu.PartitionRecord) (inventory.Look, bool) {
@@ -95,6 +113,11 @@ func (h *Host) planAgain(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentR
 	l, gone := h.missing(ctx, r)
 	switch {
 	case !gone:
+		if p := h.instead(ctx, r); p != nil {
+			return nil, gpu.Errorf(gpu.CodeConflict, "cannot put partition %s of assignment %q back: somebody else has put a %s in its place", r.ID, old.Name, p.Profile).
+				WithBlockers(gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile, Note: "gpuvirt did not make it"}).
+				WithHint("whoever made it has to remove it, or give the assignment up: gpuvirt detach %s", old.Name)
+		}
 		return nil, nil //nolint:nilnil // it is there, or that is not known
 	case busy != nil:
 		return nil, busy // what was read may hold no more when it is over

@@ -133,6 +133,31 @@ func TestPutBackWithoutRoom(t *testing.T) {
 	l.attached(2)
 }
 
+// Where another type is on the function of a vGPU the same wish again says so, instead of all
+// being well; it is not touched.
+func TestPutBackWhereAnotherIs(t *testing.T) {
+	l := newShareLab(t, false)
+	addVMs(t, l, 1)
+	if op := l.apply("a=vm1:L40S-24Q"); op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	a, err := l.Assignment(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := l.Partition(t.Context(), a.Partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, l.sim, typeFile(p.Handle.PCIAddress), "0")
+	write(t, l.sim, typeFile(p.Handle.PCIAddress), nativeOf(t, l, l40s, "L40S-8Q"))
+	n := l.wrote()
+	_, op, err := l.PutAssignment(t.Context(), "test", "a", gpu.Wish{VM: "vm1", Profile: "L40S-24Q"})
+	if e := wantCode(t, err, gpu.CodeConflict); op != nil || len(e.Blockers) != 1 || e.Blockers[0].Name != "L40S-8Q" || l.wrote() != n {
+		t.Errorf("%+v, %v", op, err)
+	}
+}
+
 // A card without its virtual functions says what is to be done before a vGPU comes back.
 func TestPutBackWithoutFunctions(t *testing.T) {
 	l := newShareLab(t, false)
