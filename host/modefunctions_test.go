@@ -1,9 +1,11 @@
 package host_test
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sim"
@@ -83,6 +85,48 @@ func TestModeOffUnderAFunction(t *testing.T) {
 	for _, c := range l.sim.NVML.Calls()[calls:] {
 		if strings.HasPrefix(c.Name, "Set") || strings.HasPrefix(c.Name, "Destroy") {
 			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// A daemon that dies with the functions off for the mode goes on with both, also when the host
+// was rebooted meanwhile.
+func TestModeOffBrokenOff_T01(t *testing.T) {
+	for _, reboot := range []bool{false, true} {
+		l := newInstanceLab(t, sim.H100(string(hopper), 0), 32)
+		l.mustLay(hopper, "1g.10gb@0 3g.40gb@4")
+		dir := ""
+		l.sim.NVML.OnCall(func(c sim.Call) {
+			if c.Name == "SetMigMode" && dir == "" {
+				dir = l.image()
+			}
+		})
+		l.lay(hopper, gpu.Layout{})
+		l.sim.NVML.OnCall(nil)
+		h, err := sim.Open(filepath.Join(dir, "sim"))
+		if err == nil && reboot {
+			err = h.Reboot()
+		}
+		if err == nil {
+			err = h.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := openLab(t, dir)
+		m.settledOn(hopper)
+		if s := m.layout(hopper); s.Mode.Current || !s.Equal || show(s) != "" || !m.vfs(hopper).Equal || len(m.vfs(hopper).Functions) != 32 {
+			t.Errorf("reboot %t: %+v, %+v", reboot, s, m.vfs(hopper))
+		}
+	}
+}
+
+// settledOn waits until no operation works on a GPU.
+func (l *lab) settledOn(id gpu.ID) {
+	l.t.Helper()
+	for range time.Tick(5 * time.Millisecond) {
+		if _, held := l.engine.Holder("gpu/" + string(id)); !held {
+			return
 		}
 	}
 }
