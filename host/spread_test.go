@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/sim"
@@ -161,4 +162,26 @@ func TestPlacementOfGPU(t *testing.T) {
 		t.Errorf("%+v, %v", plan, err)
 	}
 	l.placementOn(hopper, "")
+}
+
+// At boot all instances are there before the first vGPU, and the driver chooses: whichever it
+// takes, none of one size takes the instance that one of another needs.
+func TestSizesOnInstancesAfterReboot_T10(t *testing.T) {
+	for _, emptiest := range []bool{true, false} {
+		l := newSpreadLab(t, emptiest)
+		for i, profile := range []string{shared12, shared12, "DC-1-8QGFX", "DC-1-8QGFX"} {
+			vm := "vm" + string(rune('1'+i))
+			l.attach(vm, gpu.Wish{VM: vm, Profile: profile})
+		}
+		want := l.on(hopper)
+		if err := l.sim.Reboot(); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := l.restore(10 * time.Second); err != nil || len(done) != 6 {
+			t.Errorf("emptiest %t: %+v, %v", emptiest, done, err)
+		}
+		if got := l.on(hopper); !slices.Equal(got, want) || len(want) != 2 {
+			t.Errorf("emptiest %t: %v, were %v", emptiest, got, want)
+		}
+	}
 }
