@@ -58,7 +58,8 @@ type GPU struct {
 	MemoryBytes  uint64            `json:"memory_bytes"`
 	Managed      bool              `json:"managed"`
 	Quarantined  bool              `json:"quarantined"`
-	Policy       string            `json:"policy"` // report, repair
+	Policy       string            `json:"policy"`    // report, repair
+	Placement    string            `json:"placement"` // on it: pack, spread or, as the host's is, host
 	Kinds        []string          `json:"kinds"`
 	MIG          MIGMode           `json:"mig"`
 	SRIOV        SRIOV             `json:"sriov"`
@@ -125,6 +126,7 @@ type GPUPatch struct {
 	Managed     *bool              `json:"managed,omitempty"`
 	Quarantined *bool              `json:"quarantined,omitempty"`
 	Policy      *string            `json:"policy,omitempty"`
+	Placement   *string            `json:"placement,omitempty"`
 	Labels      *map[string]string `json:"labels,omitempty"` // replaces all labels
 }
 
@@ -250,6 +252,7 @@ type Hostdev struct {
 	Handle       Handle `json:"handle"`
 	Model        string `json:"model,omitempty"`
 	Display      bool   `json:"display"`
+	RamFB        bool   `json:"ramfb"`
 	Live         bool   `json:"live"`
 	Config       bool   `json:"config"`
 	GuestAddress string `json:"guest_address,omitempty"`
@@ -296,6 +299,7 @@ type AssignmentRequest struct {
 	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
+	RamFB      bool   `json:"ramfb,omitempty"`       // only with Display
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 
@@ -310,6 +314,7 @@ type Assignment struct {
 	Placement       string      `json:"placement"`
 	Hotplug         string      `json:"hotplug"`
 	Display         bool        `json:"display"`
+	RamFB           bool        `json:"ramfb"`
 	VGPUParams      string      `json:"vgpu_params,omitempty"` // as asked for, sorted
 	Partition       string      `json:"partition"`
 	PartitionGPU    string      `json:"partition_gpu"` // the GPU that was picked
@@ -335,6 +340,7 @@ type NamedAssignmentRequest struct {
 	Placement  string `json:"placement,omitempty"` // pack, spread; empty: as the daemon is set
 	Hotplug    string `json:"hotplug,omitempty"`   // auto (default), require, never
 	Display    bool   `json:"display,omitempty"`
+	RamFB      bool   `json:"ramfb,omitempty"`       // only with Display
 	VGPUParams string `json:"vgpu_params,omitempty"` // "frame_rate_limiter=0,enable_uvm=1"
 }
 

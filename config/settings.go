@@ -102,7 +102,7 @@ func Settings() []Setting {
 		},
 		{
 			Key: "placement", Flag: "placement", Arg: "how", check: oneOf("pack", "spread"), Live: true,
-			Doc: "How a GPU is chosen where several fit and a request does not say: pack takes the\nfullest, so that others stay whole; spread the emptiest.", at: func(c *Config) any { return &c.Placement },
+			Doc: "How a GPU is chosen where several fit and a request does not say: pack takes the\nfullest, so that others stay whole; spread the emptiest. The same goes for MIG instances that\nseveral vGPUs share, where their GPU has no placement of its own.", at: func(c *Config) any { return &c.Placement },
 		},
 		{
 			Key: "p2v.credentials", Flag: "credentials", Arg: "folder", check: absolute,

@@ -220,6 +220,8 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/assignments/x", `{"vm":"web1"}`, `"profile" is missing`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":"hope"}`, `"policy" is malformed: "hope" is none of report, repair`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"policy":""}`, `"policy" is missing`},
+		{"PATCH", "/v1/gpus/" + gpuA, `{"placement":"tight"}`, `"placement" is malformed: "tight" is none of pack, spread, host`},
+		{"PATCH", "/v1/gpus/" + gpuA, `{"placement":""}`, `"placement" is missing`},
 		{"POST", "/v1/assignments:apply", `{}`, `"assignments" must have 1 to 256 entries`},
 		{"POST", "/v1/assignments:apply", `{"assignments":[]}`, `"assignments" must have 1 to 256 entries`},
 		{"POST", "/v1/assignments:apply", `{"assignments":[` + strings.Repeat(named("a")+",", 256) + named("b") + `]}`, `"assignments" must have 1 to 256 entries`},
@@ -264,6 +266,7 @@ func TestBadFields(t *testing.T) {
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p\n"}`, `"profile"`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","gpu":"../x"}`, `"gpu"`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","placement":"Pack"}`, `"placement"`},
+		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","ramfb":true}`, `"ramfb" is for those with "display"`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","hotplug":"maybe"}`, `"hotplug" is malformed: "maybe" is none of auto, require, never`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","display":"yes"}`, `"display" must be true or false, not string`},
 		{"PUT", "/v1/assignments/x", `{"vm":"web1","profile":"p","state":"attached"}`, `"state" is unknown`},
@@ -282,7 +285,7 @@ func TestBadFields(t *testing.T) {
 		{"PATCH", "/v1/gpus/" + gpuA, `{"labels":{" ":"1"}}`, `"labels" is malformed`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"labels":{"a":"\n"}}`, `"labels" is malformed: the value of "a"`},
 		{"PATCH", "/v1/gpus/" + gpuA, `{"labels":{` + manyLabels(65) + `}}`, `more than 64`},
-		{"PATCH", "/v1/gpus/" + gpuA, `{"id":"x"}`, `"id" is unknown: there are managed, quarantined, policy, labels`},
+		{"PATCH", "/v1/gpus/" + gpuA, `{"id":"x"}`, `"id" is unknown: there are managed, quarantined, policy, placement, labels`},
 	} {
 		for _, dry := range []string{"", "?dry_run=true"} {
 			a := h.do(t, call{method: tc.method, target: tc.target + dry, body: tc.body, bad: true})

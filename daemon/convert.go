@@ -53,7 +53,8 @@ func gpuOf(g gpu.GPU) api.GPU {
 	out := api.GPU{
 		ID: string(g.ID), Vendor: g.Vendor, Model: g.Model, PCIAddress: g.PCIAddress, UUID: g.UUID, Serial: g.Serial,
 		IOMMUGroup: g.IOMMUGroup, Driver: api.Driver(g.Driver), MemoryBytes: g.MemoryBytes,
-		Managed: g.Managed, Quarantined: g.Quarantined, Policy: string(cmp.Or(g.Policy, gpu.PolicyReport)), Kinds: texts(g.Kinds),
+		Managed: g.Managed, Quarantined: g.Quarantined, Policy: string(cmp.Or(g.Policy, gpu.PolicyReport)),
+		Placement: cmp.Or(string(g.Placement), placementOfHost), Kinds: texts(g.Kinds),
 		MIG: api.MIGMode(g.MIG), SRIOV: api.SRIOV(g.SRIOV), ECC: (*api.ECC)(g.Modes.ECC), ComputeMode: string(g.Modes.Compute),
 		Labels: dict(g.Labels), Conditions: convert(g.Conditions, conditionOf),
 	}
@@ -111,7 +112,7 @@ func vmOf(vm gpu.VM) api.VM {
 
 func hostdevOf(d gpu.Hostdev) api.Hostdev {
 	return api.Hostdev{
-		Alias: d.Alias, Handle: api.Handle(d.Handle), Model: d.Model, Display: d.Display,
+		Alias: d.Alias, Handle: api.Handle(d.Handle), Model: d.Model, Display: d.Display, RamFB: d.RamFB,
 		Live: d.Live, Config: d.Config, GuestAddress: d.GuestAddress,
 	}
 }
@@ -119,7 +120,7 @@ func hostdevOf(d gpu.Hostdev) api.Hostdev {
 func assignmentOf(a gpu.Assignment) api.Assignment {
 	return api.Assignment{
 		Name: a.Name, VM: a.Wish.VM, VMName: a.VMName, Profile: a.Wish.Profile, GPU: string(a.Wish.GPU),
-		Placement: string(a.Wish.Placement), Hotplug: string(a.Wish.Hotplug), Display: a.Wish.Display, VGPUParams: a.Wish.Params,
+		Placement: string(a.Wish.Placement), Hotplug: string(a.Wish.Hotplug), Display: a.Wish.Display, RamFB: a.Wish.RamFB, VGPUParams: a.Wish.Params,
 		Partition: a.Partition, PartitionGPU: string(a.GPU), State: string(a.State),
 		Attached: api.Attached{Live: a.Live, Config: a.Config}, RestartRequired: a.RestartRequired,
 		Operation: a.Operation, Created: clock(a.Created), Conditions: convert(a.Conditions, conditionOf),

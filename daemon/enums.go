@@ -47,6 +47,16 @@ func bools() []string { return []string{"true", "false"} }
 
 func policies() []gpu.Policy { return []gpu.Policy{gpu.PolicyReport, gpu.PolicyRepair} }
 
+// placementOfHost is how a client says of a GPU that it has no placement of its own.
+const placementOfHost = "host"
+
+func gpuPlacements() (out []string) {
+	for _, p := range placements() {
+		out = append(out, string(p))
+	}
+	return append(out, placementOfHost)
+}
+
 func roles() (out []string) {
 	for _, r := range access.Roles() {
 		out = append(out, r.String())

@@ -158,6 +158,9 @@ func (h *fakeHost) PatchGPU(_ context.Context, _ string, id gpu.ID, p gpu.GPUPat
 	if p.Quarantined != nil {
 		g.Quarantined = *p.Quarantined
 	}
+	if p.Placement != nil {
+		g.Placement = *p.Placement
+	}
 	if p.Policy != nil {
 		g.Policy = *p.Policy
 	}

@@ -127,6 +127,9 @@ func TestOpenAPIEnums(t *testing.T) {
 	if got := enumOf(doc.Components.Schemas["Role"].Value); !slices.Equal(got, roles()) {
 		t.Errorf("Role in openapi.yaml is %v, the code has %v", got, roles())
 	}
+	if got := enumOf(doc.Components.Schemas["GPUPlacement"].Value); !slices.Equal(got, gpuPlacements()) {
+		t.Errorf("GPUPlacement in openapi.yaml is %v, the code has %v", got, gpuPlacements())
+	}
 	for goType, values := range map[string][]string{
 		"gpu.Kind": texts(kinds()), "gpu.Placement": texts(placements()), "gpu.Hotplug": texts(hotplugs()), "gpu.Origin": texts(origins()),
 		"gpu.Policy": texts(policies()), "gpu.PartitionState": texts(partitionStates()), "gpu.VMState": texts(vmStates()),

@@ -96,6 +96,8 @@ func goodRequests(running, failed, done string) []good {
 		{method: "PATCH", target: "/v1/gpus/" + gpuB + "?dry_run=true", body: `{"managed":true}`, status: 200, contains: `"changes":true`},
 		{method: "GET", target: "/v1/gpus/" + gpuA + "/profiles?kind=mdev", status: 200, contains: profile},
 		{method: "PATCH", target: "/v1/gpus/" + gpuA, body: `{"policy":"repair"}`, status: 200, contains: `"policy":"repair"`, write: true},
+		{method: "PATCH", target: "/v1/gpus/" + gpuA, body: `{"placement":"spread"}`, status: 200, contains: `"placement":"spread"`, write: true},
+		{method: "PATCH", target: "/v1/gpus/" + gpuA, body: `{"placement":"host"}`, status: 200, contains: `"placement":"host"`, write: true},
 		{method: "GET", target: "/v1/gpus/" + gpuA + "/sriov", status: 200, contains: `"partition":"0000:41:00.0/vf/0"`},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/sriov", body: `{"num_vfs":4}`, status: 202, contains: `"turn on"`, write: true},
 		{method: "PUT", target: "/v1/gpus/" + gpuA + "/sriov", body: `{"num_vfs":1}`, status: 200, contains: `"equal":true`},

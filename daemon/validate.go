@@ -174,6 +174,14 @@ func oneOf[T ~string](values []T) func(string) error {
 	}
 }
 
+// onlyWith refuses a field that means nothing without another.
+func onlyWith(name string, is bool, other string, there bool) error {
+	if is && !there {
+		return invalid("field %q is for those with %q", name, other)
+	}
+	return nil
+}
+
 func texts[T ~string](values []T) []string {
 	out := make([]string, len(values))
 	for i, v := range values {
@@ -199,9 +207,10 @@ func wishAt(at string, a api.AssignmentRequest) (gpu.Wish, error) {
 		optional(at+"gpu", a.GPU, checkGPU),
 		optional(at+"placement", a.Placement, oneOf(placements())),
 		optional(at+"hotplug", a.Hotplug, oneOf(hotplugs())),
+		onlyWith(at+"ramfb", a.RamFB, at+"display", a.Display),
 	)
 	return gpu.Wish{
-		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display, Params: params,
+		VM: a.VM, Profile: a.Profile, GPU: gpu.ID(a.GPU), Display: a.Display, RamFB: a.RamFB, Params: params,
 		Placement: gpu.Placement(a.Placement),
 		Hotplug:   orDefault(a.Hotplug, gpu.HotplugAuto),
 	}, err
@@ -219,7 +228,7 @@ func wishesOf(r api.ApplyRequest) ([]gpu.NamedWish, error) {
 		at := fmt.Sprintf("assignments[%d].", i)
 		errs = append(errs, required(at+"name", a.Name, checkAssignmentName))
 		w, err := wishAt(at, api.AssignmentRequest{
-			VM: a.VM, Profile: a.Profile, GPU: a.GPU, Placement: a.Placement, Hotplug: a.Hotplug, Display: a.Display, VGPUParams: a.VGPUParams,
+			VM: a.VM, Profile: a.Profile, GPU: a.GPU, Placement: a.Placement, Hotplug: a.Hotplug, Display: a.Display, RamFB: a.RamFB, VGPUParams: a.VGPUParams,
 		})
 		errs = append(errs, err)
 		if seen[a.Name] {
@@ -337,6 +346,16 @@ func patchOf(p api.GPUPatch) (gpu.GPUPatch, error) {
 		}
 		policy := gpu.Policy(*p.Policy)
 		patch.Policy = &policy
+	}
+	if p.Placement != nil {
+		if err := required("placement", *p.Placement, oneOf(gpuPlacements())); err != nil {
+			return patch, err
+		}
+		placement := gpu.Placement(*p.Placement)
+		if *p.Placement == placementOfHost {
+			placement = ""
+		}
+		patch.Placement = &placement
 	}
 	if p.Labels == nil {
 		return patch, nil

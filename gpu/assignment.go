@@ -11,6 +11,7 @@ type Wish struct {
 	Placement Placement `json:"placement"`
 	Hotplug   Hotplug   `json:"hotplug"`
 	Display   bool      `json:"display,omitempty"`
+	RamFB     bool      `json:"ramfb,omitempty"`       // the display shows the firmware, too
 	Params    string    `json:"vgpu_params,omitempty"` // of the vGPU, as ParseVGPUParams returns them
 }
 
@@ -20,13 +21,14 @@ type NamedWish struct {
 	Wish Wish
 }
 
-// Placement is how a GPU is picked where several fit.
+// Placement is how a GPU is picked where several fit, and on it an instance of MIG where
+// several vGPUs can share one.
 type Placement string
 
 // The placements.
 const (
-	Pack   Placement = "pack"   // the fullest GPU that still fits
-	Spread Placement = "spread" // the emptiest
+	Pack   Placement = "pack"   // the fullest GPU that still fits, an instance that has room
+	Spread Placement = "spread" // the emptiest GPU, an instance of its own
 )
 
 // Hotplug says what to do with a running VM.

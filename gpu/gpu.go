@@ -29,6 +29,7 @@ type GPU struct {
 	Managed     bool
 	Quarantined bool
 	Policy      Policy
+	Placement   Placement // on it, where a wish does not say; empty: the host's
 	Labels      map[string]string
 	Conditions  []Condition
 }

@@ -20,6 +20,7 @@ type LayoutInstance struct {
 	Profile string
 	Place   int      // first memory slice, or AnyPlace
 	Compute []string // profiles of its compute instances; none: one that fills it
+	AsItIs  bool     // the one that is in its place, with whatever compute instances it has
 }
 
 // String is the layout in one line: "1g.5gb@0 3g.20gb@4=1c.3g.20gb,2c.3g.20gb".

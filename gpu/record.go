@@ -22,9 +22,10 @@ type GPURecord struct {
 	Quarantined bool              `json:"quarantined,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Identity    Identity          `json:"identity"`
-	Policy      Policy            `json:"policy,omitempty"` // empty: report
-	MIG         *bool             `json:"mig,omitempty"`    // the mode asked for; nil: nobody has asked
-	VFs         *int              `json:"vfs,omitempty"`    // how many were asked for; nil: nobody has asked
+	Policy      Policy            `json:"policy,omitempty"`    // empty: report
+	Placement   Placement         `json:"placement,omitempty"` // empty: the host's
+	MIG         *bool             `json:"mig,omitempty"`       // the mode asked for; nil: nobody has asked
+	VFs         *int              `json:"vfs,omitempty"`       // how many were asked for; nil: nobody has asked
 	VGPU        VGPUWish          `json:"vgpu,omitzero"`
 }
 

@@ -71,6 +71,7 @@ type GPUPatch struct {
 	Managed     *bool
 	Quarantined *bool
 	Policy      *Policy
+	Placement   *Placement // empty: the host's
 	Labels      *map[string]string
 }
 

@@ -57,6 +57,7 @@ type Hostdev struct {
 	Handle       Handle
 	Model        string // device API of an mdev: "vfio-pci"
 	Display      bool
+	RamFB        bool   // a display of the firmware as well: QEMU can neither add nor remove it while the VM runs
 	Live         bool   // in the running VM's XML
 	Config       bool   // in the persistent XML
 	GuestAddress string // PCI address inside the guest, from the live XML

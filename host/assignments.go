@@ -177,6 +177,7 @@ func diff(stored, asked gpu.Wish) map[string][2]string {
 	add("placement", string(stored.Placement), string(asked.Placement))
 	add("hotplug", string(stored.Hotplug), string(asked.Hotplug))
 	add("display", fmt.Sprint(stored.Display), fmt.Sprint(asked.Display))
+	add("ramfb", fmt.Sprint(stored.RamFB), fmt.Sprint(asked.RamFB))
 	add("vgpu_params", stored.Params, asked.Params)
 	if len(d) == 0 {
 		return nil
@@ -211,11 +212,11 @@ func (h *Host) planDetach(ctx context.Context, name string) (operation.Plan, err
 			removeStep(part, &rec),
 		},
 	}
-	base, err := h.baseOf(ctx, part)
-	if base != nil {
+	bases, err := h.basesOf(ctx, part)
+	for _, base := range bases {
 		op.Keys = append(op.Keys, "partition/"+base.ID)
-		step := removeStep(*base, nil)
-		step.Args = makeArgs{Partition: *base, Optional: true} // a monitor on it is no reason to keep the vGPU
+		step := removeStep(base, nil)
+		step.Args = makeArgs{Partition: base, Optional: true} // a monitor on it is no reason to keep the vGPU
 		op.Steps = append(op.Steps, step)
 	}
 	return op, err
@@ -233,6 +234,10 @@ func (h *Host) onlyUsedBy(ctx context.Context, a gpu.AssignmentRecord, part gpu.
 	}
 	var others []gpu.Blocker
 	for _, vm := range vms {
+		if dev, has := vm.Hostdev(gpu.Alias(part.ID)); vm.UUID == a.Wish.VM && has && dev.Live && dev.RamFB {
+			return gpu.Errorf(gpu.CodeVMRunning, "cannot detach %q: vm %s runs with it, and a display with ramfb goes when a vm is shut down", a.Name, vm.Name).
+				WithBlockers(gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name}).WithHint("shut the vm down first")
+		}
 		if vm.UUID != a.Wish.VM && slices.ContainsFunc(vm.Hostdevs, func(d gpu.Hostdev) bool { return inventory.Same(d.Handle, part.Handle) }) {
 			others = append(others, gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name, Note: "its definition names the same device"})
 		}

@@ -25,9 +25,10 @@ type scopeNote struct {
 	Removed *gpu.Scope `json:"removed,omitempty"`
 }
 
-// scope is where a VM, as it is now, should have the device.
+// scope is where a VM, as it is now, should have the device. QEMU takes one with ramfb at the
+// start of the VM alone.
 func scope(vm gpu.VMHead, w gpu.Wish) gpu.Scope {
-	return gpu.Scope{Live: vm.Active && w.Hotplug != gpu.HotplugNever, Config: vm.Persistent}
+	return gpu.Scope{Live: vm.Active && w.Hotplug != gpu.HotplugNever && !w.RamFB, Config: vm.Persistent}
 }
 
 func (h *Host) doAttach(ctx context.Context, t *operation.Task) ([]operation.Row, error) {

@@ -91,6 +91,10 @@ func (b *batch) reduce(offers []inventory.Look) []inventory.Look {
 				if m != nil && sharesByTime(p) && isVGPU(c.part.Kind) {
 					continue // reckoned below, for all of them at once
 				}
+				if p.On != "" && p.On == c.profile.On {
+					offers[i].Profiles[j] = c.onInstances(p)
+					continue
+				}
 				n := max(0, left(offers[i].GPU, p, c.profile))
 				offers[i].Profiles[j].Available, offers[i].Profiles[j].Ahead = n, min(p.Ahead, n)
 			}
@@ -128,6 +132,26 @@ func (b *batch) making() []int {
 	return order
 }
 
+// onInstances is what a profile has left on instances beside a claim on one of the same kind:
+// a seat is taken, and from another size, as far as can be told, a whole instance.
+func (c claim) onInstances(p gpu.Profile) gpu.Profile {
+	alike := p.MemoryBytes == c.profile.MemoryBytes
+	now, take := p.Available-p.Ahead, perInstance(p)
+	if alike {
+		take = 1
+	}
+	switch {
+	case p.Name == c.profile.Name && p.MaxInstances == 0: // how many fit is not known: one is only what is certain
+	case c.placed.ahead && c.base == nil && !alike: // it is on an instance that another has begun
+	case c.placed.ahead:
+		p.Ahead = max(0, p.Ahead-take)
+	default:
+		now = max(0, now-take)
+	}
+	p.Available = now + p.Ahead
+	return p
+}
+
 // left is how many of a profile a GPU can make after one of another. The driver decides
 // when it is done; a plan that it refuses is undone.
 func left(g gpu.GPU, p, taken gpu.Profile) int {
@@ -136,7 +160,7 @@ func left(g gpu.GPU, p, taken gpu.Profile) int {
 		return 0
 	case p.Name == taken.Name && p.Kind == gpu.KindVGPU && p.MaxInstances == 0:
 		return p.Available // how many fit is not known: one is only what is certain
-	case p.Name == taken.Name, p.On != "" && p.On == taken.On:
+	case p.Name == taken.Name:
 		return p.Available - 1
 	case p.On != "":
 		return p.Available // where its instance goes is planned beside those before it

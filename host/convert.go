@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -14,6 +15,24 @@ const (
 	kindConvert = "assignment.convert"
 	kindPutBack = "assignment.putback"
 )
+
+// instead returns what somebody else has put where a partition was made whose place is its
+// identity, nil where that is not certain.
+func (h *Host) instead(ctx context.Context, r gpu.PartitionRecord) *gpu.Partition {
+	if r.Slot == "" || r.State != gpu.PartitionMade {
+		return nil
+	}
+	b, err := h.cfg.Inventory.Backend(r.Kind)
+	if err != nil {
+		return nil
+	}
+	there, err := b.Partitions(ctx, r.GPU)
+	i := slices.IndexFunc(there, func(p gpu.Partition) bool { return p.ID == r.ID })
+	if err != nil || i < 0 || sameProfile(r, there[i]) || unnamed(there[i]) {
+		return nil
+	}
+	return &there[i]
+}
 
 // missing looks at the GPU of a partition that was made, where it is certain that it is
 // not there: the GPU can be read, is the same card, and does not have it.
@@ -94,6 +113,11 @@ func (h *Host) planAgain(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentR
 	l, gone := h.missing(ctx, r)
 	switch {
 	case !gone:
+		if p := h.instead(ctx, r); p != nil {
+			return nil, gpu.Errorf(gpu.CodeConflict, "cannot put partition %s of assignment %q back: somebody else has put a %s in its place", r.ID, old.Name, p.Profile).
+				WithBlockers(gpu.Blocker{Kind: "partition", ID: p.ID, Name: p.Profile, Note: "gpuvirt did not make it"}).
+				WithHint("whoever made it has to remove it, or give the assignment up: gpuvirt detach %s", old.Name)
+		}
 		return nil, nil //nolint:nilnil // it is there, or that is not known
 	case busy != nil:
 		return nil, busy // what was read may hold no more when it is over
@@ -102,30 +126,98 @@ func (h *Host) planAgain(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentR
 	if p, ok := successor(l, r); ok {
 		return h.planConvert(ctx, vm, old, r, l, p, batch)
 	}
-	return h.planPutBack(vm, old, r, l, batch)
+	return h.planPutBack(ctx, vm, old, r, l, batch)
 }
 
-// planPutBack plans how a missing partition is made again under its identity, or returns
-// nil where there is no place for it. One that the rest of its batch takes is refused.
-func (h *Host) planPutBack(vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.PartitionRecord, l inventory.Look, batch *batch) (*attachPlan, error) {
-	fits := func(p gpu.Profile) bool {
-		return p.Name == r.Profile && p.Kind == r.Kind && p.NotCreatable == "" && p.Available > 0
+// planPutBack plans how a missing partition is made again under its identity, with the
+// instance that it stood on where that is missing as well. Where there is no place for it,
+// or the rest of its batch takes that, it is refused with what is in the way.
+func (h *Host) planPutBack(ctx context.Context, vm gpu.VMHead, old gpu.AssignmentRecord, r gpu.PartitionRecord, l inventory.Look, batch *batch) (*attachPlan, error) {
+	p, err := h.placeAgain(ctx, r, l)
+	if err != nil {
+		return nil, gpu.Wrap(err, gpu.CodeNoCapacity, "cannot put partition %s of assignment %q back", r.ID, old.Name)
 	}
-	i := slices.IndexFunc(l.Profiles, fits)
-	if !l.GPU.Managed || i < 0 {
-		return nil, nil //nolint:nilnil // it stays missing, and that is told
-	}
-	if p := batch.reduce([]inventory.Look{l})[0].Profiles[i]; p.Available < 1 {
-		return nil, gpu.Errorf(gpu.CodeNoCapacity, "cannot put partition %s of assignment %q back: %s", r.ID, old.Name, noRoom(p)).
+	if now, _ := findKind(batch.reduce([]inventory.Look{l})[0].Profiles, r); now.Available < 1 {
+		return nil, gpu.Errorf(gpu.CodeNoCapacity, "cannot put partition %s of assignment %q back: %s", r.ID, old.Name, noRoom(now)).
 			WithHint("put it alone, or leave out what takes its room")
 	}
-	step := makeStep(r)
-	step.Args = makeArgs{Partition: r, Optional: true} // its VM names it: it stays whatever becomes of others
-	return &attachPlan{op: operation.Plan{
+	n := placed{part: r, ahead: batch.ahead(r.GPU, p)}
+	if p.On != "" && p.Available <= p.Ahead && !n.ahead {
+		if n.base, err = h.lostBase(ctx, l, p, batch); err != nil {
+			return nil, err
+		}
+		n.ahead = n.base != nil
+	}
+	op := operation.Plan{
 		Kind: kindPutBack, Summary: fmt.Sprintf("put the partition of assignment %s back", old.Name),
 		Keys:  []string{"assignment/" + old.Name, "gpu/" + string(r.GPU), "vm/" + vm.UUID, "partition/" + r.ID},
-		Steps: []operation.PlanStep{step},
-	}, next: claim{assignment: old, placed: placed{part: r}, profile: l.Profiles[i]}}, nil
+		Steps: n.steps(),
+	}
+	if n.base != nil {
+		op.Keys = append(op.Keys, "partition/"+n.base.ID)
+	}
+	for i, s := range op.Steps { // its VM names it: it stays whatever becomes of others
+		if a, ok := s.Args.(makeArgs); ok {
+			a.Optional = true
+			op.Steps[i].Args = a
+		}
+	}
+	return &attachPlan{op: op, next: claim{assignment: old, placed: n, profile: p}}, nil
+}
+
+// findKind finds the profile of a partition that was made.
+func findKind(profiles []gpu.Profile, r gpu.PartitionRecord) (gpu.Profile, bool) {
+	i := slices.IndexFunc(profiles, func(p gpu.Profile) bool { return p.Name == r.Profile && p.Kind == r.Kind })
+	if i < 0 {
+		return gpu.Profile{}, false
+	}
+	return profiles[i], true
+}
+
+// placeAgain returns the profile of a missing partition as its GPU offers it now, or says
+// why it cannot be made again.
+func (h *Host) placeAgain(ctx context.Context, r gpu.PartitionRecord, l inventory.Look) (gpu.Profile, error) {
+	p, ok := findKind(l.Profiles, r)
+	switch {
+	case !l.GPU.Managed:
+		return p, gpu.Errorf(gpu.CodeGPUUnmanaged, "gpu %s is not under management", r.GPU).
+			WithHint("put it under management first: gpuvirt gpu manage %s", r.GPU)
+	case !ok:
+		return p, unknownProfile(r.Profile, r.GPU, []inventory.Look{l})
+	case p.NotCreatable != "":
+		return p, gpu.Errorf(gpu.CodeProfileNotCreatable, "%s", p.NotCreatable)
+	case p.Available > 0:
+		return p, nil
+	}
+	full := gpu.Errorf(gpu.CodeNoCapacity, "gpu %s: %s", r.GPU, noRoom(p))
+	on, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	if err != nil {
+		return p, err
+	}
+	for _, q := range on {
+		full = full.WithBlockers(gpu.Blocker{Kind: "partition", ID: q.ID, Name: q.Profile})
+	}
+	return p, full.WithHint("when there is room again put the assignment again, or give it up: gpuvirt detach %s", r.Assignment)
+}
+
+// lostBase returns the record of a MIG instance of ours that is missing, for a vGPU to stand
+// on that is put back; nil where there is none, which the driver then says.
+func (h *Host) lostBase(ctx context.Context, l inventory.Look, p gpu.Profile, batch *batch) (*gpu.PartitionRecord, error) {
+	records, err := h.instanceRecords(l.GPU.ID)
+	if err != nil {
+		return nil, err
+	}
+	there, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		planned := slices.ContainsFunc(batch.bases(l.GPU.ID), func(b gpu.PartitionRecord) bool { return b.ID == r.ID })
+		if r.Profile == p.On && r.State == gpu.PartitionMade && !planned && !hasPartition(there, r.ID) {
+			return &r, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // there is none
 }
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one
@@ -143,7 +235,7 @@ func (h *Host) planConvert(
 		return nil, refuse(gpu.CodeProfileNotCreatable, p.NotCreatable)
 	}
 	if old.Wish.Display {
-		if err := displayable(p); err != nil {
+		if err := h.displayable(ctx, p, old.Wish); err != nil {
 			return nil, refuse(gpu.CodeInvalid, err.Error())
 		}
 	}
@@ -162,7 +254,7 @@ func (h *Host) planConvert(
 	if err := attachable(vm, old.Wish); err != nil {
 		return nil, err
 	}
-	n, err := h.newRecord(ctx, l.GPU, p, old.Name, batch)
+	n, err := h.newRecord(ctx, l.GPU, p, old.Name, cmp.Or(l.GPU.Placement, old.Wish.Placement), batch)
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func recordOf(id gpu.ID, records []gpu.GPURecord) (gpu.GPURecord, bool) {
 
 // decided adds a record to what is observed.
 func (h *Host) decided(g gpu.GPU, r gpu.GPURecord) (gpu.GPU, error) {
-	g.Managed, g.Quarantined, g.Policy, g.Labels = r.Managed, r.Quarantined, cmp.Or(r.Policy, gpu.PolicyReport), r.Labels
+	g.Managed, g.Quarantined, g.Policy, g.Placement, g.Labels = r.Managed, r.Quarantined, cmp.Or(r.Policy, gpu.PolicyReport), r.Placement, r.Labels
 	if r.Quarantined {
 		g.Conditions = append(g.Conditions, gpu.Condition{
 			Type: gpu.Quarantined, Status: true, Reason: "Quarantined",
@@ -139,13 +139,21 @@ func (h *Host) driven(g gpu.GPU, r gpu.GPURecord) (bool, error) {
 }
 
 // sameCard reports whether an identity can be that of the recorded card. What one
-// side does not know cannot differ. Serial numbers count where there is no UUID: the board's,
-// which NVIDIA's library tells, is another one than the PCI function's, which newer kernels do.
+// side does not know cannot differ. Serial numbers count where there is no UUID, as on a card
+// that VFIO has, and of one kind alone: the board's, which NVIDIA's library tells, is another
+// one than the PCI function's, which newer kernels do.
 func sameCard(recorded, now gpu.Identity) bool {
 	same := func(a, b string) bool { return a == "" || b == "" || a == b }
-	known := recorded.UUID != "" && recorded.UUID == now.UUID
+	known := recorded.UUID != "" && recorded.UUID == now.UUID || ofFunction(recorded.Serial) != ofFunction(now.Serial)
 	return same(recorded.UUID, now.UUID) && (known || same(recorded.Serial, now.Serial)) &&
 		same(recorded.Subsystem, now.Subsystem) && same(recorded.Model, now.Model)
+}
+
+// ofFunction reports whether a serial number is a PCI function's as the kernel prints it:
+// eight bytes with dashes between.
+func ofFunction(serial string) bool {
+	bytes := strings.Split(serial, "-")
+	return len(bytes) == 8 && !slices.ContainsFunc(bytes, func(b string) bool { return len(b) != 2 })
 }
 
 func describe(id gpu.Identity) string {
@@ -162,7 +170,7 @@ func absent(r gpu.GPURecord, why error) gpu.GPU {
 	return gpu.GPU{
 		ID: r.ID, Model: r.Identity.Model, UUID: r.Identity.UUID, Serial: r.Identity.Serial,
 		Identity: r.Identity, NUMANode: -1,
-		Managed: r.Managed, Quarantined: r.Quarantined, Policy: cmp.Or(r.Policy, gpu.PolicyReport), Labels: r.Labels,
+		Managed: r.Managed, Quarantined: r.Quarantined, Policy: cmp.Or(r.Policy, gpu.PolicyReport), Placement: r.Placement, Labels: r.Labels,
 		Conditions: []gpu.Condition{{
 			Type: gpu.Unknown, Status: true, Reason: "NotThere",
 			Message: message,
@@ -228,6 +236,10 @@ func (h *Host) patch(ctx context.Context, actor string, id gpu.ID, p gpu.GPUPatc
 	if p.Policy != nil && *p.Policy != cmp.Or(g.Policy, gpu.PolicyReport) {
 		want.Policy = *p.Policy
 		sums = append(sums, gpu.PlanStep{Kind: "gpu.record", Summary: fmt.Sprintf("set the policy of %s to %s", id, want.Policy)})
+	}
+	if p.Placement != nil && *p.Placement != g.Placement {
+		want.Placement = *p.Placement
+		sums = append(sums, gpu.PlanStep{Kind: "gpu.record", Summary: fmt.Sprintf("set the placement on %s to %s", id, cmp.Or(want.Placement, "that of the host"))})
 	}
 	if p.Labels != nil && !maps.Equal(*p.Labels, g.Labels) {
 		want.Labels = *p.Labels

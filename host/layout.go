@@ -147,6 +147,13 @@ func layoutInstance(p gpu.Partition) gpu.LayoutInstance {
 	return in
 }
 
+// asItIs is a MIG instance that is there and stays, whoever made it.
+func asItIs(p gpu.Partition) gpu.LayoutInstance {
+	in := layoutInstance(p)
+	in.AsItIs = true
+	return in
+}
+
 // sameLayout compares layouts with all places known, both in their order.
 func sameLayout(a, b gpu.Layout) bool {
 	return a.Enabled == b.Enabled && slices.EqualFunc(a.Instances, b.Instances, func(a, b gpu.LayoutInstance) bool {

@@ -47,12 +47,22 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout, repai
 	if err != nil {
 		return layoutPlan{}, err
 	}
-	p, err := c.PlanLayout(ctx, id, want, pinned(there))
+	whole, beside := want, []string(nil)
+	if repair {
+		if whole, beside, err = h.besideForeign(g, want, there); err != nil {
+			return layoutPlan{}, err
+		}
+	}
+	p, err := c.PlanLayout(ctx, id, whole, pinned(there))
+	if err != nil && len(beside) > 0 { // which of them are in the way
+		p, err = c.PlanLayout(ctx, id, want, pinned(there))
+	}
 	if err != nil {
 		return layoutPlan{}, err
 	}
+	p.Keep = slices.DeleteFunc(p.Keep, func(q gpu.Partition) bool { return slices.Contains(beside, q.ID) })
 	if p.Mode != nil {
-		if err := h.onlyMIG(ctx, l); err != nil {
+		if err := cmp.Or(h.onlyMIG(ctx, l), h.withoutFunctions(ctx, l)); err != nil {
 			return layoutPlan{}, err
 		}
 		if len(p.Remove) > 0 && !*p.Mode {
@@ -69,6 +79,24 @@ func (h *Host) planLayout(ctx context.Context, id gpu.ID, want gpu.Layout, repai
 		}
 	}
 	return lp, err
+}
+
+// besideForeign adds to a layout that is to be repaired what others have made on the GPU, and
+// says which these are: where nobody has asked for a layout, but for instances one by one or
+// by adoption, there may be others beside them. They stay, and are not ours.
+func (h *Host) besideForeign(g gpu.GPU, want gpu.Layout, there []gpu.Partition) (gpu.Layout, []string, error) {
+	rec, err := h.gpuRecord(g)
+	if err != nil || rec.MIG != nil {
+		return want, nil, err
+	}
+	var beside []string
+	want.Instances = slices.Clone(want.Instances)
+	for _, p := range there {
+		if p.Origin == gpu.OriginForeign && p.Instance != "" {
+			want.Instances, beside = append(want.Instances, asItIs(p)), append(beside, p.ID)
+		}
+	}
+	return want, beside, nil
 }
 
 // onlyMIG refuses to change the mode of a GPU that is cut in another way: it may be
@@ -89,6 +117,44 @@ func (h *Host) onlyMIG(ctx context.Context, l inventory.Look) error {
 	}
 	return gpu.Errorf(gpu.CodeGPUBusy, "cannot change the MIG mode of gpu %q: %d partitions of other kinds are on it", l.GPU.ID, len(blockers)).
 		WithBlockers(blockers...).WithHint("delete them first: changing the mode may reset the gpu")
+}
+
+// withoutFunctions refuses to change the mode of a GPU whose virtual functions are on and
+// cannot be turned off for it: the driver would refuse, but only when the instances have gone.
+func (h *Host) withoutFunctions(ctx context.Context, l inventory.Look) error {
+	if l.GPU.SRIOV.NumVFs == 0 || l.GPU.MIG.Current != l.GPU.MIG.Pending {
+		return nil
+	}
+	v, l, err := h.virtualizer(ctx, l.GPU.ID)
+	if err != nil {
+		return err
+	}
+	s, on, err := h.vfState(ctx, v, l)
+	if err != nil {
+		return err
+	}
+	on = slices.DeleteFunc(on, func(p gpu.Partition) bool { return p.Kind == gpu.KindMIG }) // the layout is about these
+	if err := cmp.Or(vfsUnused(s, on, 0), v.CheckVFs(ctx, l.GPU.ID, 0)); err != nil {
+		return gpu.Wrap(err, gpu.CodeGPUBusy, "cannot change the MIG mode of gpu %q", l.GPU.ID)
+	}
+	return nil
+}
+
+// aroundFunctions turns the virtual functions of a GPU off for a change of its mode, and on
+// again: NVIDIA's driver has it in use while there are any. A step that takes back what waits
+// for a reset needs none of it.
+func aroundFunctions(g gpu.GPU, mode operation.PlanStep) []operation.PlanStep {
+	n := g.SRIOV.NumVFs
+	if n == 0 || g.MIG.Current != g.MIG.Pending {
+		return []operation.PlanStep{mode}
+	}
+	set := func(summary string, num, was int) operation.PlanStep {
+		return operation.PlanStep{Kind: stepVFs, Summary: summary, Args: vfsArgs{GPU: g.ID, Identity: g.Identity, Num: num, Was: was}}
+	}
+	return []operation.PlanStep{
+		set(fmt.Sprintf("turn off the virtual functions of %s for that", g.ID), 0, n), mode,
+		set(fmt.Sprintf("turn on the %d virtual functions of %s again", n, g.ID), n, 0),
+	}
 }
 
 // unwatched refuses to turn MIG off while a program has the GPU open: the driver would refuse
@@ -157,10 +223,11 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan, rep
 	}
 	verb := map[bool]string{true: "enable", false: "disable"}
 	mode := func() {
-		op.Steps = append(op.Steps, operation.PlanStep{
+		step := operation.PlanStep{
 			Kind: stepMode, Summary: verb[*p.Mode] + " MIG on " + string(g.ID),
 			Args: modeArgs{GPU: g.ID, Identity: g.Identity, On: *p.Mode, Was: g.MIG.Current},
-		})
+		}
+		op.Steps = append(op.Steps, aroundFunctions(g, step)...)
 	}
 	if p.Mode != nil && *p.Mode {
 		mode()

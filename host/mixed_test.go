@@ -340,7 +340,7 @@ func TestSettingsAfterMIG(t *testing.T) {
 	l.mustSet(hopper, both)
 	l.mustLay(hopper, "")
 	plan, err := l.PlanPutLayout(t.Context(), hopper, gpu.Layout{})
-	if err != nil || len(plan.Steps) != 3 || plan.Steps[1].Kind != "vgpu.set" || plan.Steps[2].Kind != "vgpu.set" {
+	if err != nil || len(plan.Steps) != 5 || plan.Steps[3].Kind != "vgpu.set" || plan.Steps[4].Kind != "vgpu.set" {
 		t.Errorf("%+v, %v", plan, err)
 	}
 	if op := l.lay(hopper, gpu.Layout{}); op.Status != operation.Done {

@@ -53,9 +53,10 @@ func TestMixedSizeFailsAtBoot(t *testing.T) {
 	if err := l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = true }); err != nil { // another driver
 		t.Fatal(err)
 	}
-	done, err := l.restore(time.Second)
-	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) {
-		t.Error(err)
+	began := time.Now()
+	done, err := l.restore(6 * time.Second)
+	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) || time.Since(began) > 5*time.Second {
+		t.Errorf("%v, after %s", err, time.Since(began))
 	}
 	for _, d := range done {
 		if d.Made || d.Err == nil {
@@ -64,6 +65,59 @@ func TestMixedSizeFailsAtBoot(t *testing.T) {
 	}
 	if why := l.degraded(l40s); !strings.Contains(why, "asked for mixed sizes on, but NVIDIA's driver has no mixed sizes") {
 		t.Errorf("%q", why)
+	}
+}
+
+// Where all vGPUs of a GPU have one size they come back without the mode that the driver does
+// not have any more, and the boot goes on long before its limit.
+func TestOneSizeWithoutMixedAtBoot(t *testing.T) {
+	l := newMixedLab(t, false)
+	addVMs(t, l, 8)
+	if op := l.apply("a=vm1:L40S-24Q", "b=vm2:L40S-24C"); op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if err := l.sim.Reboot(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = true }); err != nil { // another driver
+		t.Fatal(err)
+	}
+	began := time.Now()
+	done, err := l.restore(6 * time.Second)
+	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) || time.Since(began) > 5*time.Second {
+		t.Errorf("%v, after %s", err, time.Since(began))
+	}
+	for _, d := range done {
+		if !d.Made || d.Err != nil {
+			t.Errorf("%+v", d)
+		}
+	}
+}
+
+// Those behind one that does not come have their turn before a limit that is near.
+func TestMixedSizeOrderBeforeTheLimit(t *testing.T) {
+	l := newMixedLab(t, false)
+	addVMs(t, l, 8)
+	if op := l.apply("a=vm1:L40S-24Q", "b=vm2:L40S-2Q", "c=vm3:L40S-2B"); op.Status != operation.Done {
+		t.Fatalf("%+v", op.Problem)
+	}
+	first, err := l.Assignment(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := l.Partition(t.Context(), first.Partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.sim.Reboot(); err != nil {
+		t.Fatal(err)
+	}
+	l.mustSetVFs(l40s, shareVFs)
+	l.inject(sim.Fault{Op: "write", Path: "devices/*/*/" + p.Parent + "/nvidia/current_vgpu_type", Errno: syscall.EIO})
+	_, err = l.restore(1500 * time.Millisecond)
+	got := slices.Sorted(slices.Values(l.vgpusOn(l40s)))
+	if err == nil || !slices.Equal(got, []string{"L40S-2B", "L40S-2Q"}) {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

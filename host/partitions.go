@@ -316,8 +316,9 @@ func (p placed) reserve(op *operation.Plan) {
 }
 
 // newRecord chooses the identity of a partition that is to be made, before any
-// hardware is touched: a name of ours, or for kinds that take none, a place.
-func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch *batch) (placed, error) {
+// hardware is touched: a name of ours, or for kinds that take none, a place. Placement is
+// how on the GPU.
+func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, placement gpu.Placement, batch *batch) (placed, error) {
 	b, err := h.cfg.Inventory.Backend(p.Kind)
 	if err != nil {
 		return placed{}, err
@@ -333,7 +334,7 @@ func (h *Host) newRecord(ctx context.Context, g gpu.GPU, p gpu.Profile, assignme
 		if err != nil {
 			return placed{}, err
 		}
-		base, err := h.baseFor(ctx, g, p, assignment, batch)
+		base, err := h.baseFor(ctx, g, p, assignment, placement, batch)
 		if err != nil {
 			return placed{}, err
 		}
@@ -426,7 +427,8 @@ func removeStep(r gpu.PartitionRecord, a *gpu.AssignmentRecord) operation.PlanSt
 }
 
 func (h *Host) planPartition(ctx context.Context, w gpu.PartitionWish) (operation.Plan, error) {
-	g, p, n, err := h.settle(ctx, gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: cmp.Or(w.Placement, h.Placement()), Params: w.Params}, "", nil, nil)
+	wish := gpu.Wish{Profile: w.Profile, GPU: w.GPU, Placement: cmp.Or(w.Placement, h.Placement()), Params: w.Params}
+	g, p, n, err := h.settle(ctx, wish, w.Placement, "", nil, nil)
 	if err != nil {
 		return operation.Plan{}, err
 	}

@@ -80,8 +80,9 @@ func (h *Host) place(ctx context.Context, profile string, on gpu.ID, placement g
 
 // settle finds the GPU for a wish and the place on it. Where one that has room refuses
 // for a reason that is not seen before, the next is tried; what the first said stands
-// where none is left.
-func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *taker, batch *batch) (gpu.GPU, gpu.Profile, placed, error) {
+// where none is left. asked is how to place it, where whoever wishes has said so: else each
+// GPU may have a way of its own.
+func (h *Host) settle(ctx context.Context, w gpu.Wish, asked gpu.Placement, assignment string, vm *taker, batch *batch) (gpu.GPU, gpu.Profile, placed, error) {
 	var first error
 	skip := map[gpu.ID]bool{}
 	for {
@@ -92,7 +93,7 @@ func (h *Host) settle(ctx context.Context, w gpu.Wish, assignment string, vm *ta
 		if err := tunable(p, w.Params); err != nil {
 			return g, p, placed{}, err
 		}
-		n, err := h.newRecord(ctx, g, p, assignment, batch)
+		n, err := h.newRecord(ctx, g, p, assignment, cmp.Or(asked, g.Placement, w.Placement), batch)
 		if err == nil {
 			n.part.Params = w.Params
 			return g, p, n, nil

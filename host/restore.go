@@ -62,6 +62,8 @@ func Restore(ctx context.Context, gpus []gpu.GPURecord, records []gpu.PartitionR
 			continue
 		case <-again.C:
 			continue
+		case <-shares.wake(): // not to miss the end of all
+			continue
 		case <-ctx.Done():
 		}
 		break
@@ -184,7 +186,7 @@ func comesLater(code gpu.Code) bool {
 func restoreAll(ctx context.Context, done []Restored, modes, vfs map[gpu.ID]error, shares *sharing, inv *inventory.Inventory, log *slog.Logger) bool {
 	waiting := false
 	var late []gpu.PartitionRecord
-	for _, i := range shares.order(ctx, done, inv) {
+	for _, i := range openersFirst(ctx, shares.order(ctx, done, inv), done, inv) {
 		d := &done[i]
 		if d.settled {
 			continue

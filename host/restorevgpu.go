@@ -15,6 +15,9 @@ const (
 	// schedulerPatience is how long a driver that is there may take to have the scheduler
 	// that was asked for. A vGPU that waits for it can do without.
 	schedulerPatience = 10 * time.Second
+	// mixedPatience is how long it may take to let sizes be mixed. A vGPU cannot do without
+	// unless all of its GPU are alike.
+	mixedPatience = 20 * time.Second
 	// orderPatience is how long vGPUs wait for one that is to be made before them.
 	orderPatience = 10 * time.Second
 )
@@ -23,8 +26,9 @@ const (
 // for what is as it should be.
 type sharing struct {
 	schedulers, mixed map[gpu.ID]error
-	since             map[gpu.ID]time.Time // when a scheduler was first refused
-	late              map[string]time.Time // until when a vGPU is waited for, by its partition
+	alike             map[gpu.ID]bool      // sizes cannot be mixed, and need not be
+	until             map[string]time.Time // until when something is waited for, by what it is
+	records           []gpu.PartitionRecord
 }
 
 // newSharing lists what is to be restored. On instances of MIG there is nothing, and sizes
@@ -32,7 +36,7 @@ type sharing struct {
 func newSharing(gpus []gpu.GPURecord, records []gpu.PartitionRecord) *sharing {
 	s := &sharing{
 		schedulers: map[gpu.ID]error{}, mixed: map[gpu.ID]error{},
-		since: map[gpu.ID]time.Time{}, late: map[string]time.Time{},
+		alike: map[gpu.ID]bool{}, until: map[string]time.Time{}, records: records,
 	}
 	for _, g := range gpus {
 		if !g.Managed || wantsMIG(g, records) || givenAway(g.ID, records) {
@@ -62,7 +66,7 @@ func (s *sharing) restore(ctx context.Context, gpus []gpu.GPURecord, vfs map[gpu
 	waiting := restoreEach(gpus, s.schedulers,
 		func(g gpu.GPURecord) (bool, error) {
 			changed, err := try(g, gpu.VGPUWish{Scheduler: g.VGPU.Scheduler})
-			return changed, s.impatient(g.ID, err)
+			return changed, s.impatient(ctx, g.ID, err)
 		},
 		func(g gpu.GPURecord, err error) { tellSharing(log, g, err, "scheduler") })
 	return restoreEach(gpus, s.mixed,
@@ -70,7 +74,8 @@ func (s *sharing) restore(ctx context.Context, gpus []gpu.GPURecord, vfs map[gpu
 			if err := s.schedulers[g.ID]; err != nil && comesLater(gpu.CodeOf(err)) {
 				return false, err
 			}
-			return try(g, gpu.VGPUWish{MixedSize: g.VGPU.MixedSize})
+			changed, err := try(g, gpu.VGPUWish{MixedSize: g.VGPU.MixedSize})
+			return changed, s.without(ctx, g.ID, err, inv)
 		},
 		func(g gpu.GPURecord, err error) { tellSharing(log, g, err, "mixed sizes") }) || waiting
 }
@@ -83,20 +88,76 @@ func tellSharing(log *slog.Logger, g gpu.GPURecord, err error, what string) {
 	}
 }
 
+// over reports whether something has been waited for as long as it may, and by the time at
+// which half of what is left is over: what depends on it needs its turn as well.
+func (s *sharing) over(ctx context.Context, what string, patience time.Duration) bool {
+	until, ok := s.until[what]
+	if !ok {
+		if end, ok := ctx.Deadline(); ok {
+			patience = min(patience, time.Until(end)/2)
+		}
+		until = time.Now().Add(patience)
+		s.until[what] = until
+	}
+	return !time.Now().Before(until)
+}
+
+// wake tells when the next thing that is waited for is over, nil: there is none.
+func (s *sharing) wake() <-chan time.Time {
+	var next time.Duration
+	for _, until := range s.until {
+		if left := time.Until(until); left > 0 && (next == 0 || left < next) {
+			next = left
+		}
+	}
+	if next == 0 {
+		return nil
+	}
+	return time.After(next)
+}
+
 // impatient gives a scheduler up that vGPUs would wait for too long, and one that cannot
 // be set any more because they are there.
-func (s *sharing) impatient(id gpu.ID, err error) error {
+func (s *sharing) impatient(ctx context.Context, id gpu.ID, err error) error {
 	code := gpu.CodeOf(err)
 	if err == nil || code == gpu.CodeNotFound || !comesLater(code) {
 		return err
 	}
-	if s.since[id].IsZero() {
-		s.since[id] = time.Now()
-	}
-	if code != gpu.CodeGPUBusy && time.Since(s.since[id]) < schedulerPatience {
+	if over := s.over(ctx, "scheduler of "+string(id), schedulerPatience); code != gpu.CodeGPUBusy && !over {
 		return err
 	}
 	return gpu.Errorf(gpu.CodeConflict, "given up: %w", err)
+}
+
+// without gives up that sizes can be mixed, where a driver that is there does not have it
+// after a while: another one than when it was asked for, perhaps.
+func (s *sharing) without(ctx context.Context, id gpu.ID, err error, inv *inventory.Inventory) error {
+	code := gpu.CodeOf(err)
+	if code != gpu.CodeUnavailable && code != gpu.CodeGPUBusy || !s.over(ctx, "mixed sizes of "+string(id), mixedPatience) {
+		return err
+	}
+	s.alike[id] = alike(ctx, id, s.records, inv)
+	return gpu.Errorf(gpu.CodeDriverMismatch, "given up: %w", err)
+}
+
+// alike reports whether all vGPUs that are to be on a GPU are known to have one size.
+func alike(ctx context.Context, id gpu.ID, records []gpu.PartitionRecord, inv *inventory.Inventory) bool {
+	l, err := inv.Look(ctx, id)
+	if err != nil {
+		return false
+	}
+	var size uint64
+	for _, r := range records {
+		if r.GPU != id || !isVGPU(r.Kind) {
+			continue
+		}
+		p, _ := findKind(l.Profiles, r)
+		if p.MemoryBytes == 0 || size != 0 && size != p.MemoryBytes {
+			return false
+		}
+		size = p.MemoryBytes
+	}
+	return true
 }
 
 // restoreSharing sets what of a wish is not so.
@@ -167,8 +228,8 @@ func noVGPUNow(ctx context.Context, inv *inventory.Inventory, g gpu.GPU) error {
 
 // missing says what of how a GPU is to be shared a vGPU has to wait for, or cannot do
 // without. Without its scheduler a GPU is Degraded, and of use; without mixed sizes the
-// first vGPU would rule out those of other sizes, whichever it is. Where one that is there
-// already has done that, those of its size come back.
+// first vGPU would rule out those of other sizes, whichever it is, unless there are none.
+// Where one that is there already has done that, those of its size come back.
 func (s *sharing) missing(r gpu.PartitionRecord) error {
 	if !isVGPU(r.Kind) {
 		return nil
@@ -176,7 +237,7 @@ func (s *sharing) missing(r gpu.PartitionRecord) error {
 	if err := s.schedulers[r.GPU]; err != nil && comesLater(gpu.CodeOf(err)) {
 		return fmt.Errorf("the scheduler of its gpu is not restored: %w", err)
 	}
-	if err := s.mixed[r.GPU]; err != nil && gpu.CodeOf(err) != gpu.CodeConflict {
+	if err := s.mixed[r.GPU]; err != nil && gpu.CodeOf(err) != gpu.CodeConflict && !s.alike[r.GPU] {
 		return fmt.Errorf("sizes of vGPUs cannot be mixed on its gpu: %w", err)
 	}
 	return nil
@@ -237,16 +298,7 @@ func (s *sharing) behind(ctx context.Context, r gpu.PartitionRecord, late []gpu.
 		if l.GPU != r.GPU || !isVGPU(l.Kind) {
 			continue
 		}
-		until, ok := s.late[l.ID]
-		if !ok {
-			wait := orderPatience
-			if end, ok := ctx.Deadline(); ok {
-				wait = min(wait, time.Until(end)/2)
-			}
-			until = time.Now().Add(wait)
-			s.late[l.ID] = until
-		}
-		if time.Now().Before(until) {
+		if !s.over(ctx, "partition "+l.ID, orderPatience) {
 			return gpu.Errorf(gpu.CodeUnavailable, "partition %s, which is to find its place before it, is not restored", l.ID)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/sim"
 	"gpuvirt/mig"
 	"gpuvirt/operation"
 )
@@ -161,4 +162,66 @@ func TestDrainDoesNotWaitForALook(t *testing.T) {
 	}
 	close(out)
 	<-ended
+}
+
+// Instances that were adopted one by one are repaired beside those of others, which stay as
+// they are and nobody's of ours, also one without a compute instance.
+func TestRepairBesideForeign(t *testing.T) {
+	l := newMIGLab(t)
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	if err := theirs.SetMode(t.Context(), ampere, true); err != nil {
+		t.Fatal(err)
+	}
+	put := func(profile, slot string) gpu.Partition {
+		p, err := theirs.Make(t.Context(), gpu.Partition{ID: mig.PartitionID(ampere, slot), GPU: ampere, Profile: profile, Slot: slot})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	put("1g.5gb", "0")
+	byHand(t, l.sim, ampere, emptyFirst)
+	ours := put("2g.10gb", "2")
+	put("3g.20gb", "4")
+	l.adopt(ours.ID)
+	l.policy(ampere, gpu.PolicyRepair)
+	before := show(l.layout(ampere))
+	_, _, events := l.Events(t.Context(), 0)
+	if err := theirs.Remove(t.Context(), ours); err != nil {
+		t.Fatal(err)
+	}
+	next(t, events, "gpu.drifted")
+	l.settled()
+	if got := show(l.layout(ampere)); got != before {
+		t.Errorf("%q, was %q", got, before)
+	}
+	if records, err := l.store.PartitionRecords(); err != nil || len(records) != 1 || records[0].ID != ours.ID {
+		t.Errorf("%+v, %v", records, err)
+	}
+	if s := l.layout(ampere); !s.Equal {
+		t.Errorf("%+v", s)
+	}
+}
+
+// emptyFirst takes the compute instance out of the first instance of a card.
+func emptyFirst(d mig.Device) error {
+	all, err := d.Instances()
+	if err != nil {
+		return err
+	}
+	return d.DestroyCompute(all[0].ID, all[0].Compute[0].ID)
+}
+
+// A vGPU gets an instance beside one of somebody else's that has no compute instance.
+func TestInstanceBesideAnEmptyOne(t *testing.T) {
+	l := newInstanceLab(t, sim.H100(string(hopper), 0), 32)
+	theirs := mig.NewBackend(l.sim.NVML, l.sim.Sysfs, mig.Options{})
+	if _, err := theirs.Make(t.Context(), gpu.Partition{ID: mig.PartitionID(hopper, "0"), GPU: hopper, Profile: "1g.10gb", Slot: "0"}); err != nil {
+		t.Fatal(err)
+	}
+	byHand(t, l.sim, hopper, emptyFirst)
+	l.attach("a", gpu.Wish{VM: "db1", Profile: "H100XM-3-40C"})
+	if got := show(l.layout(hopper)); got != "1g.10gb@0:0 3g.40gb@4" {
+		t.Errorf("%q", got)
+	}
 }

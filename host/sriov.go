@@ -150,6 +150,9 @@ func vfsUnused(s gpu.VFState, on []gpu.Partition, n int) error {
 	}
 	var blockers []gpu.Blocker
 	for _, p := range on {
+		if p.Kind == gpu.KindMIG && p.State == gpu.PartitionMaking && p.Instance == "" {
+			continue // it is to be made when they are there
+		}
 		note := ""
 		if p.State == gpu.PartitionMissing {
 			if len(s.Functions) == 0 && s.Wanted != nil && *s.Wanted == n {

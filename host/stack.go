@@ -22,7 +22,8 @@ func perInstance(p gpu.Profile) int {
 }
 
 // ahead adds to the vGPUs that stand on MIG instances those for which an instance can
-// still be made. The backend of vGPUs knows only the instances that are there.
+// still be made. The backend of vGPUs knows only the instances that are there, and of these
+// no more than that one of them has room.
 func (h *Host) ahead(ctx context.Context, l inventory.Look) inventory.Look {
 	if !l.GPU.MIG.Current || !slices.ContainsFunc(l.Profiles, func(p gpu.Profile) bool { return p.On != "" }) {
 		return l
@@ -31,8 +32,16 @@ func (h *Host) ahead(ctx context.Context, l inventory.Look) inventory.Look {
 	if err != nil {
 		return l // what cannot be told is not free
 	}
-	l.Profiles = slices.Clone(l.Profiles)
-	for i, p := range l.Profiles {
+	on, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	if err != nil {
+		return l
+	}
+	profiles := l.Profiles
+	l.Profiles = slices.Clone(profiles)
+	for i, p := range profiles {
+		if p.On != "" && p.Available > 0 {
+			p.Available = max(p.Available, min(seats(p, profiles, on), len(free)))
+		}
 		base, ok := find(l.Profiles, p.On)
 		if p.On == "" || !ok || base.Kind != gpu.KindMIG || p.NotCreatable != "" {
 			continue
@@ -41,6 +50,38 @@ func (h *Host) ahead(ctx context.Context, l inventory.Look) inventory.Look {
 		l.Profiles[i].Available, l.Profiles[i].Ahead = p.Available+n, n
 	}
 	return l
+}
+
+// seats counts how many more vGPUs of a profile find room on the instances that are there:
+// beside others of their size, as many as share one (T35). Where it is not known on which of
+// them a vGPU stands, that is no number to go by.
+func seats(p gpu.Profile, profiles []gpu.Profile, on []gpu.Partition) (n int) {
+	for _, q := range on {
+		if q.Kind != gpu.KindMIG || q.Profile != p.On || len(q.Compute) == 0 {
+			continue
+		}
+		room := perInstance(p)
+		for _, v := range on {
+			if isVGPU(v.Kind) && v.Instance == "" {
+				return 0
+			}
+			if !isVGPU(v.Kind) || v.Instance != q.Instance {
+				continue
+			}
+			if room--; sizeOf(v, profiles) != p.MemoryBytes {
+				room = 0
+				break
+			}
+		}
+		n += max(0, room)
+	}
+	return n
+}
+
+// sizeOf is the memory of a vGPU, 0 where it is not known.
+func sizeOf(v gpu.Partition, profiles []gpu.Profile) uint64 {
+	q, _ := find(profiles, v.Profile)
+	return q.MemoryBytes
 }
 
 // freeFunctions lists the virtual functions of a GPU on which there is no partition.
@@ -93,13 +134,42 @@ func (b *batch) ahead(id gpu.ID, p gpu.Profile) bool {
 	return vgpus < instances*perInstance(p)
 }
 
+// empty counts the instances that a vGPU of a profile can stand on and that have none on
+// them, nor will have when the batch is there.
+func (b *batch) empty(id gpu.ID, p gpu.Profile, there []gpu.Partition) (n int) {
+	for _, q := range there {
+		onIt := slices.ContainsFunc(q.Holders, func(o gpu.Holder) bool { return o.Kind == "partition" })
+		if q.Profile == p.On && q.Instance != "" && !onIt {
+			n++
+		}
+	}
+	for _, c := range b.list() {
+		if c.part.GPU == id && c.profile.On == p.On && !c.placed.ahead {
+			n--
+		}
+	}
+	return n
+}
+
 // baseFor plans the MIG instance that a vGPU is to stand on, or returns nil where it needs
-// none or finds room on one that is there, or that the batch makes. The instance goes
-// where most room is left for large ones, as any other.
-func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, batch *batch) (*gpu.PartitionRecord, error) {
-	if p.On == "" || p.Available > p.Ahead || batch.ahead(g.ID, p) {
+// none or finds room on one that is there, or that the batch makes. Where several share an
+// instance and are to be spread, room beside another is for when no instance can be made.
+// Which of those with room it is the driver chooses.
+func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, placement gpu.Placement, batch *batch) (*gpu.PartitionRecord, error) {
+	room := p.Available > p.Ahead || batch.ahead(g.ID, p)
+	if p.On == "" || room && (placement != gpu.Spread || perInstance(p) < 2) {
 		return nil, nil //nolint:nilnil // none is needed
 	}
+	base, err := h.newBase(ctx, g, p, assignment, room, batch)
+	if err != nil && room {
+		return nil, nil //nolint:nilerr,nilnil // it goes beside another
+	}
+	return base, err
+}
+
+// newBase plans an instance where most room is left for large ones, as any other; with spare
+// none where one that is there has nothing on it.
+func (h *Host) newBase(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment string, spare bool, batch *batch) (*gpu.PartitionRecord, error) {
 	c, l, err := h.cutter(ctx, g.ID)
 	if err != nil {
 		return nil, err
@@ -115,11 +185,14 @@ func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment
 	if err != nil {
 		return nil, err
 	}
+	if spare && batch.empty(g.ID, p, there) > 0 {
+		return nil, nil //nolint:nilnil // it is the emptiest
+	}
 	want := gpu.Layout{Enabled: true}
 	pins := map[string]string{}
 	for _, q := range there {
 		if q.Instance != "" && q.State != gpu.PartitionMissing {
-			want.Instances = append(want.Instances, layoutInstance(q))
+			want.Instances = append(want.Instances, asItIs(q))
 			pins[q.ID] = "it is not to be moved for another"
 		}
 	}
@@ -142,15 +215,16 @@ func (h *Host) baseFor(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment
 	return nil, gpu.Errorf(gpu.CodeNoCapacity, "cannot make a %s for %q on gpu %q", p.On, p.Name, g.ID)
 }
 
-// baseOf returns the record of the MIG instance that a vGPU stands on, where it was made
-// for vGPUs and none of the others stands on it: it goes with the last of them.
-func (h *Host) baseOf(ctx context.Context, part gpu.PartitionRecord) (*gpu.PartitionRecord, error) {
+// basesOf returns the records of the MIG instances that go with a vGPU: that on which it
+// stands, where it was made for vGPUs and none of the others stands on it, and one that was
+// made for it and that the driver has put nobody on.
+func (h *Host) basesOf(ctx context.Context, part gpu.PartitionRecord) (out []gpu.PartitionRecord, err error) {
 	if !isVGPU(part.Kind) {
-		return nil, nil //nolint:nilnil // it stands on nothing
+		return nil, nil
 	}
 	l, err := h.look(ctx, part.GPU)
 	if err != nil || !l.GPU.MIG.Current {
-		return nil, nil //nolint:nilerr,nilnil // a card that is gone has no instances
+		return nil, nil //nolint:nilerr // a card that is gone has no instances
 	}
 	all, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
 	if err != nil {
@@ -167,17 +241,15 @@ func (h *Host) baseOf(ctx context.Context, part gpu.PartitionRecord) (*gpu.Parti
 	for _, r := range records {
 		i := slices.IndexFunc(all, func(p gpu.Partition) bool { return p.ID == r.ID })
 		if i < 0 || r.Assignment == "" || all[i].Instance == "" {
-			continue
+			continue // somebody made it for its own sake, or it is gone
 		}
-		// Where the vGPU is not there any more, the instance that was made for it is known by
-		// the assignment alone.
-		if instance != "" && instance != all[i].Instance || instance == "" && r.Assignment != part.Assignment {
+		if instance != all[i].Instance && r.Assignment != part.Assignment {
 			continue
 		}
 		others := slices.DeleteFunc(standing(all[i], all), func(hd gpu.Holder) bool { return hd.ID == part.ID })
 		if len(others) == 0 {
-			return &r, nil
+			out = append(out, r)
 		}
 	}
-	return nil, nil //nolint:nilnil // somebody made it for its own sake, or another stands on it
+	return out, nil
 }

@@ -202,8 +202,8 @@ func vgpuStepsAgain(g gpu.GPU, want gpu.VGPUWish) []operation.PlanStep {
 // vgpuAgain is that for an undo. Where it fails that is told as drift.
 func (h *Host) vgpuAgain(ctx context.Context, a vfsArgs) {
 	r, err := h.gpuRecord(gpu.GPU{ID: a.GPU})
-	if err != nil {
-		return
+	if l, lerr := h.look(ctx, a.GPU); err != nil || lerr != nil || l.GPU.MIG.Current {
+		return // on instances of MIG there is nothing to set
 	}
 	for _, c := range (gpu.Timeslicing{}).Changes(r.VGPU) {
 		if err := h.setVGPU(ctx, vgpuArgs{GPU: a.GPU, Identity: a.Identity}, c.Want); err != nil {

@@ -29,6 +29,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 	w.VM = vm.UUID
 	key := "assignment/" + name
 	old, err := h.cfg.Store.AssignmentRecord(name)
+	asked := w.Placement
 	// What was asked for while another placing was the host's own is the same wish still.
 	w.Placement = cmp.Or(w.Placement, old.Wish.Placement, h.Placement())
 	switch {
@@ -62,7 +63,7 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 		return attachPlan{}, err
 	}
 	taker := h.taker(vm)
-	g, p, n, err := h.settle(ctx, w, name, taker, batch)
+	g, p, n, err := h.settle(ctx, w, asked, name, taker, batch)
 	if err != nil {
 		return attachPlan{}, err
 	}
@@ -90,6 +91,9 @@ func (h *Host) planAttach(ctx context.Context, name string, w gpu.Wish, batch *b
 func attachable(vm gpu.VMHead, w gpu.Wish) error {
 	blocker := gpu.Blocker{Kind: "vm", ID: vm.UUID, Name: vm.Name}
 	switch {
+	case w.RamFB && (w.Hotplug == gpu.HotplugRequire || !vm.Persistent):
+		return gpu.Errorf(gpu.CodeConflict, "cannot attach to vm %q now: a display with ramfb comes with the start of a vm, from its persistent definition", vm.Name).
+			WithBlockers(blocker).WithHint("ask for it without ramfb, or with hotplug \"never\"")
 	case w.Hotplug == gpu.HotplugRequire && !vm.Active:
 		return gpu.Errorf(gpu.CodeConflict, "cannot attach to vm %q now: it does not run, and hotplug is \"require\"", vm.Name).
 			WithBlockers(blocker).WithHint("start the vm, or ask for hotplug \"auto\"")
@@ -100,13 +104,12 @@ func attachable(vm gpu.VMHead, w gpu.Wish) error {
 	return nil
 }
 
-// onlyDisplay refuses a second display of a VM (T52), and one that libvirt would not make:
-// it has them of mediated devices.
+// onlyDisplay refuses a second display of a VM (T52), and one that libvirt would not make.
 func (h *Host) onlyDisplay(ctx context.Context, vm *taker, w gpu.Wish, p gpu.Profile, batch *batch) error {
 	if !w.Display {
 		return nil
 	}
-	if err := displayable(p); err != nil {
+	if err := h.displayable(ctx, p, w); err != nil {
 		return err
 	}
 	second := func(kind, id string) error {
@@ -139,16 +142,38 @@ func (h *Host) onlyDisplay(ctx context.Context, vm *taker, w gpu.Wish, p gpu.Pro
 	return nil
 }
 
-func displayable(p gpu.Profile) error {
-	if p.Kind == gpu.KindMdev {
-		return nil
+// The first libvirts that make a display of a PCI device, and show the firmware on that of a
+// mediated device.
+var (
+	pciDisplaySince = [2]int{10, 2}
+	ramfbSince      = [2]int{5, 10}
+)
+
+// displayable refuses a display that libvirt would not make: it has them of vGPUs. A version
+// that cannot be told is left for libvirt to refuse.
+func (h *Host) displayable(ctx context.Context, p gpu.Profile, w gpu.Wish) error {
+	refuse := func(why string, args ...any) error {
+		return gpu.Errorf(gpu.CodeInvalid, "cannot make a %s a display: %s", p.Name, fmt.Sprintf(why, args...)).WithHint("ask for it without display")
 	}
-	return gpu.Errorf(gpu.CodeInvalid, "cannot make a %s a display: it is a %s, and only an mdev can be one", p.Name, p.Kind).
-		WithHint("ask for it without display")
+	if !isVGPU(p.Kind) {
+		return refuse("it is a %s, and only a vGPU or an mdev can be one", p.Kind)
+	}
+	if w.RamFB && p.DeviceAPI != "" && p.DeviceAPI != "vfio-pci" {
+		return refuse("the firmware has nothing to show it on, as its api is %s", p.DeviceAPI)
+	}
+	version, err := h.cfg.Inventory.LibvirtVersion(ctx)
+	switch {
+	case err != nil:
+	case p.Kind == gpu.KindVGPU && older(version, pciDisplaySince):
+		return refuse("it is on a virtual function, which takes libvirt %d.%d or newer, and this is %s", pciDisplaySince[0], pciDisplaySince[1], version)
+	case w.RamFB && older(version, ramfbSince):
+		return refuse("ramfb takes libvirt %d.%d or newer, and this is %s", ramfbSince[0], ramfbSince[1], version)
+	}
+	return nil
 }
 
 func hostdev(a gpu.AssignmentRecord, p gpu.PartitionRecord) gpu.Hostdev {
-	return gpu.Hostdev{Alias: gpu.Alias(p.ID), Handle: p.Handle, Model: p.DeviceAPI, Display: a.Wish.Display}
+	return gpu.Hostdev{Alias: gpu.Alias(p.ID), Handle: p.Handle, Model: p.DeviceAPI, Display: a.Wish.Display, RamFB: a.Wish.RamFB}
 }
 
 // PutAssignment starts carrying a wish out. Where the same wish is stored and

@@ -155,7 +155,9 @@ func merge(a, b gpu.GPU) gpu.GPU {
 	}
 	a.MemoryBytes = max(a.MemoryBytes, b.MemoryBytes)
 	a.UUID = cmp.Or(a.UUID, b.UUID)
-	a.Serial = cmp.Or(a.Serial, b.Serial)
+	if b.UUID != "" || a.Serial == "" { // the vendor's own library tells the board's, newer kernels the PCI function's
+		a.Serial = cmp.Or(b.Serial, a.Serial)
+	}
 	a.Identity = gpu.Identity{
 		Model: cmp.Or(a.Identity.Model, b.Identity.Model), UUID: cmp.Or(a.Identity.UUID, b.Identity.UUID),
 		Serial: cmp.Or(a.Identity.Serial, b.Identity.Serial), Subsystem: cmp.Or(a.Identity.Subsystem, b.Identity.Subsystem),

@@ -163,3 +163,18 @@ func TestIdentityOfTwoBackends(t *testing.T) {
 		t.Error(diff, err)
 	}
 }
+
+// A GPU shows the serial number of its board, as on its label, where a newer kernel tells
+// another; what it is known by stays what is told also where its driver is away.
+func TestSerialOfTheBoard(t *testing.T) {
+	dsn := "8a-2b-01-ff-ff-2d-b0-48"
+	inv := inventory.New(inventory.Config{Backends: map[gpu.Kind]gpu.Backend{
+		gpu.KindCard: source{gpus: []gpu.GPU{{ID: "a", Serial: dsn, Identity: gpu.Identity{Serial: dsn}}}},
+		gpu.KindMIG:  source{gpus: []gpu.GPU{{ID: "a", UUID: "GPU-1", Serial: "1322923004711", Identity: gpu.Identity{UUID: "GPU-1", Serial: "1322923004711"}}}},
+		gpu.KindVF:   source{gpus: []gpu.GPU{{ID: "a", Serial: dsn, Identity: gpu.Identity{Serial: dsn}}}},
+	}})
+	got, err := inv.GPUs(t.Context())
+	if err != nil || len(got) != 1 || got[0].Serial != "1322923004711" || got[0].Identity.Serial != dsn {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

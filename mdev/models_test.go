@@ -78,6 +78,7 @@ func contractOf(t *testing.T, h *sim.Host, bus, vague bool, profile, other strin
 // instances cuts the card into GPU instances of a profile, at some places.
 func instances(t *testing.T, h *sim.Host, profile string, starts []int) {
 	t.Helper()
+	migOn(t, h)
 	s, err := h.NVML.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -89,12 +90,6 @@ func instances(t *testing.T, h *sim.Host, profile string, starts []int) {
 	}
 	d, err := s.Device(a)
 	if err != nil {
-		t.Fatal(err)
-	}
-	if waits, err := d.SetMode(true); waits != nil || err != nil {
-		t.Fatal(waits, err)
-	}
-	if d, err = s.Device(a); err != nil { // the reset has made the first one stale
 		t.Fatal(err)
 	}
 	all, err := d.Profiles()

@@ -269,6 +269,7 @@ func TestVendorWithoutLibrary(t *testing.T) {
 // On GPU instances: the driver lists a type as long as one is free, and tells which it took.
 func TestVendorOnInstances_T35(t *testing.T) {
 	h := vfHost(t, sim.H100(string(l40s), 0).WithVGPU(false))
+	migOn(t, h)
 	b := mdev.NewVendor(h.Sysfs, mdev.VendorOptions{Types: types(h)})
 	s, err := h.NVML.Open()
 	if err != nil {
@@ -278,9 +279,6 @@ func TestVendorOnInstances_T35(t *testing.T) {
 	a, _ := gpu.ParseAddress(string(l40s))
 	d, err := s.Device(a)
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.SetMode(true); err != nil {
 		t.Fatal(err)
 	}
 	if got := available(t, b, l40s); len(got) != 0 {

@@ -37,6 +37,33 @@ func functionsOn(t *testing.T, h *sim.Host, cards ...sim.Card) {
 	}
 }
 
+// migOn turns MIG on, for which there may be no virtual functions meanwhile.
+func migOn(t *testing.T, h *sim.Host) {
+	t.Helper()
+	if out, err := h.RunTool(t.Context(), "sriov-manage", "-d", string(l40s)); err != nil {
+		t.Fatal(err, out)
+	}
+	s, err := h.NVML.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := gpu.ParseAddress(string(l40s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := s.Device(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if waits, err := d.SetMode(true); waits != nil || err != nil {
+		t.Fatal(waits, err)
+	}
+	s.Close() // the tool wants the driver for itself
+	if out, err := h.RunTool(t.Context(), "sriov-manage", "-e", string(l40s)); err != nil {
+		t.Fatal(err, out)
+	}
+}
+
 // available returns what fits, by name; nothing of what does not.
 func available(t *testing.T, b gpu.Backend, id gpu.ID) map[string]int {
 	t.Helper()

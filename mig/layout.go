@@ -72,7 +72,7 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 		}
 		have[i].Compute = computeKey(names)
 	}
-	wishes, err := c.wishes(want.Instances)
+	wishes, err := c.wishes(want.Instances, have)
 	if err != nil {
 		return plan, err
 	}
@@ -96,10 +96,15 @@ func (c *cutting) plan(want gpu.Layout, pinned map[string]string) (gpu.LayoutPla
 	return plan, nil
 }
 
-// wishes are the instances of a layout for the planner.
-func (c *cutting) wishes(want []gpu.LayoutInstance) ([]Placement, error) {
+// wishes are the instances of a layout for the planner, beside those that are there.
+func (c *cutting) wishes(want []gpu.LayoutInstance, have []Instance) ([]Placement, error) {
 	out := make([]Placement, len(want))
 	for i, w := range want {
+		is := slices.IndexFunc(have, func(in Instance) bool { return w.AsItIs && in.Start == w.Place && in.Profile == w.Profile })
+		if is >= 0 {
+			out[i] = Placement{Profile: w.Profile, Start: w.Place, Compute: have[is].Compute}
+			continue
+		}
 		names := w.Compute
 		if len(names) == 0 {
 			names = []string{w.Profile}

@@ -146,7 +146,7 @@ func readHostdev(h *libvirtxml.DomainHostdev) (dev gpu.Hostdev, ok bool, err err
 			return dev, false, fmt.Errorf("mdev %q: %w", m.Source.Address.UUID, err)
 		}
 		dev.Model = m.Model
-		dev.Display = m.Display == "on"
+		dev.Display, dev.RamFB = m.Display == "on", m.RamFB == "on"
 	case h.SubsysPCI != nil:
 		p := h.SubsysPCI
 		if p.Source == nil {
@@ -155,7 +155,7 @@ func readHostdev(h *libvirtxml.DomainHostdev) (dev gpu.Hostdev, ok bool, err err
 		if dev.Handle.PCIAddress, err = pciString(p.Source.Address); err != nil {
 			return dev, false, err
 		}
-		dev.Display, dev.Managed = p.Display == "on", h.Managed == "yes"
+		dev.Display, dev.RamFB, dev.Managed = p.Display == "on", p.RamFB == "on", h.Managed == "yes"
 	default:
 		return dev, false, nil
 	}

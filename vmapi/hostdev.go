@@ -27,6 +27,9 @@ func hostdevXML(dev gpu.Hostdev) (string, error) {
 		Managed: "no",
 		Alias:   &libvirtxml.DomainAlias{Name: dev.Alias},
 	}
+	if dev.RamFB && !dev.Display {
+		return "", errors.New("a device that is no display shows no firmware")
+	}
 	mdev, pci := dev.Handle.MdevUUID, dev.Handle.PCIAddress
 	switch {
 	case (mdev == "") == (pci == ""):
@@ -46,25 +49,29 @@ func hostdevXML(dev gpu.Hostdev) (string, error) {
 			Model:  model,
 			Source: &libvirtxml.DomainHostdevSubsysMDevSource{Address: &libvirtxml.DomainAddressMDev{UUID: mdev}},
 		}
-		if dev.Display {
-			h.SubsysMDev.Display = "on"
-		}
+		h.SubsysMDev.Display, h.SubsysMDev.RamFB = on(dev.Display), on(dev.RamFB)
 	default:
-		if dev.Display {
-			return "", errors.New("only an mdev can have a display")
-		}
 		addr, err := gpu.ParseAddress(pci)
 		if err != nil {
 			return "", err
 		}
 		domain, bus, slot, function := uint(addr.Domain), uint(addr.Bus), uint(addr.Slot), uint(addr.Function)
 		h.SubsysPCI = &libvirtxml.DomainHostdevSubsysPCI{
+			Display: on(dev.Display), RamFB: on(dev.RamFB),
 			Source: &libvirtxml.DomainHostdevSubsysPCISource{Address: &libvirtxml.DomainAddressPCI{
 				Domain: &domain, Bus: &bus, Slot: &slot, Function: &function,
 			}},
 		}
 	}
 	return h.Marshal()
+}
+
+// on is an attribute of the XML that is left out where it says what is so by itself.
+func on(is bool) string {
+	if is {
+		return "on"
+	}
+	return ""
 }
 
 // checkAlias refuses an alias that libvirt would replace by one of its own.

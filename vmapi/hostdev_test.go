@@ -21,6 +21,9 @@ func TestHostdevXML(t *testing.T) {
 	}{
 		{"mdev", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{MdevUUID: mdev1}}},
 		{"T52-mdev-display", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{MdevUUID: mdev1}, Model: "vfio-pci", Display: true}},
+		{"T52-mdev-ramfb", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{MdevUUID: mdev1}, Model: "vfio-pci", Display: true, RamFB: true}},
+		{"T52-vgpu-display", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{PCIAddress: "0000:41:00.4"}, Display: true}},
+		{"T52-vgpu-ramfb", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{PCIAddress: "0000:41:00.4"}, Display: true, RamFB: true}},
 		{"mdev-ap", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{MdevUUID: mdev1}, Model: "vfio-ap"}},
 		{"pci", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{PCIAddress: "0000:41:1f.7"}}},
 		{"pci-long-domain", gpu.Hostdev{Alias: "ua-gpuvirt-web1", Handle: gpu.Handle{PCIAddress: "10000:0A:00.0"}}},
@@ -53,7 +56,7 @@ func TestHostdevXML(t *testing.T) {
 			if !ok || err != nil {
 				t.Fatalf("cannot read it back: %v", err)
 			}
-			if back.Handle != canonical(tc.dev.Handle) || back.Alias != tc.dev.Alias || back.Display != tc.dev.Display {
+			if back.Handle != canonical(tc.dev.Handle) || back.Alias != tc.dev.Alias || back.Display != tc.dev.Display || back.RamFB != tc.dev.RamFB {
 				t.Errorf("read back as %+v", back)
 			}
 		})
@@ -63,18 +66,19 @@ func TestHostdevXML(t *testing.T) {
 func TestHostdevXMLRefuses(t *testing.T) {
 	mdev := gpu.Handle{MdevUUID: mdev1}
 	for name, dev := range map[string]gpu.Hostdev{
-		"no alias":          {Handle: mdev},
-		"alias of libvirt":  {Alias: "hostdev0", Handle: mdev},
-		"empty user alias":  {Alias: "ua-", Handle: mdev},
-		"quote in alias":    {Alias: "ua-'/>", Handle: mdev},
-		"newline in alias":  {Alias: "ua-x\n", Handle: mdev},
-		"no handle":         {Alias: "ua-x"},
-		"two handles":       {Alias: "ua-x", Handle: gpu.Handle{MdevUUID: mdev1, PCIAddress: "0000:41:00.0"}},
-		"bad mdev":          {Alias: "ua-x", Handle: gpu.Handle{MdevUUID: "mdev_c2177883"}},
-		"braces":            {Alias: "ua-x", Handle: gpu.Handle{MdevUUID: "{" + mdev1 + "}"}},
-		"bad address":       {Alias: "ua-x", Handle: gpu.Handle{PCIAddress: "41:00.0"}},
-		"bad model":         {Alias: "ua-x", Handle: mdev, Model: "virtio"},
-		"display of a card": {Alias: "ua-x", Handle: gpu.Handle{PCIAddress: "0000:41:00.0"}, Display: true},
+		"no alias":         {Handle: mdev},
+		"alias of libvirt": {Alias: "hostdev0", Handle: mdev},
+		"empty user alias": {Alias: "ua-", Handle: mdev},
+		"quote in alias":   {Alias: "ua-'/>", Handle: mdev},
+		"newline in alias": {Alias: "ua-x\n", Handle: mdev},
+		"no handle":        {Alias: "ua-x"},
+		"two handles":      {Alias: "ua-x", Handle: gpu.Handle{MdevUUID: mdev1, PCIAddress: "0000:41:00.0"}},
+		"bad mdev":         {Alias: "ua-x", Handle: gpu.Handle{MdevUUID: "mdev_c2177883"}},
+		"braces":           {Alias: "ua-x", Handle: gpu.Handle{MdevUUID: "{" + mdev1 + "}"}},
+		"bad address":      {Alias: "ua-x", Handle: gpu.Handle{PCIAddress: "41:00.0"}},
+		"bad model":        {Alias: "ua-x", Handle: mdev, Model: "virtio"},
+		"ramfb alone":      {Alias: "ua-x", Handle: mdev, RamFB: true},
+		"ramfb of a card":  {Alias: "ua-x", Handle: gpu.Handle{PCIAddress: "0000:41:00.0"}, RamFB: true},
 	} {
 		if doc, err := hostdevXML(dev); err == nil {
 			t.Errorf("%s: got %s, want an error", name, doc)

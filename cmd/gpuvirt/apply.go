@@ -25,6 +25,7 @@ type wishEntry struct {
 	Placement  string `yaml:"placement"`
 	Hotplug    string `yaml:"hotplug"`
 	Display    bool   `yaml:"display"`
+	RamFB      bool   `yaml:"ramfb"`
 	VGPUParams string `yaml:"vgpu_params"`
 }
 

@@ -56,7 +56,7 @@ func assignmentFields(a api.Assignment) []field {
 		{name: "Asked for GPU", value: a.GPU},
 		{name: "Placement", value: a.Placement},
 		{name: "Hotplug", value: a.Hotplug},
-		{name: "Display", value: yesNo(a.Display)},
+		{name: "Display", value: displayOf(a.Display, a.RamFB)},
 		{name: "vGPU params", value: a.VGPUParams},
 		{name: "GPU", value: a.PartitionGPU},
 		{name: "Partition", value: a.Partition},
@@ -67,6 +67,13 @@ func assignmentFields(a api.Assignment) []field {
 		{name: "Created", value: when(a.Created)},
 		{name: "Conditions", below: conditionRows(a.Conditions)},
 	}
+}
+
+func displayOf(display, ramfb bool) string {
+	if display && ramfb {
+		return "yes, with ramfb"
+	}
+	return yesNo(display)
 }
 
 func assignmentVM(a api.Assignment) string {

@@ -28,6 +28,7 @@ before the VM starts.`,
 	whereFlags(c, cmd, &want.GPU, &want.Placement)
 	flags.StringVar(&want.Hotplug, "hotplug", "", "`when` a running vm gets it: auto, at once if it runs (default); require, at once or not at all; never, at its next start")
 	flags.BoolVar(&want.Display, "display", false, "let the device be the vm's display")
+	flags.BoolVar(&want.RamFB, "ramfb", false, "with --display: let it show the firmware as well; it comes and goes with a start of the vm")
 	paramsFlag(cmd, &want.VGPUParams)
 	must(cmd.MarkFlagRequired("vm"))
 	must(cmd.MarkFlagRequired("profile"))

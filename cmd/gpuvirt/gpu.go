@@ -45,6 +45,7 @@ func gpuCommand(c *cli) *cobra.Command {
 		gpuSet(c, "unquarantine", "Use quarantined GPUs again", api.GPUPatch{Quarantined: &no}),
 		gpuSet(c, "repair", "Put back layouts that differ from what was asked, if nobody is on them", api.GPUPatch{Policy: &repair}),
 		gpuSet(c, "report", "Only tell of layouts that differ from what was asked", api.GPUPatch{Policy: &report}),
+		gpuPlacement(c),
 		gpuLabel(c),
 	)
 }
@@ -80,6 +81,7 @@ func gpuFields(g api.GPU) []field {
 		{name: "Managed", value: yesNo(g.Managed)},
 		{name: "Quarantined", value: yesNo(g.Quarantined)},
 		{name: "Policy", value: g.Policy},
+		{name: "Placement", value: g.Placement},
 	}
 	if g.MIG.Capable {
 		fields = append(fields, field{name: "MIG", value: onOff(g.MIG.Current, g.MIG.Pending)})
@@ -142,6 +144,16 @@ func gpuSet(c *cli, verb, short string, patch api.GPUPatch) *cobra.Command {
 			return printList(c, gpuTable, done)
 		},
 	}, 0, gpuIDs)
+}
+
+// gpuPlacement says how vGPUs that share MIG instances are placed on GPUs.
+func gpuPlacement(c *cli) *cobra.Command {
+	pack, spread, host := "pack", "spread", "host"
+	return group("placement", "How vGPUs that share MIG instances are placed on a GPU",
+		gpuSet(c, pack, "Put them on an instance that has room", api.GPUPatch{Placement: &pack}),
+		gpuSet(c, spread, "Make an instance for each as long as that fits", api.GPUPatch{Placement: &spread}),
+		gpuSet(c, host, "As the daemon's configuration says", api.GPUPatch{Placement: &host}),
+	)
 }
 
 func gpuLabel(c *cli) *cobra.Command {

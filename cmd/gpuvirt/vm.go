@@ -56,6 +56,9 @@ func vmFields(v api.VM) []field {
 		display := ""
 		if d.Display {
 			display = "display"
+			if d.RamFB {
+				display += ", ramfb"
+			}
 		}
 		rows = append(rows, []string{
 			orDash(handle(d.Handle)), orDash(d.Model), orDash(liveConfig(d.Live, d.Config)),

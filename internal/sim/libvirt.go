@@ -104,6 +104,9 @@ func (l *Libvirt) Attach(ctx context.Context, vmUUID string, dev gpu.Hostdev, sc
 		if scope.Live && !v.State.Active() {
 			return gpu.Errorf(gpu.CodeConflict, "domain is not running")
 		}
+		if scope.Live && dev.RamFB {
+			return gpu.Errorf(gpu.CodeInvalid, "operation is not supported on this configuration: a device with ramfb cannot be hotplugged")
+		}
 		addLive, err := wants(v.Live, dev, scope.Live)
 		if err != nil {
 			return err
@@ -152,6 +155,9 @@ func (l *Libvirt) Detach(ctx context.Context, vmUUID, alias string, scope gpu.Sc
 		id = v.UUID
 		if scope.Live && !v.State.Active() {
 			return gpu.Errorf(gpu.CodeConflict, "domain is not running")
+		}
+		if scope.Live && slices.ContainsFunc(v.Live, func(d gpu.Hostdev) bool { return is(d) && d.RamFB }) {
+			return gpu.Errorf(gpu.CodeInvalid, "Device '%s' does not support hotplugging", alias)
 		}
 		if scope.Config && slices.ContainsFunc(v.Config, is) {
 			v.Config = slices.DeleteFunc(v.Config, is)

@@ -353,8 +353,8 @@ func (d *migDevice) SetMode(on bool) (activation, err error) {
 			m.Pending = on
 			switch {
 			case m.Current == on:
-			case len(m.Instances)+len(m.Clients)+len(m.Watchers) > 0:
-				activation = mig.ErrInUse
+			case len(m.Instances)+len(m.Clients)+len(m.Watchers)+s.pci(d.card).VFs > 0:
+				activation = mig.ErrInUse // as nvidia-smi says it while there are virtual functions
 			case waits != nil:
 				activation = waits
 			default:

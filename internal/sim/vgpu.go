@@ -21,6 +21,9 @@ type VGPU struct {
 	MemoryMiB int
 	// OneSize is a driver, or a card, that has no mode for sizes that differ.
 	OneSize bool
+	// Emptiest is a driver that puts a vGPU on the emptiest of its instances that have room,
+	// and not on the first. NVIDIA says neither.
+	Emptiest bool
 	// Terse makes the driver answer with the errors of the upstream proposal, and leave
 	// out the header of an empty list.
 	Terse bool
@@ -96,6 +99,7 @@ func (s *state) seat(c *Card, there []vgpu, t VGPUType) (instance, placement int
 		}
 		return -1, 0, len(there) < t.Max
 	}
+	fewest := 0
 	for _, in := range m.Instances {
 		n, fits := 0, in.Profile == t.Profile
 		for _, v := range there {
@@ -104,11 +108,15 @@ func (s *state) seat(c *Card, there []vgpu, t VGPUType) (instance, placement int
 				fits = fits && c.VGPU.Types[v.Type].mib() == t.mib()
 			}
 		}
-		if fits && n < t.PerInstance {
-			return in.ID, 0, true
+		if !fits || n >= t.PerInstance || ok && n >= fewest {
+			continue
+		}
+		instance, fewest, ok = in.ID, n, true
+		if !c.VGPU.Emptiest {
+			break
 		}
 	}
-	return 0, 0, false
+	return instance, 0, ok
 }
 
 // creatable is what the driver lists for a virtual function.

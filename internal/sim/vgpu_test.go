@@ -220,12 +220,24 @@ func TestVGPUOnMdevBus(t *testing.T) {
 // Several share one GPU instance by time, of one size; as many as the card's totals say.
 func TestVGPUOnInstances(t *testing.T) {
 	h := vgpuHost(t, RTXPro6000(l40s, 0).WithVGPU(false))
-	d := nvmlDevice(t, h, l40s)
 	if n, _ := listed(t, h, "4"); n != 10 {
 		t.Errorf("%d types share the card by time", n)
 	}
-	_, err := d.SetMode(true)
-	must(t, err)
+	t.Run("the mode changes without functions alone", func(t *testing.T) {
+		d := nvmlDevice(t, h, l40s)
+		if waits, err := d.SetMode(true); !errors.Is(waits, mig.ErrInUse) || err != nil {
+			t.Error(waits, err)
+		}
+		_, err := d.SetMode(false) // which takes back what waits
+		must(t, err)
+	})
+	manage(t, h, 0, "", "-d", l40s)
+	t.Run("mode", func(t *testing.T) {
+		_, err := nvmlDevice(t, h, l40s).SetMode(true)
+		must(t, err)
+	})
+	manage(t, h, 0, "", "-e", l40s)
+	d := nvmlDevice(t, h, l40s)
 	if n, text := listed(t, h, "4"); n != 0 {
 		t.Error(text)
 	}

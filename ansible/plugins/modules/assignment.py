@@ -52,6 +52,10 @@ options:
     description: Whether the device is the VM's screen.
     type: bool
     default: false
+  ramfb:
+    description: Whether the screen shows the firmware and the boot as well. A VM that runs gets and loses such a device when it is shut down and started.
+    type: bool
+    default: false
   vgpu_params:
     description: Parameters of a vGPU of NVIDIA, C(key=value) with a comma between two. The order does not matter.
     type: str
@@ -97,6 +101,7 @@ assignment:
     placement: pack
     hotplug: auto
     display: false
+    ramfb: false
     partition: 0d4a0f0e-6f0c-4a55-8d6e-3f1c9a5e7b21
     partition_gpu: '0000:08:00.0'
     state: attached
@@ -131,7 +136,7 @@ differences:
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import Problem, Request
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import options, run
 
-WISH = ('vm', 'profile', 'gpu', 'placement', 'hotplug', 'display', 'vgpu_params')
+WISH = ('vm', 'profile', 'gpu', 'placement', 'hotplug', 'display', 'ramfb', 'vgpu_params')
 
 
 def sorted_params(text):
@@ -148,7 +153,7 @@ def is_fulfilled(a, wish):
         return False
     if wish.get('placement', a['placement']) != a['placement']:
         return False
-    return all(wish.get(f) == a.get(f) for f in ('profile', 'gpu', 'hotplug', 'display'))
+    return all(wish.get(f) == a.get(f) for f in ('profile', 'gpu', 'hotplug', 'display', 'ramfb'))
 
 
 def view(a):
@@ -237,6 +242,7 @@ def main():
             placement=dict(type='str', choices=['pack', 'spread']),
             hotplug=dict(type='str', choices=['auto', 'require', 'never'], default='auto'),
             display=dict(type='bool', default=False),
+            ramfb=dict(type='bool', default=False),
             vgpu_params=dict(type='str'),
         ),
         required_if=[('state', 'present', ['vm', 'profile'])],

@@ -12,7 +12,7 @@ version_added: 0.1.0
 author:
   - The gpuvirt authors (@gpuvirt)
 description:
-  - Puts a GPU under the management of gpuvirt, or in quarantine, and sets its policy and labels.
+  - Puts a GPU under the management of gpuvirt, or in quarantine, and sets its policy, placement and labels.
   - What is not given stays as it is. No hardware is touched.
   - Where another card is in the place than was put under management, the module warns and changes nothing about that. Whether the
     new card is meant is for a person to say, with C(gpuvirt gpu manage).
@@ -35,6 +35,12 @@ options:
         nothing in use and nothing foreign is touched.
     type: str
     choices: [report, repair]
+  placement:
+    description:
+      - How vGPUs that share MIG instances are placed on the GPU where a request does not say. C(pack) puts them on an instance that has
+        room. C(spread) makes one for each as long as that fits. C(host) is what the configuration of the daemon says.
+    type: str
+    choices: [pack, spread, host]
   labels:
     description:
       - All labels of the GPU. Those that are not named go. C({}) takes all away.
@@ -72,6 +78,7 @@ gpu:
     managed: true
     quarantined: false
     policy: report
+    placement: host
     labels: {rack: b7}
 plan:
   description: What is done, or in check mode would be.
@@ -87,7 +94,7 @@ plan:
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import Request
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import options, run
 
-FIELDS = ('managed', 'quarantined', 'policy', 'labels')
+FIELDS = ('managed', 'quarantined', 'policy', 'placement', 'labels')
 
 
 def text(value):
@@ -122,6 +129,7 @@ def main():
         managed=dict(type='bool'),
         quarantined=dict(type='bool'),
         policy=dict(type='str', choices=['report', 'repair']),
+        placement=dict(type='str', choices=['pack', 'spread', 'host']),
         labels=dict(type='dict'),
     ))
 

@@ -61,6 +61,7 @@ gpus:
       managed: true
       quarantined: false
       policy: report
+      placement: host
       kinds: [vgpu, card]
       labels: {rack: b7}
       conditions: []
