@@ -32,6 +32,7 @@ type Config struct {
 	Placement      string        // "pack" or "spread", where a wish does not say
 	Credentials    string        // folder of the keys that servers are reached with, absolute
 	Inspector      string        // program that looks at servers from within, absolute
+	Mirrors        string        // folder of the copies of disks, absolute
 	LogLevel       slog.Level
 
 	TLSListen      string // address and port; empty: not over the network
@@ -48,6 +49,6 @@ func Default() Config {
 		StateDir: "/var/lib/gpuvirt", SocketPath: "/run/gpuvirt/gpuvirtd.sock", SocketGroup: "gpuvirt",
 		LibvirtURI: "qemu:///system", DetachTimeout: 30 * time.Second, RestoreTimeout: 90 * time.Second,
 		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, Placement: "pack",
-		Credentials: "/etc/gpuvirt/credentials", Inspector: "/usr/bin/gpuvirt", LogLevel: slog.LevelInfo,
+		Credentials: "/etc/gpuvirt/credentials", Inspector: "/usr/bin/gpuvirt", Mirrors: "/var/lib/gpuvirt/migrations", LogLevel: slog.LevelInfo,
 	}
 }

@@ -113,6 +113,10 @@ func Settings() []Setting {
 			Doc: "Program that is brought to a physical server to look at it: the command gpuvirt.", at: func(c *Config) any { return &c.Inspector },
 		},
 		{
+			Key: "p2v.mirrors", Flag: "mirrors", Arg: "folder", check: absolute,
+			Doc: "Folder of the copies of physical servers' disks. One outside of /var/lib/gpuvirt has to be\nopened to the daemon by a drop-in of its unit, with ReadWritePaths=.", at: func(c *Config) any { return &c.Mirrors },
+		},
+		{
 			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
 			Doc: "debug, info, warn or error.", at: func(c *Config) any { return &c.LogLevel },
 		},

@@ -29,7 +29,7 @@ const (
 const (
 	MaxWindow       = 60 * 24 * time.Hour
 	MinInterval     = time.Second
-	MaxInterval     = time.Hour
+	MaxInterval     = 10 * time.Second
 	DefaultInterval = 5 * time.Second
 
 	mostAssessments = 1000

@@ -498,7 +498,7 @@ func TestAssessRefuses(t *testing.T) {
 		"both":         {report.Wish{Source: ssh(), Report: looks("1").Report}, "either a source or an inspection"},
 		"window":       {report.Wish{Source: ssh(), Window: 61 * 24 * time.Hour}, "up to 1440h0m0s"},
 		"negative":     {report.Wish{Source: ssh(), Window: -1}, "up to 1440h0m0s"},
-		"interval":     {report.Wish{Source: ssh(), Window: time.Hour, Interval: time.Millisecond}, "1s to 1h0m0s"},
+		"interval":     {report.Wish{Source: ssh(), Window: time.Hour, Interval: time.Millisecond}, "1s to 10s"},
 		"file watched": {report.Wish{Report: looks("1").Report, Window: time.Hour}, "window and interval are for a source"},
 		"no key":       {report.Wish{Source: &report.Source{Address: "a"}}, "host_key is missing"},
 	} {

@@ -196,7 +196,7 @@ func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (oper
 		}
 		return operation.Plan{}, refusal
 	}
-	disks, err := disksOf(*seen.Report, w.Plan.Disks)
+	disks, err := disksOf(*seen.Report, w.Plan)
 	if err != nil {
 		return operation.Plan{}, cannot(gpu.CodeInvalid, "%w", err)
 	}
@@ -214,15 +214,13 @@ func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (oper
 	}, nil
 }
 
-// disksOf are the disks that are moved: those named, or all that are not removable.
-func disksOf(r report.Report, names []string) ([]move.Disk, error) {
+// disksOf are the disks that are moved.
+func disksOf(r report.Report, w assess.Wish) ([]move.Disk, error) {
 	var out []move.Disk
-	for _, d := range r.Disks {
-		if len(names) == 0 && !d.Removable || slices.Contains(names, d.Name) {
-			out = append(out, move.Disk{Name: d.Name, ID: d.Identity(), Size: d.SizeBytes, Passes: []move.Pass{}})
-		}
+	for _, d := range assess.Disks(r, w) {
+		out = append(out, move.Disk{Name: d.Name, ID: d.Identity(), Size: d.SizeBytes, Passes: []move.Pass{}})
 	}
-	for _, n := range names {
+	for _, n := range w.Disks {
 		if !slices.ContainsFunc(out, func(d move.Disk) bool { return d.Name == n }) {
 			return nil, fmt.Errorf("the server has no disk %q", n)
 		}

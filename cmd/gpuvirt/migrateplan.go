@@ -63,6 +63,7 @@ type planFlags struct {
 	waivers    []string
 	plan       api.PlanRequest
 	downtime   time.Duration
+	memory     string
 }
 
 func (f *planFlags) add(c *cli, cmd *cobra.Command) {
@@ -75,6 +76,8 @@ func (f *planFlags) add(c *cli, cmd *cobra.Command) {
 	fixed(cmd, "prefer", "card", "mig-backed", "time-sliced")
 	flags.StringVar(&f.plan.GuestDriver, "guest-driver", "", "the `version` of the vGPU guest driver that is ready")
 	flags.BoolVar(&f.plan.LicenceToken, "licence-token", false, "a licence token for the guest is ready")
+	flags.StringVar(&f.memory, "memory", "", "the `bytes` of memory of the VM, such as 64Gi; as much as the server has if not given")
+	flags.IntVar(&f.plan.Threads, "threads", 0, "`how many` threads the VM's processor has; as many as the server has if not given")
 	flags.StringSliceVar(&f.plan.Disks, "disk", nil, "the `disks` to move; all that are not removable if not given")
 	flags.DurationVar(&f.downtime, "downtime", 0, "`how long` the server may be away while it is cut over")
 	flags.StringArrayVar(&f.waivers, "waive", nil, "a blocker that does not count, as `id=reason`; more than once for several")
@@ -90,6 +93,11 @@ func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationReque
 	want.Copy = how
 	p := f.plan
 	p.DowntimeSeconds = f.downtime.Seconds()
+	if f.memory != "" {
+		if p.MemoryBytes, err = parseRate(f.memory); err != nil {
+			return want, &usageError{message: fmt.Sprintf("--memory %q is no size: bytes, such as 64Gi", f.memory), command: cmd.CommandPath()}
+		}
+	}
 	for _, text := range f.profiles {
 		one := api.PlanPartitionRequest{Profile: text}
 		if source, profile, named := strings.Cut(text, "="); named {
@@ -158,7 +166,7 @@ func takesAtMost(n int) cobra.PositionalArgs {
 	}
 }
 
-// errBlocked ends a command whose plan cannot be carried out: it was shown why.
+// blockedError ends a command whose plan cannot be carried out: it was shown why.
 type blockedError struct{}
 
 func (blockedError) Error() string { return "the plan is blocked" }

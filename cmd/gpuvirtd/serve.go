@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	"gpuvirt/metrics"
 	"gpuvirt/operation"
 	"gpuvirt/p2v"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/report"
 	"gpuvirt/p2v/source"
 	"gpuvirt/store"
@@ -74,15 +74,17 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	assessments := p2v.New(p2v.Config{
+	moving := p2v.Config{
 		Store: db, Engine: engine, Log: log, Now: time.Now, Open: inspector(o.Inspector),
 		Dial: func(ctx context.Context, s report.Source) (p2v.Server, error) {
 			return source.Dial(ctx, s, source.Options{Credentials: o.Credentials})
 		},
-	})
+		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors,
+	}
+	assessments, migrations := p2v.New(moving), p2v.NewMigrations(moving)
 	set := &settings{loaded: o.Loaded, load: o.reload, log: log}
 	server = rest.New(rest.Config{
-		Host: h, Operations: engine, Tokens: tokens, Assessments: assessments, Metrics: m.Write, Log: log, Version: version.String(), Settings: set.list,
+		Host: h, Operations: engine, Tokens: tokens, Assessments: assessments, Migrations: migrations, Metrics: m.Write, Log: log, Version: version.String(), Settings: set.list,
 		SocketPath: o.SocketPath, SocketGroup: o.SocketGroup, TLSListen: o.TLSListen,
 	})
 	set.apply = func(c config.Config) error {
@@ -122,29 +124,6 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	return err
 }
-
-// inspector opens the program that looks at servers.
-func inspector(path string) func() (p2v.Inspector, error) {
-	return func() (p2v.Inspector, error) {
-		f, err := os.Open(path) //nolint:gosec // an administrator names it
-		if err != nil {
-			return nil, gpu.Errorf(gpu.CodeConflict, "cannot open the inspector: %w", err).WithHint("set p2v.inspector to where the command gpuvirt is")
-		}
-		info, err := f.Stat()
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-		return program{f, info.Size()}, nil
-	}
-}
-
-// program is a file with its size.
-type program struct {
-	*os.File
-	size int64
-}
-
-func (p program) Size() int64 { return p.size }
 
 // serveTLS has the network served as a configuration says, if that is wanted.
 func serveTLS(server *rest.Server, c config.Config) error {

@@ -18,8 +18,8 @@ type Range struct {
 type Estimates struct {
 	// DiskBytes is the room that it needs on this host: Mirror, Overlay and Flatten added.
 	DiskBytes uint64 `json:"disk_bytes"`
-	// MirrorBytes is the copy of the source's disks: their used bytes where the mirror is
-	// sparse and file systems are understood, else their whole size.
+	// MirrorBytes is the copy of the source's disks: their whole size, of which only what is
+	// zero takes no room.
 	MirrorBytes uint64 `json:"mirror_bytes"`
 	// OverlayBytes is what conversion and first boots write, FlattenBytes the VM's own disk
 	// that is made of both before the mirror goes.
@@ -40,18 +40,21 @@ func (l *look) estimates(w Wish) Estimates {
 	moved := l.moved(w)
 	read, used, basis := l.sizes(moved)
 	e := Estimates{
-		MirrorBytes: used, FlattenBytes: used, BudgetSeconds: max(0, w.DowntimeSeconds),
+		MirrorBytes: read, FlattenBytes: used, BudgetSeconds: max(0, w.DowntimeSeconds),
 		OverlayBytes: max(p.OverlayMinBytes, bytesOf(float64(used)*p.OverlayRatio)),
 	}
 	e.DiskBytes = sum(e.MirrorBytes, e.OverlayBytes, e.FlattenBytes)
-	e.DiskBasis = fmt.Sprintf("%s: %s. The mirror, as much again for the VM's own disk while both are there, and %s for what conversion and boots write (%s, at least %s).",
+	e.DiskBasis = fmt.Sprintf("%s: %s. The mirror is equal to the disks, also where files were deleted, so it can take all of them; what is used as much again for the VM's own disk while both are there, and %s for what conversion and boots write (%s, at least %s).",
 		count(len(moved), "disk", "disks"), basis, size(e.OverlayBytes), percent(p.OverlayRatio), size(p.OverlayMinBytes))
 
 	slow, fast, rate := float64(p.BandwidthMinBytes), float64(p.BandwidthMaxBytes), fmt.Sprintf("assumed rates of %s to %s", rateOf(p.BandwidthMinBytes), rateOf(p.BandwidthMaxBytes))
 	if w.CopyRate > 0 {
 		slow, fast, rate = float64(w.CopyRate), float64(w.CopyRate), "a given rate of "+rateOf(w.CopyRate)
 	}
-	e.CopySeconds = Range{float64(used) / fast, float64(used) / slow, fmt.Sprintf("%s at %s", size(used), rate)}
+	e.CopySeconds = Range{float64(used) / fast, float64(read) / slow, fmt.Sprintf("%s, or up to %s where deleted files left their data, at %s", size(used), size(read), rate)}
+	if used == read {
+		e.CopySeconds.Basis = fmt.Sprintf("%s at %s", size(read), rate)
+	}
 
 	fixed := p.FixedSeconds + p.ConversionSeconds + p.BootSeconds
 	changed, how := float64(used)*p.ChangeRatio, percent(p.ChangeRatio)+" of the used bytes are assumed to have changed"
@@ -76,8 +79,12 @@ func (l *look) estimates(w Wish) Estimates {
 }
 
 // moved are the disks that a plan takes.
-func (l *look) moved(w Wish) []report.Disk {
-	return slices.DeleteFunc(slices.Clone(l.Disks), func(d report.Disk) bool {
+func (l *look) moved(w Wish) []report.Disk { return Disks(l.Report, w) }
+
+// Disks are the disks of a server that are moved as a wish says: those that it names, or all
+// that are built in.
+func Disks(r report.Report, w Wish) []report.Disk {
+	return slices.DeleteFunc(slices.Clone(r.Disks), func(d report.Disk) bool {
 		if len(w.Disks) > 0 {
 			return !slices.Contains(w.Disks, d.Name)
 		}

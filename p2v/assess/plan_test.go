@@ -61,7 +61,7 @@ func TestPlanConcerns(t *testing.T) {
 		},
 		"no-licence-token": {{wish: func(w *Wish) { w.LicenceToken = false }, severity: Warning, evidence: "H100XM-2-20C is of series C"}},
 		"disk-room": {
-			{host: func(h *HostState) { h.DiskBytes = 600 * gib }, severity: Blocker, evidence: "600.0 GiB are free, needed are 630.0 GiB"},
+			{host: func(h *HostState) { h.DiskBytes = 600 * gib }, severity: Blocker, evidence: "600.0 GiB are free, needed are 1290.0 GiB"},
 			{host: func(h *HostState) { h.DiskBytes = 0 }, severity: Warning, evidence: "not known"},
 		},
 		"memory-room": {
@@ -199,10 +199,10 @@ func TestGuestChanges(t *testing.T) {
 func TestEstimates(t *testing.T) {
 	e := newLook(sample(), Policy{}).estimates(Wish{CopyRate: 500e6})
 	used := uint64(300*gib + 20*mib)
-	if e.MirrorBytes != used || e.FlattenBytes != used || e.OverlayBytes != bytesOf(float64(used)*0.1) || e.DiskBytes != 2*used+e.OverlayBytes {
+	if e.MirrorBytes != 960*gib || e.FlattenBytes != used || e.OverlayBytes != bytesOf(float64(used)*0.1) || e.DiskBytes != 960*gib+used+e.OverlayBytes {
 		t.Errorf("room %+v", e)
 	}
-	if want := float64(used) / 500e6; e.CopySeconds.From != want || e.CopySeconds.To != want {
+	if want := float64(used) / 500e6; e.CopySeconds.From != want || e.CopySeconds.To != 960*gib/500e6 {
 		t.Errorf("copy %+v, want %v", e.CopySeconds, want)
 	}
 	if want := float64(used)*0.01/500e6 + 360; e.DowntimeSeconds.From != want {
@@ -220,8 +220,8 @@ func TestEstimates(t *testing.T) {
 
 	sealed := sample()
 	sealed.Volumes = []report.Volume{{Name: "dm-0", Kind: "crypt"}}
-	if e := newLook(sealed, Policy{}).estimates(Wish{}); e.MirrorBytes != 960*gib {
-		t.Errorf("encrypted volumes are copied whole: %+v", e)
+	if e := newLook(sealed, Policy{}).estimates(Wish{}); e.FlattenBytes != 960*gib {
+		t.Errorf("encrypted volumes are counted whole: %+v", e)
 	}
 	usb := sample()
 	usb.Disks = append(usb.Disks, report.Disk{Name: "sdz", SizeBytes: 4000 * gib, Transport: "usb"})

@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"cmp"
+	"context"
 	"path"
 	"slices"
 	"strconv"
@@ -49,6 +50,13 @@ func unhex(s string) string {
 
 // noDisks are devices that hold nothing of their own, or are built of others.
 var noDisks = []string{"loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd", "drbd", "bcache", "zd", "rbd"}
+
+// Disks tells which disks the server has, as Inspect does, and nothing else.
+func (i *Inspector) Disks() []report.Disk {
+	r := report.Report{Disks: (&scene{Inspector: i, ctx: context.Background()}).disks()}
+	r.Clean() // what an inspection would say of them, to the letter
+	return r.Disks
+}
 
 func (s *scene) disks() []report.Disk {
 	var out []report.Disk

@@ -42,7 +42,7 @@ var folders = []folder{
 	{dir: "access/accesstest"},
 	{dir: "api", may: []string{"p2v/assess", "p2v/move", "p2v/report"}},
 	{dir: "client", may: []string{"api", "p2v/report"}},
-	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version", "p2v/assess", "p2v/inspect", "p2v/move", "p2v/report"}},
+	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version", "p2v/assess", "p2v/block", "p2v/inspect", "p2v/move", "p2v/report"}},
 	{dir: "cmd/gpuvirtd", anything: true},
 	{dir: "config", may: []string{"access", "mig", "sriov"}},
 	{dir: "daemon", may: []string{"access", "api", "gpu", "internal/version", "operation", "p2v/assess", "p2v/report"}},
