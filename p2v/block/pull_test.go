@@ -85,6 +85,39 @@ func TestPasses(t *testing.T) {
 	}
 }
 
+// Dirty chunks all over a disk are asked for together.
+func TestScatteredChunksShareRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := newMemSource(t, ctx, 400*MinChunkSize)
+		defer s.wg.Wait()
+		defer cancel()
+		var only []Range
+		for i := int64(0); i < 400; i += 4 {
+			only = append(only, Range{From: i, N: 1})
+		}
+		asked := 0
+		m := newMem(t, 400*MinChunkSize)
+		p, err := Pull(ctx, m.Mirror, "sda", Options{Connections: 1, Only: only, Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			c, err := s.dial(ctx)
+			return &listening{ReadWriteCloser: c, heard: func(b []byte) { asked += bytes.Count(b, []byte("POST ")) }}, err
+		}})
+		if err != nil || p.Chunks != 100 || asked != 2 {
+			t.Errorf("%d requests, %+v, %v", asked, p, err)
+		}
+	})
+}
+
+type listening struct {
+	io.ReadWriteCloser
+	heard func([]byte)
+}
+
+func (l *listening) Write(b []byte) (int, error) {
+	l.heard(b)
+	return l.ReadWriteCloser.Write(b)
+}
+
 func TestCompressionSendsLess(t *testing.T) {
 	sent := func(b []byte, compress bool) int64 {
 		disk := writeFile(t, b)
