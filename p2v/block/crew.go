@@ -104,6 +104,9 @@ func (c *crew) next() *job {
 
 // advance settles the first n of what is left of a job, and returns their bytes.
 func (c *crew) advance(j *job, n int) (bytes int64) {
+	if n == 0 {
+		return 0 // that is no progress
+	}
 	for _, i := range j.left()[:n] {
 		bytes += int64(c.m.length(i))
 	}
