@@ -27,11 +27,14 @@ type fatal struct{ error }
 
 func (f fatal) Unwrap() error { return f.error }
 
-// A job is a run of chunks that one request asks for.
+// A job is the chunks that one request asks for, in ascending order.
 type job struct {
-	from, n int64
-	done    int64 // how many from the front are settled
+	chunks []int64
+	done   int // how many from the front are settled
 }
+
+// left are the chunks that are not settled.
+func (j *job) left() []int64 { return j.chunks[j.done:] }
 
 // A crew works jobs off over several connections.
 type crew struct {
@@ -84,21 +87,32 @@ func (c *crew) check() (total int64, err error) {
 func (c *crew) next() *job {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.left) == 0 {
-		return nil
+	j := new(job)
+	for len(c.left) > 0 && len(j.chunks) < jobChunks {
+		r := &c.left[0]
+		j.chunks = append(j.chunks, r.From)
+		r.From, r.N = r.From+1, r.N-1
+		if r.N == 0 {
+			c.left = c.left[1:]
+		}
 	}
-	r := &c.left[0]
-	j := &job{from: r.From, n: min(r.N, jobChunks)}
-	r.From, r.N = r.From+j.n, r.N-j.n
-	if r.N == 0 {
-		c.left = c.left[1:]
+	if len(j.chunks) == 0 {
+		return nil
 	}
 	return j
 }
 
-func (c *crew) advance(j *job, at, bytes int64) {
-	j.done = at
+// advance settles the first n of what is left of a job, and returns their bytes.
+func (c *crew) advance(j *job, n int) (bytes int64) {
+	if n == 0 {
+		return 0 // that is no progress
+	}
+	for _, i := range j.left()[:n] {
+		bytes += int64(c.m.length(i))
+	}
+	j.done += n
 	c.meter.settle(bytes)
+	return bytes
 }
 
 // An exchange asks for what is left of a job, and settles it.
@@ -192,7 +206,7 @@ func (c *crew) work(ctx context.Context, ex exchange) error {
 		if err := c.giveUp(ctx, err, bad); err != nil {
 			return err
 		}
-		if j.done == j.n { // only the end of the answer was lost
+		if len(j.left()) == 0 { // only the end of the answer was lost
 			j = c.next()
 		}
 		if !moved {

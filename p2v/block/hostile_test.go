@@ -135,6 +135,7 @@ func TestHostileSource(t *testing.T) {
 		}}, nil, `status 500: "no no`},
 		{"a list without end", &liar{list: "[" + strings.Repeat("{},", maxList) + "{}]"}, ErrBadData, "a list of disks of more"},
 		{"a list that is none", &liar{list: "{"}, ErrBadData, "a list of disks that cannot be read"},
+		{"a chunk cut short each time", &liar{answer: frames(raw, good[1:])}, ErrNoProgress, "unexpected EOF"},
 		{"silence", &liar{answer: func(w io.Writer) { fmt.Fprint(w, okHead); untilClosed(w) }}, ErrNoProgress, "said nothing for"},
 		{"a slow drip", &liar{answer: func(w io.Writer) {
 			fmt.Fprint(w, okHead)

@@ -43,7 +43,7 @@ func contents(t *testing.T, path string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.close()
+	defer d.file.Close()
 	all := make([]byte, 0, d.size)
 	b := newBuffer(MinChunkSize)
 	for off := int64(0); off < d.size; off += MinChunkSize {

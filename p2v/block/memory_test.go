@@ -48,6 +48,7 @@ type memFile struct {
 	writes  []memWrite
 	stored  map[int64]bool // pages
 	lie     bool           // Sync does nothing, and says that all is well
+	written func()         // called after each write, if not nil
 }
 
 type memWrite struct {
@@ -82,16 +83,26 @@ func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
 	if err := f.plant.use(); err != nil {
 		return 0, err
 	}
+	if err := f.writeAt(b, off); err != nil {
+		return 0, err
+	}
+	if f.written != nil {
+		f.written()
+	}
+	return len(b), nil
+}
+
+func (f *memFile) writeAt(b []byte, off int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for page := off / align; page*align < off+int64(len(b)); page++ {
 		if f.room > 0 && !f.stored[page] && int64(len(f.stored)+1)*align > f.room {
-			return 0, unix.ENOSPC
+			return unix.ENOSPC
 		}
 		f.stored[page] = true
 	}
 	f.apply(b, off)
-	return len(b), nil
+	return nil
 }
 
 func (f *memFile) apply(b []byte, off int64) {

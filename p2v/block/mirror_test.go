@@ -42,6 +42,32 @@ func TestTwoWritesAndNoSync(t *testing.T) {
 	}
 }
 
+// The same, where another writer syncs just after the second content came.
+func TestSyncBetweenTwoWrites(t *testing.T) {
+	m := newMem(t, MinChunkSize)
+	for content := range byte(3) {
+		data := noise(MinChunkSize, uint64(content))
+		h, _ := m.hash(0, data)
+		m.data.written = func() {
+			if err := m.commit(); err != nil {
+				t.Error(err)
+			}
+			if held, err := m.Held(); held != 0 || err != nil {
+				t.Errorf("a chunk is recorded while it is written, %v", err)
+			}
+		}
+		if err := m.put(0, data, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.commit(); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := m.Held(); held != 1 || err != nil {
+		t.Errorf("%d chunks are held, %v", held, err)
+	}
+}
+
 // After a sync that failed the kernel may say that the next one is fine.
 func TestNothingIsRecordedAfterAFailedSync(t *testing.T) {
 	m := newMem(t, 4*MinChunkSize)

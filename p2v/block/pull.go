@@ -12,7 +12,8 @@ import (
 // Options say how to speak to a source.
 type Options struct {
 	// Dial makes a connection on which Serve answers. It is called for each of
-	// Connections, and again after a cut. Close must end a Read that waits.
+	// Connections, and again after a cut. The context is of the dialing only.
+	// Close must end a Read that waits.
 	Dial func(context.Context) (io.ReadWriteCloser, error)
 	// Connections is how many are used at once, up to MaxConnections; 0 means 4.
 	Connections int
@@ -85,33 +86,28 @@ type puller struct {
 
 // exchange asks for the rest of a job and takes in the answer.
 func (p *puller) exchange(l *link, j *job, b *buffer) error {
-	held, err := p.m.table.read(j.from, int(j.n))
+	asks, err := p.asks(j)
 	if err != nil {
 		return fatal{err}
-	}
-	asks := make([]ask, 0, j.n)
-	for k := j.done; k < j.n; k++ {
-		asks = append(asks, ask{index: j.from + k, held: held[k]})
 	}
 	if err := l.ask(http.MethodPost, p.target, putAsks(asks)); err != nil {
 		return err
 	}
-	first := j.done
-	for {
+	for done := 0; ; {
 		h, err := l.frame(p.m.chunk)
 		if err != nil {
 			return err
 		}
-		at := first + int64(h.pos)
-		if !fits(h.kind, at, j) {
+		if !fits(h, done, len(asks)) {
 			return badData("a frame of kind %d at position %d", h.kind, h.pos)
 		}
-		for k := j.done; k < at; k++ {
-			if held[k] == (Hash{}) {
-				return badData("chunk %d is left out, though nothing is held of it", j.from+k)
+		for _, a := range asks[done:h.pos] {
+			if a.held == (Hash{}) {
+				return badData("chunk %d is left out, though nothing is held of it", a.index)
 			}
 		}
-		p.settle(j, at, false)
+		p.settle(j, h.pos-done, false)
+		done = h.pos
 		switch h.kind {
 		case frameSame:
 		case frameEnd:
@@ -120,23 +116,38 @@ func (p *puller) exchange(l *link, j *job, b *buffer) error {
 			if err := p.take(l, h, asks[h.pos], b); err != nil {
 				return err
 			}
-			p.settle(j, at+1, true)
+			p.settle(j, 1, true)
+			done++
 		default:
 			return badData("a frame of kind %d in a list of chunks", h.kind)
 		}
 	}
 }
 
-// fits tells whether a frame may stand at position at: each moves the job on, and
-// only the end stands behind the last chunk.
-func fits(kind byte, at int64, j *job) bool {
-	switch kind {
+// asks are the chunks that are left of a job, with what is held of each.
+func (p *puller) asks(j *job) ([]ask, error) {
+	asks := make([]ask, 0, len(j.left()))
+	for _, i := range j.left() {
+		held, err := p.m.table.read(i, 1)
+		if err != nil {
+			return nil, err
+		}
+		asks = append(asks, ask{index: i, held: held[0]})
+	}
+	return asks, nil
+}
+
+// fits tells whether a frame may come next in the answer to a request of n
+// positions, of which so many are done: each moves on, and only the end stands
+// behind the last.
+func fits(h head, done, n int) bool {
+	switch h.kind {
 	case frameSame:
-		return at > j.done && at <= j.n
+		return h.pos > done && h.pos <= n
 	case frameEnd:
-		return at == j.n
+		return h.pos == n
 	default:
-		return at >= j.done && at < j.n
+		return h.pos >= done && h.pos < n
 	}
 }
 
@@ -198,20 +209,15 @@ func (p *puller) receive(l *link, h head, a ask, b *buffer) ([]byte, error) {
 	}
 }
 
-// settle moves a job on to position at, of which the last chunk was written, or
-// all were as held.
-func (p *puller) settle(j *job, at int64, written bool) {
-	if at == j.done {
-		return // behind the last chunk there are no bytes
-	}
-	bytes := p.m.bytes(Range{From: j.from + j.done, N: at - j.done})
+// settle moves a job on by n chunks, which were written, or else were as held.
+func (p *puller) settle(j *job, n int, written bool) {
+	bytes := p.advance(j, n)
 	p.mu.Lock()
-	p.pass.Chunks += at - j.done
+	defer p.mu.Unlock()
+	p.pass.Chunks += int64(n)
 	p.pass.Bytes += bytes
 	if written {
-		p.pass.Changed++
+		p.pass.Changed += int64(n)
 		p.pass.Written += bytes
 	}
-	p.mu.Unlock()
-	p.advance(j, at, bytes)
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -82,6 +83,39 @@ func TestPasses(t *testing.T) {
 			t.Errorf("compress %v: passes (-want +got):\n%s", compress, diff)
 		}
 	}
+}
+
+// Dirty chunks all over a disk are asked for together.
+func TestScatteredChunksShareRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := newMemSource(t, ctx, 400*MinChunkSize)
+		defer s.wg.Wait()
+		defer cancel()
+		var only []Range
+		for i := int64(0); i < 400; i += 4 {
+			only = append(only, Range{From: i, N: 1})
+		}
+		asked := 0
+		m := newMem(t, 400*MinChunkSize)
+		p, err := Pull(ctx, m.Mirror, "sda", Options{Connections: 1, Only: only, Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			c, err := s.dial(ctx)
+			return &listening{ReadWriteCloser: c, heard: func(b []byte) { asked += bytes.Count(b, []byte("POST ")) }}, err
+		}})
+		if err != nil || p.Chunks != 100 || asked != 2 {
+			t.Errorf("%d requests, %+v, %v", asked, p, err)
+		}
+	})
+}
+
+type listening struct {
+	io.ReadWriteCloser
+	heard func([]byte)
+}
+
+func (l *listening) Write(b []byte) (int, error) {
+	l.heard(b)
+	return l.ReadWriteCloser.Write(b)
 }
 
 func TestCompressionSendsLess(t *testing.T) {
@@ -203,6 +237,43 @@ func TestCutConnections(t *testing.T) {
 		if p.Changed != 160 || p.Sent > c.bytes.Load() {
 			t.Errorf("%+v, and %d bytes came", p, c.bytes.Load())
 		}
+	}
+}
+
+// Cut within each head and end of the answers to a small disk.
+func TestCutAtManyBytes(t *testing.T) {
+	cuts := func(t *testing.T, at int64) (dials int) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			const size = 3 * MinChunkSize
+			s := newMemSource(t, ctx, size)
+			defer s.wg.Wait()
+			defer cancel()
+			s.fill(geometry{size: size, chunk: MinChunkSize}, 1, 101) // it packs well
+			m := newMem(t, size)
+			s.cut = func(n int) int64 {
+				if n == 1 {
+					return at
+				}
+				return 0
+			}
+			p, err := Pull(ctx, m.Mirror, "sda", Options{Dial: s.dial, Connections: 1, Compress: true})
+			if err != nil || p.Changed != 3 || p.Chunks != 3 || !bytes.Equal(s.memFile.view, m.data.durable) {
+				t.Errorf("cut at %d: %+v, %v", at, p, err)
+			}
+			dials = s.dials
+		})
+		return dials
+	}
+	at := int64(1)
+	for dials := 2; dials > 1; at += 5 {
+		dials = cuts(t, at)
+	}
+	if at < 500 || at > 5000 {
+		t.Errorf("the answers have %d bytes", at)
+	}
+	for end := at - 60; end < at; end++ {
+		cuts(t, end)
 	}
 }
 

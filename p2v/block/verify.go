@@ -50,46 +50,56 @@ type verifier struct {
 	differ []int64
 }
 
+// exchange asks for the chunks that are left of a job, a range at a time.
 func (v *verifier) exchange(l *link, j *job, b *buffer) error {
-	first := j.done
-	target := fmt.Sprintf("%s&from=%d&n=%d", v.base, j.from+first, j.n-first)
-	if err := l.ask(http.MethodGet, target, nil); err != nil {
+	for len(j.left()) > 0 {
+		if err := v.compareRange(l, j, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *verifier) compareRange(l *link, j *job, b *buffer) error {
+	left := j.left()
+	n := 1
+	for n < len(left) && left[n] == left[0]+int64(n) {
+		n++
+	}
+	if err := l.ask(http.MethodGet, fmt.Sprintf("%s&from=%d&n=%d", v.base, left[0], n), nil); err != nil {
 		return err
 	}
-	for {
+	for done := 0; ; done++ {
 		h, err := l.frame(v.m.chunk)
 		if err != nil {
 			return err
 		}
-		at := first + int64(h.pos)
 		switch {
-		case h.kind == frameEnd && at == j.n && j.done == j.n:
+		case h.kind == frameEnd && h.pos == n && done == n:
 			return l.end()
-		case h.kind != frameHash || at != j.done || at == j.n:
+		case h.kind != frameHash || h.pos != done || done == n:
 			return badData("a frame of kind %d at position %d of a list of hashes", h.kind, h.pos)
 		}
-		if err := v.compare(j, h.hash, b); err != nil {
+		if err := v.compare(left[done], h.hash, b); err != nil {
 			return fatal{err}
 		}
+		v.advance(j, 1)
 	}
 }
 
-// compare reads the next chunk of a job from the mirror's disk.
-func (v *verifier) compare(j *job, want Hash, b *buffer) error {
-	i := j.from + j.done
+// compare reads a chunk from the mirror's disk.
+func (v *verifier) compare(i int64, want Hash, b *buffer) error {
 	data, err := v.m.reader.read(b, v.m.offset(i), v.m.length(i))
 	if err != nil {
 		return fmt.Errorf("cannot read mirror %q at byte %d: %w", v.m.name, firstBad(v.m.reader, v.m.offset(i), v.m.length(i)), err)
 	}
-	bytes := int64(len(data))
 	hash, _ := v.m.hash(i, data)
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.sum.Chunks++
-	v.sum.Bytes += bytes
+	v.sum.Bytes += int64(len(data))
 	if hash != want {
 		v.differ = append(v.differ, i)
 	}
-	v.mu.Unlock()
-	v.advance(j, j.done+1, bytes)
 	return nil
 }
