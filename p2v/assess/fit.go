@@ -89,12 +89,15 @@ func sortedHost(h HostState) HostState {
 	for i := range h.GPUs {
 		h.GPUs[i].Profiles = slices.Clone(h.GPUs[i].Profiles)
 		slices.SortStableFunc(h.GPUs[i].Profiles, func(a, b gpu.Profile) int {
-			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.On, b.On), cmp.Compare(a.NativeID, b.NativeID))
+			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.On, b.On), cmp.Compare(a.NativeID, b.NativeID), all(a, b))
 		})
 	}
-	slices.SortStableFunc(h.GPUs, func(a, b HostGPU) int { return cmp.Compare(a.GPU.ID, b.GPU.ID) })
+	slices.SortStableFunc(h.GPUs, func(a, b HostGPU) int { return cmp.Or(cmp.Compare(a.GPU.ID, b.GPU.ID), all(a, b)) })
 	return h
 }
+
+// all orders what is the same by all that it has: no answer depends on the order of a list.
+func all(a, b any) int { return cmp.Compare(fmt.Sprintf("%+v", a), fmt.Sprintf("%+v", b)) }
 
 // A fitter gives out what a host has.
 type fitter struct {
