@@ -1,0 +1,142 @@
+//go:build lab
+
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"gpuvirt/api"
+	"gpuvirt/p2v/move"
+)
+
+// The packaged daemon looks at a server over ssh and copies a disk of it that is written to
+// meanwhile. The server is the hypervisor itself: its kernel, its ssh server and a disk of
+// its own are real. The copy goes on over a cut connection and over the daemon's death,
+// sends what has changed and not much more, and is the disk in the end; and a roll back
+// leaves nothing, here and there.
+func TestMigration(t *testing.T) {
+	ctx := begin(t, 8*time.Minute, "mbochs")
+	const (
+		name    = "self"
+		mirror  = "/var/lib/gpuvirt/migrations/self"
+		size    = 256 << 20
+		mounted = "/mnt/moving"
+	)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		run(ctx, t, "pkill -f [w]riter-of-the-lab; umount "+mounted+"; modprobe -r scsi_debug; rm -f /etc/gpuvirt/credentials/self*; "+
+			"gpuvirt migrate rollback self --yes; gpuvirt migrate delete self --yes; gpuvirt assessment delete self --yes; true")
+	})
+	run(ctx, t, "modprobe scsi_debug dev_size_mb=256 max_luns=1")
+	disk := run(ctx, t, "udevadm settle; grep -l scsi_debug /sys/block/*/device/model | cut -d/ -f4")
+	if disk == "" || strings.ContainsAny(disk, "\n ") {
+		t.Fatalf("the disk of the test: %q", disk)
+	}
+	run(ctx, t, "mkfs.ext4 -q /dev/"+disk+" && mkdir -p "+mounted+" && mount /dev/"+disk+" "+mounted)
+	run(ctx, t, "dd if=/dev/urandom of="+mounted+"/model bs=1M count=100 status=none && sync")
+	run(ctx, t, "ssh-keygen -q -t ed25519 -N '' -f /etc/gpuvirt/credentials/self && cat /etc/gpuvirt/credentials/self.pub >>/root/.ssh/authorized_keys")
+	key := run(ctx, t, "ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null | ssh-keygen -l -f - | cut -d' ' -f2")
+
+	// One that shows another key is not spoken to.
+	other := "SHA256:" + strings.Repeat("A", 43)
+	if out := run(ctx, t, "gpuvirt assessment create self --source root@127.0.0.1 --credential self --host-key "+other+" 2>&1 || true"); !strings.Contains(out, key) {
+		t.Errorf("a server with another key: %s", out)
+	}
+	run(ctx, t, "gpuvirt assessment create self --source root@127.0.0.1 --credential self --host-key "+key)
+	assessment := show[api.Assessment](ctx, t, "assessment", name)
+	if assessment.Findings == nil || assessment.Hostname == "" {
+		t.Fatalf("%+v", assessment)
+	}
+	wish := " --assessment self --disk " + disk + " --memory 256Mi --threads 1"
+	plan := run(ctx, t, "gpuvirt migrate plan"+wish+" || true")
+	if strings.Contains(plan, "Blocked") || !strings.Contains(plan, "source-is-vm") {
+		t.Fatalf("the plan:\n%s", plan)
+	}
+
+	run(ctx, t, "gpuvirt migrate start self"+wish+" --every 1h --bandwidth 4M")
+	// While it is copied somebody writes, a connection is cut, and the daemon dies.
+	run(ctx, t, "nohup sh -c 'while :; do : writer-of-the-lab; date >>"+mounted+"/log; sync; sleep 1; done' >/dev/null 2>&1 &")
+	held := func() int64 {
+		n := int64(0)
+		text := run(ctx, t, "du -B1 "+mirror+"/"+disk+".raw 2>/dev/null | cut -f1")
+		must(t, json.Unmarshal([]byte(orZero(text)), &n))
+		return n
+	}
+	must(t, waitFor(ctx, time.Second, func() (bool, error) { return held() > 8<<20, nil }))
+	run(ctx, t, "pkill -9 -f '[p]2v serve'")
+	must(t, waitFor(ctx, time.Second, func() (bool, error) { return held() > 16<<20, nil }))
+	run(ctx, t, "systemctl kill -s KILL gpuvirtd")
+	must(t, hypervisor.WaitReady(ctx))
+	run(ctx, t, "gpuvirt migrate set self --bandwidth 0")
+	ready := func() move.Disk {
+		t.Helper()
+		var m api.Migration
+		must(t, waitFor(ctx, time.Second, func() (bool, error) {
+			m = show[api.Migration](ctx, t, "migrate", name)
+			return m.Phase == "ready" || m.Phase == "waiting" || m.Phase == "failed", nil
+		}))
+		if m.Phase != "ready" || len(m.Disks) != 1 {
+			t.Fatalf("%+v", m)
+		}
+		return m.Disks[0]
+	}
+	first := ready()
+	var sent uint64
+	for _, p := range first.Passes {
+		sent += p.Sent
+	}
+	// 100 MiB of noise, a file system, what was written meanwhile; a pass that was cut is
+	// paid again only as far as it was not durable.
+	if sent < 100<<20 || sent > 160<<20 {
+		t.Errorf("%d bytes were sent for the first copy: %+v", sent, first.Passes)
+	}
+
+	// The source at rest: the last pass takes what is new, and the mirror is the disk.
+	run(ctx, t, "pkill -f [w]riter-of-the-lab; umount "+mounted+"; sync")
+	before := run(ctx, t, "sha256sum </dev/"+disk)
+	run(ctx, t, "gpuvirt migrate sync self")
+	must(t, waitFor(ctx, time.Second, func() (bool, error) {
+		d := show[api.Migration](ctx, t, "migrate", name).Disks[0]
+		return d.Total > first.Total && d.Passes[len(d.Passes)-1].Complete, nil
+	}))
+	last := ready()
+	if p := last.Passes[len(last.Passes)-1]; p.Written > 32<<20 || p.Bytes != size {
+		t.Errorf("the last pass: %+v", p)
+	}
+	if got := run(ctx, t, "sha256sum <"+mirror+"/"+disk+".raw"); got != before {
+		t.Errorf("the mirror is not as the disk is: %s, %s", got, before)
+	}
+	if after := run(ctx, t, "sha256sum </dev/"+disk); after != before {
+		t.Errorf("the disk was written: %s, %s", after, before)
+	}
+
+	run(ctx, t, "gpuvirt migrate rollback self --yes")
+	if m := show[api.Migration](ctx, t, "migrate", name); m.Phase != "rolled-back" {
+		t.Errorf("it is %s: %s", m.Phase, m.Reason)
+	}
+	if left := run(ctx, t, "ls -A /var/lib/gpuvirt/migrations; ls -d /dev/shm/.gpuvirt-* /run/.gpuvirt-* /tmp/.gpuvirt-* 2>/dev/null; pgrep -af '[p]2v serve' || true"); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	if log := run(ctx, t, "journalctl -u gpuvirtd -b -o cat"); strings.Contains(log, "PRIVATE") {
+		t.Error("the journal holds a key")
+	}
+}
+
+func orZero(text string) string {
+	if text == "" {
+		return "0"
+	}
+	return text
+}
+
+// show is a thing as the command line prints it for programs.
+func show[T any](ctx context.Context, t *testing.T, noun, name string) (out T) {
+	t.Helper()
+	must(t, json.Unmarshal([]byte(run(ctx, t, "gpuvirt "+noun+" show "+name+" -o json")), &out))
+	return out
+}
