@@ -286,7 +286,7 @@ func TestCancelKeepsWhatCame(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("the admin paused it")
 	var limit Limit
-	limit.Set(20 * size)
+	limit.Set(2 * size)
 	p, err := Pull(ctx, m, "sda", Options{Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
 		c, err := dialUnix(s.socket)(ctx)
 		return &tripwire{ReadWriteCloser: c, left: size / 8, trip: func() { cancel(why) }}, err
