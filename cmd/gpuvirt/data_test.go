@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"gpuvirt/api"
+	"gpuvirt/p2v/move"
 )
 
 const (
@@ -27,6 +28,23 @@ var (
 			Name: "gpu7", State: "watching", WindowSeconds: 86400, IntervalSeconds: 5, WatchedSeconds: 3605.2, Samples: 721, Operation: "assess",
 			Source:  &api.Source{Address: "gpu7.example", Port: 22, User: "root", HostKey: hostKey, Credential: "gpu7"},
 			Created: at(0), CreatedBy: "uid:1000", Heard: moment(60), Hostname: "gpu7",
+		},
+	}
+
+	migrations = []api.Migration{
+		{
+			Name: "gpu7", Assessment: "gpu7", Hostname: "gpu7", Phase: "ready", Operation: "01KAR2Z7T4Y2M8Q6V0R9X3B0AD", CreatedBy: "root", Created: at(0), Heard: moment(60),
+			Source: api.Source{Address: "gpu7.example", Port: 22, User: "root", HostKey: hostKey, Credential: "gpu7"},
+			Copy:   move.Copy{Bandwidth: 200e6, Interval: 600, Connections: 4},
+			Disks: []move.Disk{{Name: "nvme0n1", ID: "wwn:eui.0025388b91b0a1c2", Size: 960197124096, Total: 2, Passes: []move.Pass{
+				{Started: at(0), Seconds: 4810.2, Bytes: 960197124096, Written: 412316860416, Sent: 412316860416},
+				{Started: at(6000), Seconds: 6.115, Bytes: 960197124096, Written: 2147483648, Sent: 2181038080, Complete: true},
+			}}},
+			Forecast: &move.Forecast{FinalSeconds: 598.1, SettledSeconds: -1, BudgetSeconds: 600, Fits: true},
+		},
+		{
+			Name: "old", Assessment: "old", Hostname: "db1", Phase: "waiting", Reason: "the source has not been heard of since 2026-11-22T10:00:00Z", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
+			Source: api.Source{Address: "db1.example", Port: 22, User: "root", HostKey: hostKey, Credential: "db1"},
 		},
 	}
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"gpuvirt/api"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/report"
 )
 
@@ -64,6 +66,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, v)
 		return
 	}
+	if r.FormValue("dry_run") == "true" && r.Method == http.MethodPost && path == "migrations" {
+		answer(w, migrationPlan("blocked"))
+		return
+	}
 	if r.FormValue("dry_run") == "true" {
 		answer(w, plan)
 		return
@@ -84,6 +90,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.waitFor(w, id)
 	case r.Method == http.MethodGet:
 		f.get(w, path, r)
+	case r.Method == http.MethodPatch && strings.HasPrefix(path, "migrations/"):
+		answer(w, migrations[0])
 	case r.Method == http.MethodPatch:
 		g := gpus[0]
 		var p api.GPUPatch
@@ -105,6 +113,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, accepted{operations["lay"]})
 	case r.Method == http.MethodPut:
 		answer(w, accepted{operations["attach"]})
+	case path == "migrations":
+		answer(w, accepted{operations["attach"]})
+	case kind == "migrations":
+		answer(w, migrations[0])
 	case path == "assessments" && strings.Contains(string(body), "inspection"):
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusCreated)
@@ -218,6 +230,10 @@ func (f *fake) get(w http.ResponseWriter, path string, r *http.Request) {
 		answer(w, api.List[api.Token]{Items: slices.DeleteFunc(slices.Clone(tokens), func(t api.Token) bool { return t.Name != r.FormValue("name") })})
 	case path == "assessments/gpu7/inspection":
 		answer(w, report.Report{Version: report.Version, Hostname: "gpu7"})
+	case path == "migrations/gpu7/plan":
+		answer(w, migrationPlan("ready-with-warnings"))
+	case kind == "migrations":
+		find(w, migrations, migrationTable.name, id, one)
 	case kind == "assessments":
 		find(w, assessments, assessmentTable.name, id, one)
 	case kind == "tokens":
@@ -231,6 +247,24 @@ func (f *fake) get(w http.ResponseWriter, path string, r *http.Request) {
 	default:
 		answer(w, &api.Problem{Status: 404, Code: "not-found", Detail: "there is nothing at " + path})
 	}
+}
+
+// migrationPlan is a plan that the rules made, with another verdict.
+func migrationPlan(state string) (p api.MigrationPlan) {
+	text, err := os.ReadFile("../../p2v/assess/testdata/part.golden.json")
+	if err == nil {
+		err = json.Unmarshal(text, &p)
+	}
+	if err != nil {
+		panic(err)
+	}
+	if p.Verdict.State = assess.State(state); state == "blocked" {
+		p.Verdict.Text = "Blocked: the source has no disk that can be moved."
+		p.Verdict.Blockers = []assess.Concern{{
+			ID: "no-disk", Title: "The source has no disk that can be moved", Why: "There is nothing to copy.", Evidence: []string{"\"sda\" is removable"}, Remedy: "Name a disk.",
+		}}
+	}
+	return p
 }
 
 func btoi(b bool) int {

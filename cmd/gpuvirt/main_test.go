@@ -88,6 +88,15 @@ func TestGolden(t *testing.T) {
 			"assessment create carried --file testdata/inspection.json", "assessment create carried --file testdata/token.golden",
 			"assessment finish gpu7", "assessment finish gpu7 --dry-run", "assessment delete carried", "assessment delete carried --dry-run",
 		},
+		"migrate": {
+			"migrate list", "migrate list -o wide", "migrate show gpu7", "migrate show old", "migrate show none",
+			"migrate plan --assessment gpu7 --profile H100-2-20C --waive no-disk=why", "migrate plan gpu7", "migrate plan", "migrate plan a b",
+			"migrate start gpu7 --assessment gpu7 --bandwidth 200M --downtime 10m --memory 64Gi", "migrate start gpu7 --assessment gpu7 --dry-run -o name",
+			"migrate start gpu7", "migrate start gpu7 --assessment gpu7 --waive x", "migrate start gpu7 --assessment gpu7 --bandwidth fast", "migrate start gpu7 --assessment gpu7 --memory much",
+			"migrate set gpu7 --bandwidth 0", "migrate set gpu7", "migrate set gpu7 --connections 2 --dry-run",
+			"migrate sync gpu7", "migrate sync gpu7 --dry-run", "migrate retry gpu7", "migrate rollback gpu7 --no-wait --yes", "migrate rollback gpu7 --dry-run", "migrate delete old", "migrate delete old --dry-run",
+			"p2v serve", "p2v serve --disk none",
+		},
 		"token": {
 			"token list", "token list -o wide", "token show ci", "token show 01KAR2Z7T4Y2M8Q6V0R9X3B0AB", "token show none", "token create ci --role operator",
 			"token create ci --role operator --dry-run", "token create ci --role operator -o json", "token create ci --role operator -o name", "token create ci",

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParseRate(t *testing.T) {
+	for text, want := range map[string]uint64{"0": 0, "1": 1, "200M": 200e6, "50Mi": 50 << 20, "1.5G": 1.5e9, "10k": 10e3, "64Ki": 64 << 10, "2Gi": 2 << 30} {
+		if got, err := parseRate(text); err != nil || got != want {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "M", "-1", "1T", "1MM", "1iM", "M1", "NaN", "Inf", "1e30", "9000000000G"} {
+		if got, err := parseRate(text); err == nil {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+}
+
+// What is asked for of a plan goes on the wire as it was said, and nothing else.
+func TestPlanRequest(t *testing.T) {
+	f, socket := startFake(t)
+	s := &session{args: strings.Fields("migrate start gpu7 --assessment a --profile 0000:41:00.0=H100-2-20C --profile 0000:c1:00.0=none --profile extra --prefer card --disk nvme0n1,sdb " +
+		"--guest-driver 580.95.05 --licence-token --downtime 90s --memory 64Gi --threads 8 --waive x=because --bandwidth 1M --every 1m --connections 2 --compress")}
+	s.run(t.Context(), socket)
+	want := `POST /v1/migrations {"name":"gpu7","assessment":"a","plan":{"partitions":[{"source":"0000:41:00.0","profile":"H100-2-20C"},{"source":"0000:c1:00.0","none":true},{"profile":"extra"}],` +
+		`"prefer":"card","guest_driver":"580.95.05","licence_token":true,"memory_bytes":68719476736,"threads":8,"disks":["nvme0n1","sdb"],"downtime_seconds":90,"waivers":[{"id":"x","reason":"because"}]},` +
+		`"copy":{"bandwidth_bytes_per_second":1000000,"interval_seconds":60,"connections":2,"compress":true}}`
+	if s.code != exitDone || len(f.requests) != 1 || f.requests[0] != want {
+		t.Errorf("%s\n%s", s, strings.Join(f.requests, "\n"))
+	}
+}
