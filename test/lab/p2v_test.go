@@ -3,8 +3,16 @@
 package lab
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +45,8 @@ func TestMigration(t *testing.T) {
 	if disk == "" || strings.ContainsAny(disk, "\n ") {
 		t.Fatalf("the disk of the test: %q", disk)
 	}
-	run(ctx, t, "mkfs.ext4 -q /dev/"+disk+" && mkdir -p "+mounted+" && mount /dev/"+disk+" "+mounted)
+	must(t, hypervisor.Write(ctx, "/run/fs.gz", emptyFilesystem(ctx, t, size), 0o600))
+	run(ctx, t, "gunzip -c /run/fs.gz >/dev/"+disk+" && rm /run/fs.gz && mkdir -p "+mounted+" && mount /dev/"+disk+" "+mounted)
 	run(ctx, t, "dd if=/dev/urandom of="+mounted+"/model bs=1M count=100 status=none && sync")
 	run(ctx, t, "ssh-keygen -q -t ed25519 -N '' -f /etc/gpuvirt/credentials/self && cat /etc/gpuvirt/credentials/self.pub >>/root/.ssh/authorized_keys")
 	key := run(ctx, t, "ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null | ssh-keygen -l -f - | cut -d' ' -f2")
@@ -125,6 +134,24 @@ func TestMigration(t *testing.T) {
 	if log := run(ctx, t, "journalctl -u gpuvirtd -b -o cat"); strings.Contains(log, "PRIVATE") {
 		t.Error("the journal holds a key")
 	}
+}
+
+// emptyFilesystem is an ext4 of a size in bytes, packed by gzip: the hypervisor has no tool to
+// make one.
+func emptyFilesystem(ctx context.Context, t *testing.T, size int64) []byte {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "ext4")
+	if out, err := exec.CommandContext(ctx, "mke2fs", "-q", "-t", "ext4", image, fmt.Sprintf("%dk", size>>10)).CombinedOutput(); err != nil {
+		t.Fatalf("cannot make a file system: %v: %s", err, out)
+	}
+	f, err := os.Open(image)
+	must(t, err)
+	defer f.Close()
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, err = io.Copy(w, f)
+	must(t, errors.Join(err, w.Close()))
+	return packed.Bytes()
 }
 
 func orZero(text string) string {
