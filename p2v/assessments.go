@@ -32,7 +32,7 @@ const (
 	MaxInterval     = 10 * time.Second
 	DefaultInterval = 5 * time.Second
 
-	mostAssessments = 1000
+	mostAssessments = 200
 	mostSaved       = 10 * time.Second // between two times that what was seen is stored
 )
 

@@ -41,7 +41,7 @@ type visit struct {
 	then  error // what Run returns; nil: it ends well
 	stays bool  // it says no more, and does not end by itself
 	// serve answers for the disks; nil: nobody does.
-	serve func(context.Context) (io.ReadWriteCloser, error)
+	serve func(ctx context.Context, args []string) (io.ReadWriteCloser, error)
 }
 
 func (s *server) dial(_ context.Context, _ report.Source) (p2v.Server, error) {
@@ -110,7 +110,7 @@ func (c *conn) Open(ctx context.Context, program string, args ...string) (io.Rea
 	if c.serve == nil {
 		return nil, away
 	}
-	return c.serve(ctx)
+	return c.serve(ctx, args)
 }
 
 func (c *conn) Close() error {

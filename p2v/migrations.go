@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -171,6 +172,9 @@ func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (oper
 	case gpu.CodeOf(err) != gpu.CodeNotFound:
 		return operation.Plan{}, err
 	}
+	if w.Name != filepath.Base(w.Name) || !filepath.IsLocal(w.Name) {
+		return operation.Plan{}, cannot(gpu.CodeInvalid, "it would be no name of a folder")
+	}
 	seen, err := m.inspected(w.Assessment)
 	switch {
 	case err != nil:
@@ -214,10 +218,23 @@ func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (oper
 	}, nil
 }
 
+// diskName is what names of disks look like.
+var diskName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,31}$`)
+
+const maxDisk = 1 << 56 // bytes
+
 // disksOf are the disks that are moved.
 func disksOf(r report.Report, w assess.Wish) ([]move.Disk, error) {
 	var out []move.Disk
 	for _, d := range assess.Disks(r, w) {
+		switch { // what the server says becomes the name of a file here
+		case !diskName.MatchString(d.Name):
+			return nil, fmt.Errorf("the server has a disk %q, which is no name of a disk", d.Name)
+		case d.SizeBytes == 0 || d.SizeBytes > maxDisk:
+			return nil, fmt.Errorf("disk %q of the server has %d bytes, which none has", d.Name, d.SizeBytes)
+		case slices.ContainsFunc(out, func(o move.Disk) bool { return o.Name == d.Name }):
+			return nil, fmt.Errorf("the server has two disks %q", d.Name)
+		}
 		out = append(out, move.Disk{Name: d.Name, ID: d.Identity(), Size: d.SizeBytes, Passes: []move.Pass{}})
 	}
 	for _, n := range w.Disks {

@@ -25,6 +25,7 @@ import (
 	"gpuvirt/p2v/block"
 	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
+	"gpuvirt/p2v/track"
 	"gpuvirt/store"
 )
 
@@ -36,13 +37,18 @@ type machine struct {
 	disks []block.Disk
 	*server
 
+	blind   error // why it does not track
+	forgot  error // why it does not know what was written
+	marks   sync.Mutex
+	written map[string][]block.Range // in ascending order, as the test writes
+
 	serving sync.WaitGroup
 	end     context.CancelFunc
 	ctx     context.Context
 }
 
 func newMachine(t *testing.T, sizes ...int) *machine {
-	m := &machine{t: t, server: &server{placed: map[string]bool{}}}
+	m := &machine{t: t, server: &server{placed: map[string]bool{}}, written: map[string][]block.Range{}}
 	m.ctx, m.end = context.WithCancel(context.Background())
 	for i, size := range sizes {
 		name := "nvme" + string(rune('0'+i)) + "n1"
@@ -73,10 +79,28 @@ func (m *machine) gone() {
 	m.visits = []visit{{dial: away}}
 }
 
-func (m *machine) serveDisks(context.Context) (io.ReadWriteCloser, error) {
+func (m *machine) serveDisks(_ context.Context, args []string) (io.ReadWriteCloser, error) {
 	near, far := net.Pipe()
+	if slices.Contains(args, "track") {
+		m.serving.Go(func() {
+			_ = track.Serve(far, m, block.DefaultChunkSize, m.blind)
+			_ = far.Close()
+		})
+		stop := context.AfterFunc(m.ctx, func() { _ = far.Close() })
+		m.serving.Go(func() { <-m.ctx.Done(); stop() })
+		return near, nil
+	}
 	m.serving.Go(func() { _ = block.Serve(m.ctx, far, m.disks, slog.New(slog.DiscardHandler)) })
 	return near, nil
+}
+
+// Take is that of a tracker of what the test writes.
+func (m *machine) Take(disk string) ([]block.Range, error) {
+	m.marks.Lock()
+	defer m.marks.Unlock()
+	out := m.written[disk]
+	delete(m.written, disk)
+	return out, m.forgot
 }
 
 func (m *machine) write(disk int, at int64, data string) {
@@ -89,6 +113,10 @@ func (m *machine) write(disk int, at int64, data string) {
 	if _, err := f.WriteAt([]byte(data), at); err != nil {
 		m.t.Fatal(err)
 	}
+	m.marks.Lock()
+	defer m.marks.Unlock()
+	name := m.disks[disk].Name
+	m.written[name] = append(m.written[name], block.Range{From: at / mib, N: (at+int64(len(data))-1)/mib - at/mib + 1})
 }
 
 // report is what the inspector says of it: no GPU, nothing in the way.
@@ -266,8 +294,11 @@ func TestMigrationSyncs(t *testing.T) {
 	}
 	v = y.until("synced again", passes(2))
 	y.same()
-	if p := v.Disks[1].Passes[1]; p.Written != mib {
+	if p := v.Disks[1].Passes[1]; p.Written != mib || p.Bytes != mib || !p.Tracked {
 		t.Errorf("%+v", p)
+	}
+	if p := v.Disks[0].Passes[1]; p.Bytes != 0 || !p.Tracked || !p.Complete {
+		t.Errorf("nothing was written: %+v", p)
 	}
 	// It is held, and its server is.
 	if _, err := y.Delete("gpu7"); gpu.CodeOf(err) != gpu.CodeConflict {
@@ -297,6 +328,52 @@ func TestMigrationSyncs(t *testing.T) {
 	}
 }
 
+// A source that does not track is read as a whole each time, and so is one whose tracker has
+// missed something; after that it tells again.
+func TestMigrationReadsAll(t *testing.T) {
+	for name, c := range map[string]struct {
+		blind, forgot error
+	}{
+		"it does not track": {blind: errors.New("the kernel is too old")},
+		"it missed writes":  {forgot: errors.New("writes were missed")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, newMachine(t, 4*mib))
+			y.machine.blind = c.blind
+			y.begin()
+			y.until("ready", phase(move.PhaseReady))
+			y.machine.write(0, 2*mib, "unseen")
+			y.machine.marks.Lock()
+			y.machine.forgot = c.forgot
+			clear(y.machine.written)
+			y.machine.marks.Unlock()
+			if _, err := y.Sync("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			v := y.until("synced again", passes(2))
+			if p := v.Disks[0].Passes[1]; p.Bytes != 4*mib || p.Written != mib || p.Tracked {
+				t.Errorf("%+v", p)
+			}
+			y.same()
+			if c.forgot == nil {
+				return
+			}
+			y.machine.marks.Lock()
+			y.machine.forgot = nil
+			y.machine.marks.Unlock()
+			y.machine.write(0, 3*mib, "seen")
+			if _, err := y.Sync("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			v = y.until("synced again", passes(3))
+			if p := v.Disks[0].Passes[2]; p.Bytes != mib || !p.Tracked {
+				t.Errorf("%+v", p)
+			}
+			y.same()
+		})
+	}
+}
+
 // A daemon that ends in the middle is not held up, and the next goes on: nothing that is
 // there is copied again.
 func TestMigrationGoesOn(t *testing.T) {
@@ -312,8 +389,8 @@ func TestMigrationGoesOn(t *testing.T) {
 	y.engine.Stop()
 	y.start()
 	v := y.until("synced again", passes(2))
-	if p := v.Disks[0].Passes[1]; p.Written != 0 {
-		t.Errorf("%+v", p)
+	if p := v.Disks[0].Passes[1]; p.Written != 0 || p.Bytes != 8*mib || p.Tracked {
+		t.Errorf("what was written while nobody tracked is not known: %+v", p)
 	}
 	y.same()
 }
@@ -403,6 +480,8 @@ func TestMigrationSetCopy(t *testing.T) {
 	}
 }
 
+func waived(id string) []assess.Waiver { return []assess.Waiver{{ID: id, Reason: "x", By: "x"}} }
+
 func TestMigrationRefuses(t *testing.T) {
 	m := newMachine(t, 4*mib)
 	y := newYard(t, m)
@@ -417,19 +496,29 @@ func TestMigrationRefuses(t *testing.T) {
 	put("unseen", func(r *report.AssessmentRecord) { r.Report, r.State = nil, report.StateInspecting })
 	put("watched", func(r *report.AssessmentRecord) { r.State = report.StateWatching })
 	put("carried", func(r *report.AssessmentRecord) { r.Source = nil })
+	for name, disk := range map[string]report.Disk{
+		"climbing": {Name: "../../../etc/cron.d/x", SizeBytes: 1 << 20}, "dotted": {Name: "..", SizeBytes: 1 << 20}, "endless": {Name: "sda", SizeBytes: 1 << 63},
+	} {
+		put(name, func(r *report.AssessmentRecord) { r.Report.Disks = []report.Disk{disk} })
+	}
+	put("twins", func(r *report.AssessmentRecord) { r.Report.Disks = append(r.Report.Disks, r.Report.Disks[0]) })
 	put("diskless", func(r *report.AssessmentRecord) { r.Report.Disks = nil })
 	for name, c := range map[string]struct {
 		w    move.Wish
 		code gpu.Code
 		text string
 	}{
-		"no assessment": {move.Wish{Assessment: "none"}, gpu.CodeNotFound, "there is no record of it"},
-		"unseen":        {move.Wish{Assessment: "unseen"}, gpu.CodeConflict, "nothing was seen"},
-		"watched":       {move.Wish{Assessment: "watched"}, gpu.CodeConflict, "still watching"},
-		"carried":       {move.Wish{Assessment: "carried"}, gpu.CodeConflict, "how the server is reached"},
-		"another disk":  {move.Wish{Assessment: "gpu7", Plan: assess.Wish{Disks: []string{"sdz"}}}, gpu.CodeConflict, "Blocked"},
-		"diskless":      {move.Wish{Assessment: "diskless"}, gpu.CodeInvalid, "no disk that could be moved"},
-		"bandwidth":     {move.Wish{Assessment: "gpu7", Copy: move.Copy{Bandwidth: 5}}, gpu.CodeInvalid, "bandwidth_bytes_per_second 5"},
+		"no assessment":             {move.Wish{Assessment: "none"}, gpu.CodeNotFound, "there is no record of it"},
+		"unseen":                    {move.Wish{Assessment: "unseen"}, gpu.CodeConflict, "nothing was seen"},
+		"watched":                   {move.Wish{Assessment: "watched"}, gpu.CodeConflict, "still watching"},
+		"carried":                   {move.Wish{Assessment: "carried"}, gpu.CodeConflict, "how the server is reached"},
+		"another disk":              {move.Wish{Assessment: "gpu7", Plan: assess.Wish{Disks: []string{"sdz"}}}, gpu.CodeConflict, "Blocked"},
+		"a disk that is a path":     {move.Wish{Assessment: "climbing"}, gpu.CodeInvalid, "no name of a disk"},
+		"a disk that is the folder": {move.Wish{Assessment: "dotted"}, gpu.CodeInvalid, "no name of a disk"},
+		"a disk beyond any measure": {move.Wish{Assessment: "endless", Plan: assess.Wish{Waivers: waived("disk-room")}}, gpu.CodeInvalid, "which none has"},
+		"two disks of one name":     {move.Wish{Assessment: "twins"}, gpu.CodeInvalid, "two disks"},
+		"diskless":                  {move.Wish{Assessment: "diskless"}, gpu.CodeInvalid, "no disk that could be moved"},
+		"bandwidth":                 {move.Wish{Assessment: "gpu7", Copy: move.Copy{Bandwidth: 5}}, gpu.CodeInvalid, "bandwidth_bytes_per_second 5"},
 		"no such profile": {
 			move.Wish{Assessment: "gpu7", Plan: assess.Wish{Partitions: []assess.WishPartition{{Profile: "H100-1-10C"}}}}, gpu.CodeConflict, "Blocked",
 		},

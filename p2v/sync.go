@@ -8,12 +8,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
 	"gpuvirt/p2v/block"
 	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/track"
 )
 
 // syncArgs are the arguments of migration.sync.
@@ -21,12 +24,19 @@ type syncArgs struct {
 	Name string `json:"name"`
 }
 
-// A round is one look at all disks of a move: the source is reached, each disk is passed
-// over once, and the source is left.
-type round struct {
-	m    *Migrations
-	task *operation.Task
-	rec  move.Record
+// A stay is one connection to the source: the disks are passed over again and again, for as
+// long as it holds. While it does, a tracker on the source tells what was written, where its
+// kernel can; a new connection begins with a look at all.
+type stay struct {
+	m       *Migrations
+	task    *operation.Task
+	rec     move.Record
+	server  Server
+	program []string // the inspector, as it is called there
+	tracker *track.Client
+	// fresh has the disks that were passed over in this stay: of those the tracker tells what
+	// was written since.
+	fresh map[string]bool
 }
 
 // doSync copies the disks again and again. It does not come to an end by itself: the source
@@ -36,36 +46,20 @@ func (m *Migrations) doSync(ctx context.Context, t *operation.Task) ([]operation
 	if err := t.Args(&args); err != nil {
 		return nil, unclean(err)
 	}
-	for {
-		asked, forget := m.now.raised(args.Name)
-		rec, err := m.round(ctx, t, args.Name)
-		switch {
-		case context.Cause(ctx) != nil:
-			return nil, unclean(context.Cause(ctx))
-		case errors.Is(err, errDraining):
-			return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
-		case passing(err) && m.cfg.Now().Sub(heardOf(rec)) < m.cfg.Patience.Sync:
-			return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
-		case passing(err):
-			return nil, &operation.WaitError{Reason: fmt.Sprintf("the source has not been heard of since %s (%v): retry when it is there again, or roll back",
-				heardOf(rec).UTC().Format(time.RFC3339), err)}
-		case err != nil:
-			return nil, &operation.WaitError{Reason: err.Error()}
-		}
-		next := time.NewTimer(pause(rec.Copy))
-		select {
-		case <-next.C:
-		case <-asked:
-		case <-t.Draining():
-			err = errDraining
-		case <-ctx.Done():
-		}
-		next.Stop()
-		forget()
-		if err != nil {
-			return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
-		}
+	rec, err := m.stay(ctx, t, args.Name)
+	heard := heardOf(rec)
+	switch {
+	case context.Cause(ctx) != nil:
+		return nil, unclean(context.Cause(ctx))
+	case errors.Is(err, errDraining):
+		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
+	case passing(err) && m.cfg.Now().Sub(heard) < m.cfg.Patience.Sync:
+		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
+	case passing(err):
+		return nil, &operation.WaitError{Reason: fmt.Sprintf("the source has not been heard of since %s (%v): retry when it is there again, or roll back",
+			heard.UTC().Format(time.RFC3339), err)}
 	}
+	return nil, &operation.WaitError{Reason: err.Error()}
 }
 
 func unclean(err error) error { return &operation.UncleanError{Err: err} }
@@ -127,9 +121,9 @@ func (m *Migrations) discard(rec move.Record) error {
 	return errors.Join(errs...)
 }
 
-// round passes over all disks once. The record that it returns has what was done, also with
-// an error.
-func (m *Migrations) round(ctx context.Context, t *operation.Task, name string) (move.Record, error) {
+// stay reaches the source and copies until it cannot go on. The record that it returns has
+// what was done; the error is never nil.
+func (m *Migrations) stay(ctx context.Context, t *operation.Task, name string) (move.Record, error) {
 	rec, err := m.cfg.Store.MigrationRecord(name)
 	if err != nil {
 		return rec, err
@@ -146,63 +140,143 @@ func (m *Migrations) round(ctx context.Context, t *operation.Task, name string) 
 		}
 	}()
 	defer func() { cancel(nil); <-watcher }()
-	r := &round{m: m, task: t, rec: rec}
-	err = r.run(ctx)
+	s := &stay{m: m, task: t, rec: rec, fresh: map[string]bool{}}
+	err = s.run(ctx)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	return r.rec, err
+	return s.rec, err
 }
 
-func (r *round) run(ctx context.Context) error {
-	if err := os.MkdirAll(r.m.folder(r.rec.Name), 0o700); err != nil {
+func (s *stay) run(ctx context.Context) error {
+	if err := os.MkdirAll(s.m.folder(s.rec.Name), 0o700); err != nil {
 		return err
 	}
-	server, err := r.m.cfg.Dial(ctx, r.rec.Source)
+	server, err := s.m.cfg.Dial(ctx, s.rec.Source)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = server.Close() }()
-	program, err := r.m.cfg.Open()
+	s.server = server
+	program, err := s.m.cfg.Open()
 	if err != nil {
 		return err
 	}
 	defer program.Close() //nolint:errcheck // it was only read
-	id := r.task.Operation().ID
+	id := s.task.Operation().ID
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		if err := server.Unplace(ctx, id); err != nil {
-			r.task.Logf(leftThere, err)
+			s.task.Logf(leftThere, err)
 		}
 	}()
 	folder, err := server.Place(ctx, id, program, program.Size())
 	if err != nil {
 		return err
 	}
-	if err := r.heard(); err != nil {
+	s.program = []string{folder + "/gpuvirt", "p2v"}
+	if s.rec.Source.Sudo {
+		s.program = append([]string{"sudo", "-n", "--"}, s.program...)
+	}
+	if err := s.heard(); err != nil {
 		return err
 	}
-	words := []string{folder + "/gpuvirt", "p2v", "serve"}
-	if r.rec.Source.Sudo {
-		words = append([]string{"sudo", "-n", "--"}, words...)
-	}
-	for _, d := range r.rec.Disks {
-		words = append(words, "--disk", d.Name)
-	}
-	dial := func(ctx context.Context) (io.ReadWriteCloser, error) { return server.Open(ctx, words[0], words[1:]...) }
-	for i := range r.rec.Disks {
-		if err := r.disk(ctx, i, dial); err != nil {
+	s.track(ctx)
+	defer s.untrack()
+	for {
+		asked, forget := s.m.now.raised(s.rec.Name)
+		err := s.round(ctx)
+		if err == nil {
+			err = s.rest(ctx, asked)
+		}
+		forget()
+		if err != nil {
 			return err
 		}
 	}
-	return r.forecast()
+}
+
+// rest waits until it is time for the next pass, or somebody asks for it.
+func (s *stay) rest(ctx context.Context, asked <-chan struct{}) error {
+	next := time.NewTimer(pause(s.rec.Copy))
+	defer next.Stop()
+	select {
+	case <-next.C:
+	case <-asked:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return s.save() // what somebody has changed counts from now on
+}
+
+// open starts a program of ours on the source that works with the disks.
+func (s *stay) open(ctx context.Context, verb string, args ...string) (io.ReadWriteCloser, error) {
+	words := append(slices.Clone(s.program), verb)
+	words = append(words, args...)
+	for _, d := range s.rec.Disks {
+		words = append(words, "--disk", d.Name)
+	}
+	return s.server.Open(ctx, words[0], words[1:]...)
+}
+
+// track has the source tell what is written from now on, where it can.
+func (s *stay) track(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	conn, err := s.open(ctx, "track", "--chunk-bytes", strconv.Itoa(block.DefaultChunkSize))
+	if err == nil {
+		s.tracker, err = track.Connect(ctx, conn, block.DefaultChunkSize)
+	}
+	if err != nil {
+		s.task.Logf("what changes is found by reading the disks: %v", err)
+		return
+	}
+	s.task.Logf("the source tells what is written to its disks")
+}
+
+func (s *stay) untrack() {
+	if s.tracker != nil {
+		_ = s.tracker.Close()
+		s.tracker = nil
+	}
+}
+
+// round passes over all disks once.
+func (s *stay) round(ctx context.Context) error {
+	for i := range s.rec.Disks {
+		if err := s.disk(ctx, i); err != nil {
+			return err
+		}
+	}
+	return s.forecast()
+}
+
+// written are the chunks of a disk that a pass has to look at: nil where that is all of them.
+func (s *stay) written(ctx context.Context, m *block.Mirror, disk string) []block.Range {
+	if s.tracker == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	ranges, err := s.tracker.Take(ctx, disk, m.Chunks())
+	lost, is := errors.AsType[*track.LostError](err)
+	switch {
+	case err == nil && s.fresh[disk]:
+		return append([]block.Range{}, ranges...)
+	case err == nil: // of a pass that was not: it may have been before that
+		return nil
+	case !is || !lost.Again:
+		s.untrack()
+	}
+	s.task.Logf("%s: all of it is read: %v", disk, err)
+	return nil
 }
 
 // disk passes over one disk.
-func (r *round) disk(ctx context.Context, i int, dial func(context.Context) (io.ReadWriteCloser, error)) error {
-	d := r.rec.Disks[i]
-	path := filepath.Join(r.m.folder(r.rec.Name), d.Name)
+func (s *stay) disk(ctx context.Context, i int) error {
+	d := s.rec.Disks[i]
+	path := filepath.Join(s.m.folder(s.rec.Name), d.Name)
 	mirror, err := block.OpenMirror(block.Spec{Path: path + ".raw", Map: path + ".map", ID: d.ID, Size: int64(d.Size)}) //nolint:gosec // report.Check and the kernel bound it
 	if err != nil {
 		return err
@@ -211,20 +285,26 @@ func (r *round) disk(ctx context.Context, i int, dial func(context.Context) (io.
 	if err := mirror.CheckSpace(); err != nil {
 		return err
 	}
-	pass, err := block.Pull(ctx, mirror, d.Name, block.Options{
-		Dial: dial, Connections: r.rec.Copy.Connections, Compress: r.rec.Copy.Compress, Limit: r.m.limit(r.rec.Name),
-		Progress: func(p block.Progress) { r.task.Progress(p.Done, p.Total) },
-		// The connections are ours to make again: where the server is gone they all are.
-		Patience: 30 * time.Second,
-	})
-	r.rec.Disks[i].Add(move.Pass{
+	only := s.written(ctx, mirror, d.Name) // before anything is read
+	pass := block.Pass{Started: time.Now()}
+	if only == nil || len(only) > 0 {
+		pass, err = block.Pull(ctx, mirror, d.Name, block.Options{
+			Dial:        func(ctx context.Context) (io.ReadWriteCloser, error) { return s.open(ctx, "serve") },
+			Connections: s.rec.Copy.Connections, Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
+			Progress: func(p block.Progress) { s.task.Progress(p.Done, p.Total) },
+			// The connections are ours to make again: where the server is gone they all are.
+			Patience: 30 * time.Second,
+		})
+	}
+	s.fresh[d.Name] = err == nil
+	s.rec.Disks[i].Add(move.Pass{
 		Started: pass.Started.UTC(), Seconds: pass.Duration.Seconds(), Bytes: count(pass.Bytes), Written: count(pass.Written),
-		Sent: count(pass.Sent), Complete: err == nil,
+		Sent: count(pass.Sent), Complete: err == nil, Tracked: only != nil,
 	})
 	if err == nil {
-		r.task.Logf("%s: %d of %d bytes had changed, %d came over the network, in %s", d.Name, pass.Written, pass.Bytes, pass.Sent, pass.Duration.Round(time.Millisecond))
+		s.task.Logf("%s: %d of %d bytes had changed, %d came over the network, in %s", d.Name, pass.Written, pass.Bytes, pass.Sent, pass.Duration.Round(time.Millisecond))
 	}
-	if saveErr := r.heard(); err == nil {
+	if saveErr := s.heard(); err == nil {
 		err = saveErr
 	}
 	if errors.Is(err, block.ErrNoProgress) {
@@ -236,16 +316,16 @@ func (r *round) disk(ctx context.Context, i int, dial func(context.Context) (io.
 func count(n int64) uint64 { return uint64(max(0, n)) }
 
 // forecast works out what the last pass over all disks would take.
-func (r *round) forecast() error {
-	budget := r.rec.Plan.DowntimeSeconds
+func (s *stay) forecast() error {
+	budget := s.rec.Plan.DowntimeSeconds
 	if budget <= 0 {
 		budget = move.DefaultDowntime.Seconds()
 	}
 	sum := move.Forecast{BudgetSeconds: budget, Converges: true}
-	for _, d := range r.rec.Disks {
+	for _, d := range s.rec.Disks {
 		var passes []block.Pass
 		for _, p := range d.Passes {
-			if p.Complete {
+			if p.Complete && p.Tracked == d.Passes[len(d.Passes)-1].Tracked {
 				passes = append(passes, block.Pass{
 					Started: p.Started, Duration: time.Duration(p.Seconds * float64(time.Second)),
 					Bytes: int64(p.Bytes), Written: int64(p.Written), Sent: int64(p.Sent), //nolint:gosec // they came of such
@@ -263,24 +343,24 @@ func (r *round) forecast() error {
 	}
 	sum.Fits = sum.FinalSeconds <= budget
 	sum.Converges = sum.SettledSeconds >= 0 && sum.SettledSeconds <= budget
-	r.rec.Forecast = &sum
-	return r.save()
+	s.rec.Forecast = &sum
+	return s.save()
 }
 
 // heard stores that the source was heard of.
-func (r *round) heard() error {
-	r.rec.Heard = r.m.cfg.Now().UTC()
-	return r.save()
+func (s *stay) heard() error {
+	s.rec.Heard = s.m.cfg.Now().UTC()
+	return s.save()
 }
 
 // save stores what was done. How it is to be copied is what somebody may have changed since.
-func (r *round) save() error {
-	r.m.saving.Lock()
-	defer r.m.saving.Unlock()
-	stored, err := r.m.cfg.Store.MigrationRecord(r.rec.Name)
+func (s *stay) save() error {
+	s.m.saving.Lock()
+	defer s.m.saving.Unlock()
+	stored, err := s.m.cfg.Store.MigrationRecord(s.rec.Name)
 	if err != nil {
 		return err
 	}
-	r.rec.Copy = stored.Copy
-	return r.m.cfg.Store.Apply(operation.Put(move.RecordMigration, r.rec.Name, r.rec))
+	s.rec.Copy = stored.Copy
+	return s.m.cfg.Store.Apply(operation.Put(move.RecordMigration, s.rec.Name, s.rec))
 }

@@ -38,7 +38,7 @@ var (
 			Copy:   move.Copy{Bandwidth: 200e6, Interval: 600, Connections: 4},
 			Disks: []move.Disk{{Name: "nvme0n1", ID: "wwn:eui.0025388b91b0a1c2", Size: 960197124096, Total: 2, Passes: []move.Pass{
 				{Started: at(0), Seconds: 4810.2, Bytes: 960197124096, Written: 412316860416, Sent: 412316860416},
-				{Started: at(6000), Seconds: 6.115, Bytes: 960197124096, Written: 2147483648, Sent: 2181038080, Complete: true},
+				{Started: at(6000), Seconds: 6.115, Bytes: 2147483648, Tracked: true, Written: 2147483648, Sent: 2181038080, Complete: true},
 			}}},
 			Forecast: &move.Forecast{FinalSeconds: 598.1, SettledSeconds: -1, BudgetSeconds: 600, Fits: true},
 		},

@@ -116,6 +116,9 @@ func migrationFields(m api.Migration) []field {
 		rows = append(rows, []string{d.Name, size(d.Size), fmt.Sprintf("%d passes", d.Total), d.ID})
 		for _, p := range d.Passes {
 			how := "changed " + orDash(size(p.Written))
+			if p.Tracked {
+				how += ", as the source told"
+			}
 			if !p.Complete {
 				how = "broken off after " + orDash(size(p.Written))
 			}

@@ -130,6 +130,8 @@ type Pass struct {
 	Written  uint64    `json:"written_bytes"` // that had changed
 	Sent     uint64    `json:"sent_bytes"`    // that came over the network
 	Complete bool      `json:"complete"`      // it was not broken off
+	// Tracked is set where the source told what had changed, so that only that was looked at.
+	Tracked bool `json:"tracked"`
 }
 
 // Forecast is what the last pass would take now, with the source at rest.

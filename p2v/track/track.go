@@ -106,7 +106,11 @@ func coarse(ranges []block.Range, most int) []block.Range {
 }
 
 // A LostError says that it is not known what was written.
-type LostError struct{ Reason string }
+type LostError struct {
+	Reason string
+	// Again is set where the next Take tells what was written since this one.
+	Again bool
+}
 
 func (e *LostError) Error() string {
 	return "it is not known what was written to the source: " + e.Reason
@@ -130,9 +134,9 @@ func Connect(ctx context.Context, conn io.ReadWriteCloser, chunkBytes int) (*Cli
 	switch {
 	case err != nil:
 	case !h.Tracks:
-		err = &LostError{shown(h.Reason)}
+		err = &LostError{Reason: shown(h.Reason)}
 	case h.Chunk != chunkBytes:
-		err = &LostError{fmt.Sprintf("it tracks chunks of %d bytes, and wanted are %d", h.Chunk, chunkBytes)}
+		err = &LostError{Reason: fmt.Sprintf("it tracks chunks of %d bytes, and wanted are %d", h.Chunk, chunkBytes)}
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -141,8 +145,8 @@ func Connect(ctx context.Context, conn io.ReadWriteCloser, chunkBytes int) (*Cli
 }
 
 // Take returns which of a disk's chunks were written since the Take before, or since
-// Connect, in ascending order and apart. After an error the client is of no use any more; a
-// *LostError is the source's own word.
+// Connect, in ascending order and apart. After an error the client is of no use any more,
+// but after a *LostError that says otherwise.
 func (c *Client) Take(ctx context.Context, disk string, chunks int64) ([]block.Range, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,7 +154,7 @@ func (c *Client) Take(ctx context.Context, disk string, chunks int64) ([]block.R
 		return nil, c.ended
 	}
 	ranges, err := c.take(ctx, disk, chunks)
-	if err != nil {
+	if lost, is := errors.AsType[*LostError](err); err != nil && (!is || !lost.Again) {
 		c.ended = err
 	}
 	return ranges, err
@@ -162,22 +166,22 @@ func (c *Client) take(ctx context.Context, disk string, chunks int64) ([]block.R
 		return nil, err
 	}
 	if _, err := c.conn.Write(append(text, '\n')); err != nil {
-		return nil, &LostError{shown(err.Error())}
+		return nil, &LostError{Reason: shown(err.Error())}
 	}
 	var a answer
 	if err := c.hear(ctx, &a); err != nil {
 		return nil, err
 	}
 	if a.Lost != "" {
-		return nil, &LostError{shown(a.Lost)}
+		return nil, &LostError{Reason: shown(a.Lost), Again: true}
 	}
 	if len(a.Ranges) > maxRanges {
-		return nil, &LostError{fmt.Sprintf("it tells of %d ranges", len(a.Ranges))}
+		return nil, &LostError{Reason: fmt.Sprintf("it tells of %d ranges", len(a.Ranges))}
 	}
 	end := int64(0)
 	for _, r := range a.Ranges {
 		if r.From < end || r.N < 1 || r.N > chunks || r.From > chunks-r.N {
-			return nil, &LostError{fmt.Sprintf("it tells of chunks %d to %d, out of order or beyond the disk's %d", r.From, r.From+r.N-1, chunks)}
+			return nil, &LostError{Reason: fmt.Sprintf("it tells of chunks %d to %d, out of order or beyond the disk's %d", r.From, r.From+r.N-1, chunks)}
 		}
 		end = r.From + r.N
 	}
@@ -196,10 +200,10 @@ func (c *Client) hear(ctx context.Context, v any) error {
 		if err == nil {
 			err = io.ErrUnexpectedEOF
 		}
-		return &LostError{shown(err.Error())}
+		return &LostError{Reason: shown(err.Error())}
 	}
 	if err := json.Unmarshal(c.lines.Bytes(), v); err != nil {
-		return &LostError{shown(err.Error())}
+		return &LostError{Reason: shown(err.Error())}
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func TestTake(t *testing.T) {
 		}
 	}
 	var lost *LostError
-	for range 2 { // it stays lost
+	for range 2 {
 		if _, err := c.Take(t.Context(), "nvme0n1", 10); !errors.As(err, &lost) || lost.Reason != "writes were  [2Jmissed" {
 			t.Errorf("got %v", err)
 		}
