@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,10 @@ func (e *ExitError) Error() string {
 	}
 	return fmt.Sprintf("%q on the server: %s", e.Program, how)
 }
+
+// killed tells whether a signal ended it, as those of a server do that is shut down: before
+// its connections end.
+func (e *ExitError) killed() bool { return slices.Contains([]int{-1, 129, 137, 143}, e.Code) } // a shell adds 128
 
 // word is what may stand in a command unquoted, in whatever shell the user has there.
 var word = regexp.MustCompile(`^[A-Za-z0-9_./:=,@%+-]+$`)
@@ -76,13 +81,13 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 		return cannot(err)
 	}
 	err = exitOf(program, session.Wait(), said)
-	_, exited := errors.AsType[*ExitError](err)
+	exit, exited := errors.AsType[*ExitError](err)
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case exited:
+	case exited && !exit.killed():
 		return err
 	}
 	return cannot(err)

@@ -164,6 +164,9 @@ func TestRunEnds(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	s.Start()
+	if err := dial(t, s).Run(t.Context(), strings.NewReader("kill -TERM $$\n"), io.Discard, "sh"); gpu.CodeOf(err) != gpu.CodeUnavailable {
+		t.Errorf("one that a shutdown ends: %v", err)
+	}
 	if err := dial(t, s).Run(t.Context(), nil, io.Discard, "true"); err != nil {
 		t.Error(err)
 	}

@@ -149,8 +149,10 @@ func (s *Server) Stop() {
 	<-s.ended
 }
 
-// killTree kills a process and those below it.
+// killTree kills a process and those below it. It is stopped first: one that it starts while
+// the others are killed would hold its output, and a test, for ever.
 func killTree(pid int) error {
+	_ = syscall.Kill(pid, syscall.SIGSTOP)
 	for _, child := range children(pid) {
 		_ = killTree(child)
 	}
