@@ -16,6 +16,7 @@ import (
 // The libraries that one folder owns, with their owners.
 var owned = map[string]string{
 	"github.com/NVIDIA/go-nvml/pkg/nvml":             "mig",
+	"github.com/cilium/ebpf":                         "p2v/dirty",
 	"github.com/gorilla/mux":                         "daemon",
 	"github.com/prometheus/client_golang/prometheus": "metrics",
 	"go.etcd.io/bbolt":                               "store",
@@ -67,6 +68,7 @@ var folders = []folder{
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/report"}},
+	{dir: "p2v/dirty"},
 	{dir: "p2v/inspect", may: []string{"internal/run", "p2v/report"}},
 	{dir: "p2v/report"},
 	{dir: "p2v/source", may: []string{"gpu", "p2v/report"}},
