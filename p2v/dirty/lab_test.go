@@ -80,10 +80,20 @@ func open(t testing.TB, name string) device {
 // loop makes a loop device and returns its name.
 func loop(t testing.TB, size int64) string {
 	t.Helper()
-	backing, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	name := filepath.Join(t.TempDir(), "disk")
+	backing, err := os.Create(name)
 	fatal(t, err)
 	defer backing.Close()
 	fatal(t, backing.Truncate(size))
+	return loopOn(t, name)
+}
+
+// loopOn makes one of a file.
+func loopOn(t testing.TB, file string) string {
+	t.Helper()
+	backing, err := os.OpenFile(file, os.O_RDWR, 0)
+	fatal(t, err)
+	defer backing.Close()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	fatal(t, err)
 	defer control.Close()
@@ -348,51 +358,6 @@ func TestLabOverReport(t *testing.T) {
 			t.Errorf("%s: %.3f times what was written, want %.1f at most", c.name, ratio, c.bound)
 		}
 	}
-}
-
-// A discard whose parts were merged into few requests is marked part by part. The disk is one
-// that merges them: NVMe.
-func TestLabDiscardRanges(t *testing.T) {
-	d := scratch(t)
-	limit := filepath.Join("/sys/class/block", d.Name, "queue/discard_max_bytes")
-	before, err := os.ReadFile(limit)
-	fatal(t, err)
-	fatal(t, os.WriteFile(limit, []byte(fmt.Sprint(chunk)), 0))
-	t.Cleanup(func() { fatal(t, os.WriteFile(limit, before, 0)) })
-	tr := start(t, d)
-	merged := discardMerges(t, d)
-	const from, n = 3, 333 // not where the marks of a longer range would begin and end
-	fatal(t, ioctlRange(d.file, unix.BLKDISCARD, from*chunk, n*chunk))
-	if merged = discardMerges(t, d) - merged; merged == 0 {
-		t.Error("nothing was merged: the test proves nothing")
-	}
-	chunks, err := tr.Take(d.Name)
-	fatal(t, err)
-	t.Logf("%s: %d chunks were discarded, %d taken; %d merged", d.Name, n, chunks.Count(), merged)
-	for i := int64(from); i < from+n; i++ {
-		if !chunks.Has(i) {
-			t.Fatalf("chunk %d is not there", i)
-		}
-	}
-	if chunks.Count() != n {
-		t.Errorf("%d chunks, want %d", chunks.Count(), n)
-	}
-}
-
-// discardMerges counts them for a disk and its paths.
-func discardMerges(t *testing.T, d device) (sum int) {
-	t.Helper()
-	base, namespace, _ := strings.Cut(strings.TrimPrefix(d.Name, "nvme"), "n")
-	names, err := filepath.Glob("/sys/block/nvme" + base + "c*n" + namespace)
-	fatal(t, err)
-	for _, name := range append(names, "/sys/block/"+d.Name) {
-		text, err := os.ReadFile(filepath.Join(name, "stat"))
-		fatal(t, err)
-		n, err := strconv.Atoi(strings.Fields(string(text))[12])
-		fatal(t, err)
-		sum += n
-	}
-	return sum
 }
 
 // What it costs: the time of small writes, with and without.

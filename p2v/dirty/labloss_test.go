@@ -4,10 +4,10 @@ package dirty_test
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 	"unsafe"
@@ -167,61 +167,100 @@ func TestLabPassthrough(t *testing.T) {
 	}
 }
 
-// A write that is on its way is marked once it is done: one that was sent before the
-// tracking began, and one that was sent before others were taken. The disk is one whose
-// writes take seconds.
-func TestLabInFlight(t *testing.T) {
-	if !*slow {
-		t.Skip("no slow disk")
-	}
-	d := scratch(t)
-	send := func(offset int64) <-chan error {
-		done := make(chan error, 1)
-		data := aligned(sector)
-		go func() {
-			_, err := d.file.WriteAt(data, offset)
-			done <- err
-		}()
-		// In flight is what the kernel counts as such.
-		for inFlight(t, d) == 0 {
-			<-time.After(time.Millisecond)
+// A frozen is a disk that takes writes and does none of them until it is thawed: a loop
+// device on a file of a file system that is frozen.
+type frozen struct {
+	device
+	t  *testing.T
+	at *os.File // the file system
+}
+
+func newFrozen(t *testing.T) *frozen {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "image")
+	command(t, "cp", "--sparse=always", image(t), name)
+	at := filepath.Join(t.TempDir(), "mnt")
+	fatal(t, os.Mkdir(at, 0o700))
+	fatal(t, unix.Mount("/dev/"+loopOn(t, name), at, "ext4", 0, ""))
+	t.Cleanup(func() {
+		// A loop device that was let go may be busy for a moment.
+		for try := 0; unix.Unmount(at, 0) != nil && try < 200; try++ {
+			<-time.After(20 * time.Millisecond)
 		}
-		return done
+	})
+	backing := filepath.Join(at, "disk")
+	fatal(t, os.WriteFile(backing, make([]byte, 4<<20), 0o600))
+	dir, err := os.Open(at)
+	fatal(t, err)
+	t.Cleanup(func() { dir.Close() })
+	f := &frozen{device: open(t, loopOn(t, backing)), t: t, at: dir}
+	t.Cleanup(func() { _ = ioctlInt(dir, fithaw, 0) })
+	return f
+}
+
+const fifreeze, fithaw = 0xc0045877, 0xc0045878 // FIFREEZE and FITHAW of linux/fs.h
+
+// send has a write on its way when it returns. What it returns waits until it is done.
+func (f *frozen) send(offset int64) (done func()) {
+	f.t.Helper()
+	fatal(f.t, ioctlInt(f.at, fifreeze, 0))
+	data := aligned(sector)
+	data[0] = 1
+	ended := make(chan error, 1)
+	go func() {
+		_, err := f.file.WriteAt(data, offset)
+		ended <- err
+	}()
+	for f.inFlight() == 0 {
+		<-time.After(time.Millisecond)
 	}
-	take := func(tr *dirty.Tracker) int64 {
-		chunks, err := tr.Take(d.Name)
-		fatal(t, err)
-		return chunks.Count()
-	}
-	done := send(0)
-	tr := start(t, d)
-	if inFlight(t, d) == 0 {
-		t.Fatal("the write was done before the tracking began: the test proves nothing")
-	}
-	fatal(t, <-done)
-	if n := take(tr); n != 1 {
-		t.Errorf("sent before the tracking began: %d chunks", n)
-	}
-	done = send(chunk)
-	early := take(tr)
-	if inFlight(t, d) == 0 {
-		t.Fatal("the write was done before the first Take: the test proves nothing")
-	}
-	fatal(t, <-done)
-	if n := take(tr); n != 1 {
-		t.Errorf("sent before others were taken: %d chunks, and %d before", n, early)
+	return func() {
+		f.t.Helper()
+		if f.inFlight() == 0 {
+			f.t.Fatal("the write was done too early: the test proves nothing")
+		}
+		fatal(f.t, ioctlInt(f.at, fithaw, 0))
+		fatal(f.t, <-ended)
 	}
 }
 
-var slow = flag.Bool("slow", false, "the disk takes seconds for a write")
-
-// inFlight is how many writes a disk has been given and has not done.
-func inFlight(t *testing.T, d device) (writes int) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("/sys/class/block", d.Name, "inflight"))
-	fatal(t, err)
+// inFlight is how many writes the disk was given and has not done.
+func (f *frozen) inFlight() (writes int) {
+	f.t.Helper()
+	text, err := os.ReadFile(filepath.Join("/sys/class/block", f.Name, "inflight"))
+	fatal(f.t, err)
 	var reads int
 	_, err = fmt.Sscan(string(text), &reads, &writes)
-	fatal(t, err)
+	fatal(f.t, err)
 	return writes
+}
+
+// A write that is on its way is marked once it is done: one that was sent before the
+// tracking began, and one that was sent before others were taken and read.
+func TestLabInFlight(t *testing.T) {
+	f := newFrozen(t)
+	take := func(tr *dirty.Tracker) []int64 {
+		t.Helper()
+		chunks, err := tr.Take(f.Name)
+		fatal(t, err)
+		var all []int64
+		for i := range chunks.Len() {
+			if chunks.Has(i) {
+				all = append(all, i)
+			}
+		}
+		return all
+	}
+	done := f.send(0)
+	tr := start(t, f.device)
+	done()
+	if got := take(tr); !slices.Equal(got, []int64{0}) {
+		t.Errorf("sent before the tracking began: %v", got)
+	}
+	done = f.send(5 * chunk)
+	early := take(tr)
+	done()
+	if got := take(tr); !slices.Equal(got, []int64{5}) {
+		t.Errorf("sent before others were taken: %v, and before %v", got, early)
+	}
 }

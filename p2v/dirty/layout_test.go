@@ -130,3 +130,16 @@ func TestCollectClearsWhatItTells(t *testing.T) {
 		t.Error("a mark is left")
 	}
 }
+
+// What a Take costs by the size of the disk, where nothing was written.
+func BenchmarkCollect16TiB(b *testing.B) {
+	const size, chunk = 16 << 40, 1 << 20
+	l, err := layOut([]int64{size}, chunk)
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, c := make(marks, int(l.pages)*pageBytes), NewChunks(size, chunk)
+	for b.Loop() {
+		m.collect(l.slots[0], c)
+	}
+}
