@@ -49,6 +49,7 @@ echo 96 >size; echo 1 >memory_backed; echo 1 >discard; echo 4096 >blocksize; ech
 	dirtyTest(ctx, t, vm, "TestLabPath", nvme)
 	dirtyTest(ctx, t, vm, "TestLabRefuses", scsi)
 	dirtyTest(ctx, t, vm, "TestLabPassthrough", scsi)
+	dirtyTest(ctx, t, vm, "TestLabPassBySize", "")
 	dirtyTest(ctx, t, vm, "TestLabCost", "vdb")
 	dirtyTest(ctx, t, vm, "TestLabCost", "nullb0")
 }
