@@ -52,8 +52,8 @@ func (w *watched) judge(sys *os.Root, dir string) error {
 	if variable(string(uevent), "DEVTYPE") != "disk" {
 		return unsupported("disk %q: it is a part of one", w.Name)
 	}
-	if err := w.check(); err != nil {
-		return err
+	if size, err := w.bytes(); err != nil || size != w.Size {
+		return errors.Join(err, fmt.Errorf("cannot track disk %q: it has %d bytes, not %d", w.Name, size, w.Size))
 	}
 	zoned, err := sys.ReadFile(dir + "queue/zoned")
 	if kind := strings.TrimSpace(string(zoned)); err == nil && kind != "none" {
@@ -79,22 +79,28 @@ func (w *watched) judge(sys *os.Root, dir string) error {
 	return unsupported("disk %q: its driver makes no requests of what is written", w.Name)
 }
 
-// check says whether the disk is the one that was looked at. The kernel refuses to read an
-// attribute of a disk that is gone, whatever has its number and name by now.
+// check says whether the disk is the one that was looked at.
 func (w *watched) check() error {
+	size, err := w.bytes()
+	if err != nil {
+		return fmt.Errorf("%w: disk %q: %w", ErrGone, w.Name, err)
+	}
+	if size != w.Size {
+		return fmt.Errorf("%w: disk %q: it has %d bytes, not %d", ErrGone, w.Name, size, w.Size)
+	}
+	return nil
+}
+
+// bytes is the size of the disk now. The kernel refuses to read an attribute of a disk that
+// is gone, whatever has its number and name by now.
+func (w *watched) bytes() (int64, error) {
 	text := make([]byte, 32)
 	n, err := w.size.ReadAt(text, 0)
 	if n == 0 {
-		return fmt.Errorf("%w: disk %q: %w", ErrGone, w.Name, err)
+		return 0, err
 	}
 	sectors, err := strconv.ParseInt(strings.TrimSpace(string(text[:n])), 10, 64)
-	if err != nil {
-		return fmt.Errorf("cannot look at disk %q: %w", w.Name, err)
-	}
-	if sectors*sectorBytes != w.Size {
-		return fmt.Errorf("%w: disk %q: it has %d bytes, not %d", ErrGone, w.Name, sectors*sectorBytes, w.Size)
-	}
-	return nil
+	return sectors * sectorBytes, err
 }
 
 // variable is the value of a line NAME=VALUE.
