@@ -1,22 +1,29 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"gpuvirt/internal/version"
 	"gpuvirt/p2v/block"
+	"gpuvirt/p2v/dirty"
 	"gpuvirt/p2v/inspect"
 	"gpuvirt/p2v/report"
+	"gpuvirt/p2v/track"
 )
 
 func p2vCommand(c *cli) *cobra.Command {
-	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), serveCommand(c))
+	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), serveCommand(c), trackCommand(c))
 }
 
 // serveCommand is what the daemon runs on a server whose disks it copies.
@@ -37,9 +44,13 @@ that the server keeps its own. It ends with its standard input.`,
 			}
 			o := c.streams.inspect
 			o.Version = version.String()
-			disks, err := servedDisks(o, names)
+			found, err := servedDisks(o, names)
 			if err != nil {
 				return err
+			}
+			var disks []block.Disk
+			for _, d := range found {
+				disks = append(disks, d.Disk)
 			}
 			in, isFile := c.in.(*os.File)
 			out, isAlso := c.out.(*os.File)
@@ -59,22 +70,111 @@ that the server keeps its own. It ends with its standard input.`,
 	return cmd
 }
 
+// A servedDisk is a disk that is read, and its size in bytes.
+type servedDisk struct {
+	block.Disk
+
+	Size int64
+}
+
 // servedDisks finds the disks by their names, with what tells each from all others.
-func servedDisks(o inspect.Options, names []string) ([]block.Disk, error) {
+func servedDisks(o inspect.Options, names []string) ([]servedDisk, error) {
 	look, err := inspect.New(o)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = look.Close() }() // it was only read from
 	all := look.Disks()
-	var out []block.Disk
+	var out []servedDisk
 	for _, name := range names {
 		i := slices.IndexFunc(all, func(d report.Disk) bool { return d.Name == name })
 		if i < 0 {
 			return nil, fmt.Errorf("cannot serve %q: this server has no such disk", name)
 		}
 		d := all[i]
-		out = append(out, block.Disk{Name: name, Path: "/dev/" + name, ID: d.Identity(), Serial: d.Serial, Model: d.Model})
+		out = append(out, servedDisk{block.Disk{Name: name, Path: "/dev/" + name, ID: d.Identity(), Serial: d.Serial, Model: d.Model}, int64(min(d.SizeBytes, math.MaxInt64))}) //nolint:gosec // bounded
+	}
+	return out, nil
+}
+
+// trackCommand is what the daemon runs on a server beside serve, for as long as it copies.
+func trackCommand(c *cli) *cobra.Command {
+	var names []string
+	var chunk int64
+	cmd := &cobra.Command{
+		Use: "track --disk NAME…", Short: "Tell a daemon what is written to disks of this server", Args: takes(0),
+		Long: `Tell on the standard output, when asked on the standard input, which parts of disks
+were written since the question before. A daemon runs it over ssh beside "gpuvirt p2v
+serve", so that it reads only those; there is nothing in it for people.
+
+It takes root and Linux 5.5 or newer. A small program of eBPF is called by the kernel for
+each write that a disk has done; there is no module, nothing is written, and it ends with
+the standard input. Where it cannot be had it says why, and the daemon reads all.`,
+		Annotations: map[string]string{offline: "yes"},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.noDryRun(cmd); err != nil {
+				return err
+			}
+			t, err := newTracker(cmd.Context(), c.streams.inspect, names, chunk)
+			if err == nil {
+				defer func() { _ = t.Close() }() // the kernel ends it with us, too
+			}
+			return track.Serve(struct {
+				io.Reader
+				io.Writer
+			}{c.in, c.out}, t, int(chunk), err)
+		},
+	}
+	cmd.Flags().StringArrayVar(&names, "disk", nil, "the `name` of a disk as the kernel has it, such as nvme0n1; more than once for several (required)")
+	must(cmd.MarkFlagRequired("disk"))
+	cmd.Flags().Int64Var(&chunk, "chunk-bytes", block.DefaultChunkSize, "`how many` bytes a part has, a power of two")
+	return cmd
+}
+
+// A tracker tells what the kernel's tracker marks in chunks.
+type tracker struct {
+	*dirty.Tracker
+
+	chunk int64
+}
+
+func newTracker(ctx context.Context, o inspect.Options, names []string, chunk int64) (tracker, error) {
+	sys, err := os.OpenRoot(filepath.Join(cmp.Or(o.Root, "/"), "sys"))
+	if err != nil {
+		return tracker{}, err
+	}
+	disks, err := servedDisks(o, names)
+	var tracked []dirty.Disk
+	for _, d := range disks {
+		t := dirty.Disk{Name: d.Name, Size: d.Size}
+		var text []byte
+		if text, err = sys.ReadFile("block/" + d.Name + "/dev"); err == nil {
+			_, err = fmt.Sscanf(string(text), "%d:%d", &t.Major, &t.Minor)
+		}
+		if err != nil {
+			break
+		}
+		tracked = append(tracked, t)
+	}
+	if err != nil {
+		return tracker{}, errors.Join(err, sys.Close())
+	}
+	t, err := dirty.Start(ctx, sys, tracked, chunk)
+	if err != nil {
+		return tracker{}, errors.Join(err, sys.Close())
+	}
+	return tracker{t, chunk}, nil // it keeps sys
+}
+
+// Take is that of track.Tracker.
+func (t tracker) Take(disk string) ([]block.Range, error) {
+	chunks, err := t.Tracker.Take(disk)
+	if err != nil {
+		return nil, err
+	}
+	var out []block.Range
+	for r := range chunks.Ranges() {
+		out = append(out, block.Range{From: r.Offset / t.chunk, N: (r.Length + t.chunk - 1) / t.chunk})
 	}
 	return out, nil
 }

@@ -114,7 +114,8 @@ func TestMigration(t *testing.T) {
 		return d.Total > first.Total && d.Passes[len(d.Passes)-1].Complete, nil
 	}))
 	last := ready()
-	if p := last.Passes[len(last.Passes)-1]; p.Written > 32<<20 || p.Bytes != size {
+	// Its kernel has told what was written: no more than that was read.
+	if p := last.Passes[len(last.Passes)-1]; !p.Tracked || p.Bytes == 0 || p.Bytes > 64<<20 {
 		t.Errorf("the last pass: %+v", p)
 	}
 	if got := run(ctx, t, "sha256sum <"+mirror+"/"+disk+".raw"); got != before {

@@ -16,6 +16,7 @@ import (
 // The libraries that one folder owns, with their owners.
 var owned = map[string]string{
 	"github.com/NVIDIA/go-nvml/pkg/nvml":             "mig",
+	"github.com/cilium/ebpf":                         "p2v/dirty",
 	"github.com/gorilla/mux":                         "daemon",
 	"github.com/prometheus/client_golang/prometheus": "metrics",
 	"go.etcd.io/bbolt":                               "store",
@@ -42,7 +43,7 @@ var folders = []folder{
 	{dir: "access/accesstest"},
 	{dir: "api", may: []string{"p2v/assess", "p2v/move", "p2v/report"}},
 	{dir: "client", may: []string{"api", "p2v/report"}},
-	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version", "p2v/assess", "p2v/block", "p2v/inspect", "p2v/move", "p2v/report"}},
+	{dir: "cmd/gpuvirt", may: []string{"api", "client", "internal/version", "p2v/assess", "p2v/block", "p2v/dirty", "p2v/inspect", "p2v/move", "p2v/report", "p2v/track"}},
 	{dir: "cmd/gpuvirtd", anything: true},
 	{dir: "config", may: []string{"access", "mig", "sriov"}},
 	{dir: "daemon", may: []string{"access", "api", "gpu", "internal/version", "operation", "p2v/assess", "p2v/report"}},
@@ -69,6 +70,7 @@ var folders = []folder{
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/assess", "p2v/block", "p2v/move", "p2v/report", "p2v/track"}},
 	{dir: "p2v/assess", may: []string{"gpu", "p2v/report"}},
 	{dir: "p2v/block"},
+	{dir: "p2v/dirty"},
 	{dir: "p2v/inspect", may: []string{"internal/run", "p2v/report"}},
 	{dir: "p2v/move", may: []string{"p2v/assess", "p2v/report"}},
 	{dir: "p2v/report"},
