@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,6 +42,13 @@ type Program struct {
 	Limit int
 	// Grace is how long it has to end after being asked to. Default 5 s.
 	Grace time.Duration
+	// Env is added to the little that each program gets, as "NAME=value"; a later value
+	// of a name replaces an earlier one.
+	Env []string
+	// Dir is where it runs; empty: where this process does.
+	Dir string
+	// Confine keeps it, and all that it starts, from much; nil: it may do what we may.
+	Confine *Confine
 }
 
 const (
@@ -64,8 +73,20 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 	if out.limit == 0 {
 		out.limit = defaultLimit
 	}
-	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // which program is for the caller to say, never for a client
-	cmd.Env, cmd.Stdout, cmd.Stderr = environment, out, out
+	command := append([]string{name}, args...)
+	if p.Confine != nil {
+		// Looked for here, as who confines it could only say so in words.
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return "", fmt.Errorf("cannot run %q: %w", name, err)
+		}
+		command = p.Confine.wrap(path, args)
+		// It is to die with this process, which the kernel sees by the thread that forked.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // which program is for the caller to say, never for a client
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(slices.Clone(environment), p.Env...), p.Dir, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = grace
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
