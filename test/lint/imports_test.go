@@ -67,6 +67,7 @@ var folders = []folder{
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/report"}},
+	{dir: "p2v/convert", may: []string{"gpu", "internal/run", "p2v/report"}, xml: true},
 	{dir: "p2v/inspect", may: []string{"internal/run", "p2v/report"}},
 	{dir: "p2v/report"},
 	{dir: "p2v/source", may: []string{"gpu", "p2v/report"}},
