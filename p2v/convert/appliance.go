@@ -125,15 +125,16 @@ func (c *Converter) bootAppliance(ctx context.Context, path string, tcg bool, li
 	return time.Since(began), err
 }
 
-// scratch is a session of no job, and the folder that all sessions share.
+// scratch begins a session, of no job yet, and makes the folder that all sessions share.
 func (c *Converter) scratch() (*session, error) {
 	uid, gid := int(c.cfg.Confine.UID), int(c.cfg.Confine.GID)
 	if err := os.MkdirAll(c.cacheDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make a folder for the appliance: %w", err)
 	}
+	// Short, as sockets are made in it, whose names the kernel bounds.
 	dir, err := os.MkdirTemp(c.cfg.Scratch, "run-")
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a folder: %w", err)
+		return nil, fmt.Errorf("cannot make a folder for a run: %w", err)
 	}
 	s := &session{c: c, dir: dir}
 	if uid != 0 {

@@ -139,7 +139,7 @@ func (c *Converter) Convert(ctx context.Context, job Job) (Result, error) {
 			return Result{}, err
 		}
 	}
-	return result, job.checkMirrors()
+	return result, job.checkDisks()
 }
 
 // A session is one run of a program for a job, with its folder.
@@ -157,12 +157,14 @@ func (c *Converter) begin(ctx context.Context, job *Job, tools Tools) (*session,
 	if err := job.check(); err != nil {
 		return nil, err
 	}
-	// Short, as sockets are made in it, whose names the kernel bounds.
-	dir, err := os.MkdirTemp(c.cfg.Scratch, "run-")
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a folder for %q: %w", job.Name, err)
+	if err := job.checkDisks(); err != nil {
+		return nil, err
 	}
-	s := &session{c: c, job: job, tools: tools, dir: dir}
+	s, err := c.scratch()
+	if err != nil {
+		return nil, err
+	}
+	s.job, s.tools = job, tools
 	if err := s.hand(ctx); err != nil {
 		s.end()
 		return nil, err
@@ -170,14 +172,14 @@ func (c *Converter) begin(ctx context.Context, job *Job, tools Tools) (*session,
 	return s, nil
 }
 
-// hand gives the run's folder and the overlays to who the programs run as, and asks as
-// them whether they get there.
+// hand gives the overlays to who the programs run as, and asks as them whether they get
+// there.
 func (s *session) hand(ctx context.Context) error {
 	limits := s.c.cfg.Confine
 	if limits.UID == 0 {
 		return nil
 	}
-	for _, path := range append([]string{s.dir}, s.job.overlays()...) {
+	for _, path := range s.job.overlays() {
 		if err := os.Lchown(path, int(limits.UID), int(limits.GID)); err != nil {
 			return fmt.Errorf("cannot hand over %q: %w", path, err)
 		}

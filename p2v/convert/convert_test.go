@@ -41,7 +41,7 @@ func TestConvert(t *testing.T) {
 	}
 	got.Phases = nil
 	want := Result{
-		Firmware: FirmwareBIOS, System: "12.15", Version: "2.2.0", OverlayBytes: []int64{16},
+		Firmware: FirmwareBIOS, System: "12.15", Version: "2.2.0", OverlayBytes: []int64{int64(128 + len(job.Disks[0].Mirror) + len("changed\n"))},
 		Warnings: []string{"could not determine a way to update the configuration of Grub2"},
 		Log:      filepath.Join(job.Dir, "convert.log"),
 	}

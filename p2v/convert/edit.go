@@ -282,5 +282,5 @@ func (c *Converter) Customize(ctx context.Context, job Job, edits []Edit) (Resul
 	if err := s.run(ctx, tools.Customize, "customize.log", args...); err != nil {
 		return Result{}, err
 	}
-	return s.result(), job.checkMirrors()
+	return s.result(), job.checkDisks()
 }

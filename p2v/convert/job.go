@@ -114,8 +114,9 @@ func (j *Job) root() string {
 	return j.Root
 }
 
-// checkMirrors tells whether all mirrors are as they were when the overlays were made.
-func (j *Job) checkMirrors() error {
+// checkDisks tells whether all mirrors are as they were when the overlays were made, and
+// the overlays over them.
+func (j *Job) checkDisks() error {
 	for _, d := range j.Disks {
 		if err := d.Check(); err != nil {
 			return err

@@ -101,8 +101,9 @@ func virtualSize(ctx context.Context, qemuImg, path string) (int64, error) {
 	return info.VirtualSize, nil
 }
 
-// Check tells whether the mirror is as it was when the overlay was made. It looks at the
-// file's size and times: who writes past the kernel is not seen.
+// Check tells whether the mirror is as it was when the overlay was made, and whether the
+// overlay is still over it and nothing else. It looks at the mirror's size and times: who
+// writes past the kernel is not seen.
 func (o Overlay) Check() error {
 	now, err := stampOf(o.Mirror)
 	if err != nil {
@@ -111,6 +112,9 @@ func (o Overlay) Check() error {
 	if !now.Modified.Equal(o.Stamp.Modified) || now.SizeBytes != o.Stamp.SizeBytes || now.Device != o.Stamp.Device || now.Inode != o.Stamp.Inode {
 		return gpu.Errorf(gpu.CodeStale, "cannot use the overlay %q: the mirror %q was written to since it was made", o.Path, o.Mirror).
 			WithHint("delete the overlay and make it anew: the mirror itself is proved by its hashes")
+	}
+	if err := checkHeader(o.Path, o.Mirror); err != nil {
+		return gpu.Wrap(err, gpu.CodeInternal, "cannot use the overlay %q", o.Path)
 	}
 	return nil
 }
