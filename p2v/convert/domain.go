@@ -212,7 +212,9 @@ func (d Domain) devices() *libvirtxml.DomainDeviceList {
 	if slots == 0 {
 		slots = 4
 	}
-	// Beside those that libvirt makes for the devices above.
+	// Beside those that libvirt makes for the devices above. Who names one names their root.
+	root := uint(0)
+	list.Controllers = append(list.Controllers, libvirtxml.DomainController{Type: "pci", Index: &root, Model: "pcie-root"})
 	for range slots {
 		list.Controllers = append(list.Controllers, libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port"})
 	}

@@ -229,7 +229,7 @@ func appendBounded(list []string, text string) []string {
 // logTail is how much of the end of a log is kept where its middle is not.
 const logTail = 64 << 10
 
-// A logFile keeps the beginning of a log, and its end.
+// A logFile keeps the beginning of a log, and its end. A later run of its kind replaces it.
 type logFile struct {
 	path  string
 	file  io.WriteCloser
@@ -241,7 +241,7 @@ type logFile struct {
 
 func openLog(dir, name string, limit int64) (*logFile, error) {
 	path := dir + "/" + name
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // the job's folder was checked, the name is ours
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // the job's folder was checked, the name is ours
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the log: %w", err)
 	}
