@@ -89,12 +89,18 @@ func (c *Converter) tryAppliance(ctx context.Context) (Appliance, error) {
 		return Appliance{State: ApplianceBroken, Detail: err.Error()}, nil
 	}
 	a := Appliance{State: ApplianceTCG, Took: took}
-	kvm, err := os.OpenFile(c.cfg.KVM, os.O_RDWR, 0)
-	if err != nil {
+	if _, err := os.Stat(c.cfg.KVM); err != nil {
 		a.Detail = err.Error()
 		return a, nil
 	}
-	_ = kvm.Close()
+	// Asked as who the programs run as: libguestfs goes on without it, and does not say so.
+	if _, err := (run.Program{Confine: &c.cfg.Confine}).Run(ctx, "test", "-r", c.cfg.KVM, "-a", "-w", c.cfg.KVM); err != nil {
+		if ctx.Err() != nil {
+			return Appliance{}, context.Cause(ctx)
+		}
+		a.Detail = fmt.Sprintf("user %d may not use %s", c.cfg.Confine.UID, c.cfg.KVM)
+		return a, nil
+	}
 	took, err = c.bootAppliance(ctx, path, false, min(c.cfg.Limits.Launch, 2*took+10*time.Second))
 	if ctx.Err() != nil {
 		return Appliance{}, context.Cause(ctx)

@@ -68,6 +68,28 @@ func TestConvert(t *testing.T) {
 	h.clean()
 }
 
+// Debian 13's has more messages, and makes edits of its own.
+func TestConvertDebian13(t *testing.T) {
+	h := newHost(t)
+	h.tell("v2v", "debian13")
+	c := New(h.cfg)
+	got, err := c.Convert(t.Context(), h.job(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var phases []Phase
+	for _, s := range got.Phases {
+		phases = append(phases, s.Phase)
+	}
+	want := []Phase{PhaseSetup, PhaseLaunch, PhaseInspect, PhaseSpace, PhaseConvert, PhaseEdit, PhaseTrim, PhaseFinish}
+	if d := cmp.Diff(want, phases); d != "" {
+		t.Error(d)
+	}
+	if got.Firmware != FirmwareUEFI || got.System != "12.15 (debian12)" || got.Version != "2.6.0" || len(got.Warnings) != 4 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // A newer virt-v2v is asked for more, since it can do more.
 func TestConvertNewer(t *testing.T) {
 	h := newHost(t)
@@ -136,6 +158,8 @@ func TestConvertFails(t *testing.T) {
 		{"error", "unable to rebuild initrd (/boot/initrd.img-6.1) because update-initramfs was not found in the guest", KindInitramfs, gpu.CodeInvalid},
 		{"error", "unable to rebuild initrd (/boot/initramfs.img) because mkinitrd or dracut was not found in the guest", KindInitramfs, gpu.CodeInvalid},
 		{"error", "no kernels were found in the bootloader configuration.\\n\\nThis probably indicates that virt-v2v was unable to parse the bootloader configuration of this guest.", KindKernel, gpu.CodeInvalid},
+		{"error", "no bootloader detected", KindBootloader, gpu.CodeInvalid},
+		{"error", "could not find bootloader mount point (/boot/efi/EFI): find0: /boot/efi/EFI: no such file or directory", KindBootloader, gpu.CodeInvalid},
 		{"error", "could not find key to open LUKS encrypted /dev/sda3.\\n\\nTry using --key on the command line.\\n\\nOriginal error: cryptsetup", KindEncrypted, gpu.CodeInvalid},
 		{"error", "filesystem was mounted read-only, even though we asked for it to be mounted read-write.  This usually means that the filesystem was not cleanly unmounted.", KindUnclean, gpu.CodeInvalid},
 		{"error", "unable to mount the disk image for writing. This has probably happened because Windows Hibernation or Fast Restart is being used in this guest.", KindUnclean, gpu.CodeInvalid},
@@ -311,7 +335,13 @@ func TestConvertAsAnother(t *testing.T) {
 		}
 	}
 	h.cfg.Confine = run.Confine{UID: 65533, GID: 65533}
+	h.tell("appliance", "tcg ok\nkvm ok\n")
+	h.tell("kvm", "")
 	c := New(h.cfg)
+	// A KVM that only we may use is none.
+	if tools, err := c.Probe(t.Context()); err != nil || tools.Appliance.State != ApplianceTCG || h.seen("tried") != "tcg" {
+		t.Errorf("%+v, %v", tools.Appliance, err)
+	}
 	job := h.job(c)
 	if _, err := c.Convert(t.Context(), job); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ type EditKind string
 const (
 	EditDelete    EditKind = "delete"           // Path: a file, or a folder with all in it
 	EditWrite     EditKind = "write"            // Path, Content, Mode; the folder is made where it is missing
+	EditCopy      EditKind = "copy"             // From, Path: a file of the guest, such as a boot loader to where any firmware finds it
 	EditLine      EditKind = "line"             // Path, Old, New: each line that is just Old becomes New
 	EditUnitOff   EditKind = "unit-off"         // Unit: it does not start, whoever asks
 	EditUnitOn    EditKind = "unit-on"          // Unit: takes an EditUnitOff back
@@ -74,6 +75,7 @@ type Edit struct {
 	Kind EditKind `json:"kind"`
 
 	Path    string           `json:"path,omitempty"`
+	From    string           `json:"from,omitempty"`
 	Content []byte           `json:"content,omitempty"` // at most 1 MiB
 	Mode    os.FileMode      `json:"mode,omitempty"`    // permissions; 0: 0644
 	Old     string           `json:"old,omitempty"`
@@ -108,8 +110,11 @@ func (e Edit) Check() error {
 		return refuse("its ID must be of small letters, digits and -")
 	}
 	switch e.Kind {
-	case EditDelete, EditWrite, EditLine:
+	case EditDelete, EditWrite, EditLine, EditCopy:
 		if err := checkGuestPath(e.Path); err != nil {
+			return refuse("%v", err)
+		}
+		if err := checkGuestPath(e.From); e.Kind == EditCopy && err != nil {
 			return refuse("%v", err)
 		}
 	case EditUnitOff, EditUnitOn, EditEnable, EditDisable:
@@ -197,6 +202,8 @@ func (e Edit) args(stage func(name string, content []byte) (string, error)) ([]s
 		return []string{"--delete", e.Path}, nil
 	case EditWrite:
 		return write(e.Path, e.Content, e.Mode)
+	case EditCopy:
+		return []string{"--mkdir", path.Dir(e.Path), "--copy", e.From + ":" + e.Path}, nil
 	case EditLine:
 		return []string{"--edit", e.Path + ":" + lineExpression(e.Old, e.New)}, nil
 	case EditUnitOff:

@@ -42,6 +42,10 @@ func TestRender(t *testing.T) {
 			},
 		},
 		{Edit{Kind: EditFirstboot, Command: FirstbootNewIdentity}, []string{"--firstboot-command", firstbootScripts[FirstbootNewIdentity]}},
+		{
+			Edit{Kind: EditCopy, From: "/boot/efi/EFI/debian/grubx64.efi", Path: "/boot/efi/EFI/BOOT/BOOTX64.EFI"},
+			[]string{"--mkdir", "/boot/efi/EFI/BOOT", "--copy", "/boot/efi/EFI/debian/grubx64.efi:/boot/efi/EFI/BOOT/BOOTX64.EFI"},
+		},
 		{Edit{Kind: EditInitramfs}, []string{"--run-command", initramfsCommand}},
 	} {
 		c.edit.ID = "e"
@@ -82,6 +86,8 @@ func TestEditRefused(t *testing.T) {
 		"package":          {Kind: EditPackages, Files: []string{"/srv/a;b.deb"}},
 		"package's path":   {Kind: EditPackages, Files: []string{"/srv/a:b/c.deb"}},
 		"script":           {Kind: EditPackages, Files: []string{"/srv/a.sh"}},
+		"copy of nothing":  {Kind: EditCopy, Path: "/etc/a"},
+		"copy to all":      {Kind: EditCopy, From: "/etc/a", Path: "/etc/*"},
 		"command":          {Kind: EditFirstboot, Command: "reboot"},
 		"no line":          {Kind: EditLine, Path: "/etc/a"},
 		"two lines":        {Kind: EditLine, Path: "/etc/a", Old: "a\nb"},

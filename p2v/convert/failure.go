@@ -23,6 +23,7 @@ const (
 	KindInodes       FailureKind = "no-inodes-in-guest"
 	KindInitramfs    FailureKind = "no-initramfs-tool"
 	KindKernel       FailureKind = "no-kernel"
+	KindBootloader   FailureKind = "no-boot-loader"
 	KindEncrypted    FailureKind = "encrypted"
 	KindUnclean      FailureKind = "unclean-filesystem"
 	KindDamaged      FailureKind = "damaged-filesystem"
@@ -128,6 +129,16 @@ var said = []pattern{
 		[]string{"no installed kernel packages were found"},
 		KindKernel, gpu.CodeInvalid,
 		"the server has no kernel that its packages know: install one, and copy once more",
+	},
+	{
+		[]string{"no bootloader detected"},
+		KindBootloader, gpu.CodeInvalid,
+		"only GRUB is known: it needs its grub.cfg below /boot, or on the EFI partition for UEFI",
+	},
+	{
+		[]string{"could not find bootloader mount point"},
+		KindBootloader, gpu.CodeInvalid,
+		"the server's fstab must name /boot and, for UEFI, /boot/efi: complete it, and copy once more",
 	},
 	{
 		[]string{"mounted read-only, even though"},

@@ -48,6 +48,8 @@ var starts = []struct {
 	{"Inspecting the source", PhaseInspect},
 	{"Checking for sufficient free disk space", PhaseSpace},
 	{"Converting ", PhaseConvert},
+	{"Setting a random seed", PhaseEdit},
+	{"SELinux relabelling", PhaseEdit},
 	{"Mapping filesystem data", PhaseTrim},
 	{"Skipping fstrim", PhaseTrim},
 	{"Checking filesystem integrity after", PhaseFinish},
