@@ -214,8 +214,8 @@ func TestConvertEndsWhatTakesTooLong(t *testing.T) {
 		phase  Phase
 	}{
 		{"hang", func(l *Limits) { l.Launch = 300 * time.Millisecond }, KindAppliance, PhaseLaunch},
-		{"silent", func(l *Limits) { l.Quiet = 300 * time.Millisecond }, KindSilent, PhaseConvert},
-		{"busy", func(l *Limits) { l.Wall, l.Launch = time.Second, 300*time.Millisecond }, KindSlow, PhaseLaunch},
+		{"silent", func(l *Limits) { l.Quiet = 3 * time.Second }, KindSilent, PhaseConvert},
+		{"busy", func(l *Limits) { l.Wall, l.Launch = 3*time.Second, time.Second }, KindSlow, PhaseLaunch},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
