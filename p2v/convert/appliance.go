@@ -81,9 +81,16 @@ func (c *Converter) tryAppliance(ctx context.Context) (Appliance, error) {
 		return Appliance{Detail: nameTestTool + " is missing: the appliance is emulated, to be safe"}, nil
 	}
 	// The first time libguestfs makes the appliance, which takes a while.
-	took, err := c.bootAppliance(ctx, path, true, c.cfg.Limits.Launch)
-	if ctx.Err() != nil {
-		return Appliance{}, context.Cause(ctx)
+	var took time.Duration
+	var err error
+	for range launches {
+		took, err = c.bootAppliance(ctx, path, true, c.cfg.Limits.Launch)
+		if ctx.Err() != nil {
+			return Appliance{}, context.Cause(ctx)
+		}
+		if err == nil || errors.Is(err, errNotUp) {
+			break
+		}
 	}
 	if err != nil {
 		return Appliance{State: ApplianceBroken, Detail: err.Error()}, nil

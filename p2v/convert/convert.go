@@ -150,6 +150,7 @@ type session struct {
 	dir      string
 	messages *os.File // nil: the program's messages are its lines
 	watch    *watch
+	again    []string // why it was tried again
 }
 
 // begin makes the folder that a run has for itself, and lets the programs at the overlays.
@@ -220,7 +221,7 @@ func (s *session) write(name string, content []byte, mode os.FileMode) error {
 // handover makes a file that the program writes and we read. It stays open: what the
 // program puts in its place is not looked at.
 func (s *session) handover(name string) (*os.File, error) {
-	f, err := os.OpenFile(s.path(name), os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make %q: %w", name, err)
 	}

@@ -46,7 +46,8 @@ type Failure struct {
 	Remedy string      `json:"remedy"` // what a person can do
 	Log    string      `json:"log"`    // file on this host
 
-	err error
+	early bool // nothing was written yet
+	err   error
 }
 
 func (f *Failure) Error() string { return f.err.Error() }
@@ -61,6 +62,9 @@ type pattern struct {
 	code   gpu.Code
 	remedy string
 }
+
+// neverUp is what libguestfs says of an appliance that died before it looked at a disk.
+const neverUp = "guestfs_launch failed"
 
 // said are the words of virt-v2v and virt-customize, of versions 2.2 to 2.13 and 1.48 to
 // 1.54. The first that fits counts, so the particular comes before the general.
@@ -176,7 +180,7 @@ var said = []pattern{
 		"make room where the overlays and the scratch folder of this host are",
 	},
 	{
-		[]string{"guestfs_launch failed"},
+		[]string{neverUp},
 		KindAppliance, gpu.CodeUnavailable,
 		"run libguestfs-test-tool on this host",
 	},
@@ -233,6 +237,7 @@ func (s *session) failure(tool Tool, cause, err error, out, log string) *Failure
 			f.Text = tidy(err.Error())
 		}
 	}
+	f.early = f.Kind == KindAppliance && strings.Contains(f.Text, neverUp)
 	if f.Remedy == "" {
 		f.Remedy = "see the log"
 	}

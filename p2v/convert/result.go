@@ -45,7 +45,7 @@ const uefiNote = "This guest requires UEFI on the target to boot."
 func (s *session) result() Result {
 	w := s.watch
 	r := Result{
-		Warnings: slices.Concat([]string{}, w.warnings), Phases: w.phases, Log: w.log.path,
+		Warnings: slices.Concat([]string{}, s.again, w.warnings), Phases: w.phases, Log: w.log.path,
 		System: w.system, Firmware: w.firmware, Version: s.tools.InPlace.Version,
 	}
 	if s.messages == nil {

@@ -44,12 +44,35 @@ type Step struct {
 	Took  time.Duration `json:"took_ns"`
 }
 
+// launches is how often an appliance is started that dies while it comes up: nothing was
+// written by then. An emulator does that now and then.
+const launches = 3
+
 // run runs a program to its end, within the limits. Its error is a *Failure where it was
 // the program's, or the context's own.
 func (s *session) run(ctx context.Context, tool Tool, log string, args ...string) error {
+	for tried := 1; ; tried++ {
+		err := s.once(ctx, tool, log, args...)
+		f, failed := errors.AsType[*Failure](err)
+		if !failed || !f.early || tried == launches {
+			return err
+		}
+		s.again = append(s.again, "libguestfs's appliance died while it came up, and was started again")
+	}
+}
+
+func (s *session) once(ctx context.Context, tool Tool, log string, args ...string) error {
 	file, err := openLog(s.job.Dir, log, s.c.cfg.Limits.LogBytes)
 	if err != nil {
 		return err
+	}
+	messages := &messageReader{from: strings.NewReader("")}
+	if s.messages != nil {
+		_, err := s.messages.Seek(0, io.SeekStart)
+		if err = errors.Join(err, s.messages.Truncate(0)); err != nil {
+			return errors.Join(fmt.Errorf("cannot read messages: %w", err), file.Close())
+		}
+		messages.from = s.messages
 	}
 	limits := s.c.cfg.Limits
 	now := time.Now()
@@ -62,10 +85,6 @@ func (s *session) run(ctx context.Context, tool Tool, log string, args ...string
 	ctx, end := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	stop := make(chan struct{})
-	messages := &messageReader{from: strings.NewReader("")}
-	if s.messages != nil {
-		messages.from = s.messages
-	}
 	watching.Go(func() { w.follow(messages, stop, end) })
 
 	line := w.line

@@ -3,6 +3,7 @@
 package p2v
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"gpuvirt/gpu"
 	"gpuvirt/internal/run"
 	"gpuvirt/p2v/convert"
 )
@@ -84,11 +86,19 @@ func move(t *testing.T, firmware convert.Firmware) {
 		MemoryBytes: 1 << 30, VCPUs: 1, Dir: dir,
 		Progress: func(p convert.Progress) { t.Logf("         %s: %s", p.Phase, p.Text) },
 	}
-	if _, err := c.Customize(ctx, job, edits(t)); err != nil {
-		t.Fatal(err, hint(err))
+	var result convert.Result
+	for tried := 1; ; tried++ {
+		result, err = edited(ctx, t, c, job)
+		// The emulator dies now and then, as it may do to anybody: a new overlay, another try.
+		if err == nil || gpu.CodeOf(err) != gpu.CodeUnavailable || tried == 3 {
+			break
+		}
+		t.Logf("again: %v %s", err, hint(err))
+		if overlay, err = c.Overlay(ctx, mirror, overlay.Path); err != nil {
+			t.Fatal(err)
+		}
+		job.Disks[0] = overlay
 	}
-	lap("the guest is edited")
-	result, err := c.Convert(ctx, job)
 	if err != nil {
 		t.Fatal(err, hint(err))
 	}
@@ -139,6 +149,16 @@ func move(t *testing.T, firmware convert.Firmware) {
 		t.Errorf("left behind: %q", left)
 	}
 	lap("all is as it should be")
+}
+
+// edited edits a guest and converts it.
+func edited(ctx context.Context, t *testing.T, c *convert.Converter, job convert.Job) (convert.Result, error) {
+	began := time.Now()
+	if _, err := c.Customize(ctx, job, edits(t)); err != nil {
+		return convert.Result{}, err
+	}
+	t.Logf("%5.1f s  the guest is edited", time.Since(began).Seconds())
+	return c.Convert(ctx, job)
 }
 
 // confine has the programs run as nobody in particular, whom the folders of the test let pass.
