@@ -34,7 +34,7 @@ NFPM_VERSION := $(shell sed -n 's|.*github.com/goreleaser/nfpm/v2 \(v[^ ]*\).*|\
 NFPM := $(CURDIR)/.cache/bin/nfpm-$(NFPM_VERSION)
 GOLANGCI := $(CURDIR)/.cache/bin/golangci-lint-$(GOLANGCI_VERSION)
 
--include test/lab/lab.mk
+-include test/lab/lab.mk test/p2v/p2v.mk
 
 ##@ Build
 

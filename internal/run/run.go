@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,6 +46,13 @@ type Program struct {
 	Apart bool
 	// As is who runs it; nil: we.
 	As *syscall.Credential
+	// Env is added to the little that each program gets, as "NAME=value"; a later value
+	// of a name replaces an earlier one.
+	Env []string
+	// Dir is where it runs; empty: where this process does.
+	Dir string
+	// Confine keeps it, and all that it starts, from much; nil: it may do what we may.
+	Confine *Confine
 }
 
 const (
@@ -68,8 +77,20 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 	if out.limit == 0 {
 		out.limit = defaultLimit
 	}
-	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // which program is for the caller to say, never for a client
-	cmd.Env, cmd.Stdout, cmd.Stderr = environment, out, out
+	command := append([]string{name}, args...)
+	if p.Confine != nil {
+		// Looked for here, as who confines it could only say so in words.
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return "", fmt.Errorf("cannot run %q: %w", name, err)
+		}
+		command = p.Confine.wrap(path, args)
+		// It is to die with this process, which the kernel sees by the thread that forked.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // which program is for the caller to say, never for a client
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(slices.Clone(environment), p.Env...), p.Dir, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.As}
 	other := out
 	if p.Apart {

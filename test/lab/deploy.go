@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"time"
+
+	"gpuvirt/test/machine"
 )
 
 // Deploy installs the working tree's package as an administrator would, and waits until
@@ -51,7 +53,7 @@ func (vm *VM) StartDaemon(ctx context.Context) error {
 // WaitReady waits until the daemon answers that it is ready.
 func (vm *VM) WaitReady(ctx context.Context) error {
 	client := vm.HTTP()
-	err := waitFor(ctx, 300*time.Millisecond, func() (bool, error) {
+	err := machine.WaitFor(ctx, 300*time.Millisecond, func() (bool, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lab/v1/health/ready", nil)
 		if err != nil {
 			return false, err

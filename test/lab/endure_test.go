@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gpuvirt/api"
+	"gpuvirt/test/machine"
 )
 
 // Two guests with eight assignments come through a reboot and a power cut: every
@@ -229,7 +230,7 @@ func TestStubbornGuest(t *testing.T) {
 func eventuallyREST[T any](ctx context.Context, t *testing.T, path string, ok func(T) bool) {
 	t.Helper()
 	var last reply
-	err := waitFor(ctx, 300*time.Millisecond, func() (bool, error) {
+	err := machine.WaitFor(ctx, 300*time.Millisecond, func() (bool, error) {
 		var err error
 		if last, err = try(ctx, http.MethodGet, path, nil); err != nil || last.status != http.StatusOK {
 			if last.status == http.StatusNotFound {

@@ -19,6 +19,7 @@ import (
 
 	"gpuvirt/api"
 	"gpuvirt/p2v/move"
+	"gpuvirt/test/machine"
 )
 
 // The packaged daemon looks at a server over ssh and copies a disk of it that is written to
@@ -76,16 +77,16 @@ func TestMigration(t *testing.T) {
 		must(t, json.Unmarshal([]byte(orZero(text)), &n))
 		return n
 	}
-	must(t, waitFor(ctx, time.Second, func() (bool, error) { return held() > 8<<20, nil }))
+	must(t, machine.WaitFor(ctx, time.Second, func() (bool, error) { return held() > 8<<20, nil }))
 	run(ctx, t, "pkill -9 -f '[p]2v serve'")
-	must(t, waitFor(ctx, time.Second, func() (bool, error) { return held() > 16<<20, nil }))
+	must(t, machine.WaitFor(ctx, time.Second, func() (bool, error) { return held() > 16<<20, nil }))
 	run(ctx, t, "systemctl kill -s KILL gpuvirtd")
 	must(t, hypervisor.WaitReady(ctx))
 	run(ctx, t, "gpuvirt migrate set self --bandwidth 0")
 	ready := func() move.Disk {
 		t.Helper()
 		var m api.Migration
-		must(t, waitFor(ctx, time.Second, func() (bool, error) {
+		must(t, machine.WaitFor(ctx, time.Second, func() (bool, error) {
 			m = show[api.Migration](ctx, t, "migrate", name)
 			return m.Phase == "ready" || m.Phase == "waiting" || m.Phase == "failed", nil
 		}))
@@ -109,7 +110,7 @@ func TestMigration(t *testing.T) {
 	run(ctx, t, "pkill -f [w]riter-of-the-lab; umount "+mounted+"; sync")
 	before := run(ctx, t, "sha256sum </dev/"+disk)
 	run(ctx, t, "gpuvirt migrate sync self")
-	must(t, waitFor(ctx, time.Second, func() (bool, error) {
+	must(t, machine.WaitFor(ctx, time.Second, func() (bool, error) {
 		d := show[api.Migration](ctx, t, "migrate", name).Disks[0]
 		return d.Total > first.Total && d.Passes[len(d.Passes)-1].Complete, nil
 	}))

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gpuvirt/test/machine"
 )
 
 // The lab itself: what the scenarios stand on. Reboot and power cut are in
@@ -85,7 +87,7 @@ func must(t *testing.T, err error) {
 func eventually(ctx context.Context, t *testing.T, command, want string) {
 	t.Helper()
 	var got string
-	err := waitFor(ctx, 500*time.Millisecond, func() (bool, error) {
+	err := machine.WaitFor(ctx, 500*time.Millisecond, func() (bool, error) {
 		out, err := hypervisor.Run(ctx, command)
 		got = strings.TrimSpace(out)
 		return got == want, err

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"gpuvirt/test/machine"
 )
 
 // socket is where the daemon listens inside the VM.
@@ -119,25 +121,25 @@ func (vm *VM) Socket() string { return vm.path("daemon") }
 func (vm *VM) connect(ctx context.Context) error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
-	if vm.master != nil && !vm.master.ended() {
+	if vm.master != nil && !vm.master.Ended() {
 		return nil
 	}
 	vm.master = nil
 	// A try that QEMU took before the network was up may hang although ssh
 	// answers by now; one that is too short fails on a busy machine.
 	patience := 2 * time.Second
-	err := waitFor(ctx, 200*time.Millisecond, func() (bool, error) {
-		if vm.machine.ended() {
+	err := machine.WaitFor(ctx, 200*time.Millisecond, func() (bool, error) {
+		if vm.machine.Ended() {
 			return true, nil // there is nothing to wait for
 		}
 		patience = min(patience+500*time.Millisecond, 20*time.Second)
-		if ok, err := greeted(ctx, vm.port, patience); !ok {
+		if ok, err := machine.Greeted(ctx, vm.port, patience); !ok {
 			return false, err
 		}
 		return vm.dial(ctx)
 	})
-	if vm.machine.ended() {
-		return fmt.Errorf("qemu has ended: %s", vm.machine.said)
+	if vm.machine.Ended() {
+		return fmt.Errorf("qemu has ended: %s", vm.machine.Said())
 	}
 	return err
 }
@@ -146,7 +148,7 @@ func (vm *VM) dial(ctx context.Context) (bool, error) {
 	for _, stale := range []string{"ctl", "daemon"} {
 		os.Remove(vm.path(stale))
 	}
-	p, err := start(exec.Command("ssh", "-F", "none", "-N", "-M", "-S", vm.path("ctl"),
+	p, err := machine.Start(exec.Command("ssh", "-F", "none", "-N", "-M", "-S", vm.path("ctl"),
 		"-i", vm.path("key"), "-p", fmt.Sprint(vm.port),
 		"-L", vm.Socket()+":"+socket,
 		"-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
@@ -158,19 +160,19 @@ func (vm *VM) dial(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot start ssh: %w", err)
 	}
-	err = waitFor(ctx, 50*time.Millisecond, func() (bool, error) {
-		if p.ended() {
+	err = machine.WaitFor(ctx, 50*time.Millisecond, func() (bool, error) {
+		if p.Ended() {
 			return true, nil
 		}
 		// The forward is made before the control socket takes commands.
 		_, err := os.Stat(vm.path("ctl"))
 		return err == nil, err
 	})
-	if p.ended() {
-		return false, fmt.Errorf("ssh gave up: %s", p.said)
+	if p.Ended() {
+		return false, fmt.Errorf("ssh gave up: %s", p.Said())
 	}
 	if err != nil {
-		p.kill()
+		p.Kill()
 		return false, err
 	}
 	vm.master = p
@@ -187,7 +189,7 @@ func (vm *VM) hangUp(ctx context.Context) error {
 		return nil
 	}
 	select {
-	case <-master.done:
+	case <-master.Done():
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -198,7 +200,7 @@ func (vm *VM) disconnect() {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	if vm.master != nil {
-		vm.master.kill()
+		vm.master.Kill()
 		vm.master = nil
 	}
 }

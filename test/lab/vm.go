@@ -3,24 +3,21 @@
 package lab
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gpuvirt/test/machine"
 )
 
 // Limits on what the hypervisor may take: generous, since the machine below
@@ -63,18 +60,18 @@ type VM struct {
 	dir       string // sockets and what else lives as long as the VM
 	serialLog string
 	port      int
-	machine   *process
+	machine   *machine.Process
 	opts      Options
 	deployed  bool // the working tree's daemon runs in it
 
-	mu     sync.Mutex // guards master
-	master *process   // ssh's control connection, nil when it has to be made anew
+	mu     sync.Mutex       // guards master
+	master *machine.Process // ssh's control connection, nil when it has to be made anew
 }
 
 // Start boots a hypervisor and returns when it answers. The caller must Close
 // it; should the calling process die first, the hypervisor dies with it.
 func Start(ctx context.Context, opts Options) (*VM, error) {
-	repo, err := repoRoot()
+	repo, err := machine.RepoRoot()
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +86,7 @@ func Start(ctx context.Context, opts Options) (*VM, error) {
 	if err := os.MkdirAll(filepath.Dir(opts.SerialLog), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make the log's folder: %w", err)
 	}
-	dir, err := runFolder()
+	dir, err := machine.RunFolder("gpuvirt-lab-")
 	if err != nil {
 		return nil, err
 	}
@@ -134,14 +131,14 @@ func (vm *VM) boot(ctx context.Context) error {
 		}
 		fmt.Fprintln(os.Stderr, "lab: the hypervisor died while it booted:", vm.Died())
 		vm.disconnect()
-		vm.machine.kill()
+		vm.machine.Kill()
 	}
 }
 
 func (vm *VM) bootOnce(ctx context.Context) error {
 	opts := vm.opts
 	var err error
-	if vm.port, err = freePort(); err != nil {
+	if vm.port, err = machine.FreePort(); err != nil {
 		return err
 	}
 	// The key is copied: ssh refuses one that others may read, and the cache
@@ -190,7 +187,7 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 		command = append([]string{"taskset", "--cpu-list", strconv.Itoa(cpu)}, command...)
 	}
 	cmd := exec.Command(command[0], command[1:]...)
-	if vm.machine, err = start(cmd); err != nil {
+	if vm.machine, err = machine.Start(cmd); err != nil {
 		return fmt.Errorf("cannot start qemu: %w; test/lab/deps.sh installs it", err)
 	}
 	limited, stop := context.WithTimeout(ctx, bootLimit)
@@ -247,7 +244,7 @@ func (vm *VM) Died() string {
 // beside the new one.
 func (vm *VM) Renew(ctx context.Context) error {
 	vm.disconnect()
-	vm.machine.kill()
+	vm.machine.Kill()
 	vm.deployed = false
 	if err := os.Rename(vm.serialLog, vm.serialLog+".died"); err != nil {
 		return fmt.Errorf("cannot keep the console of the hypervisor that died: %w", err)
@@ -259,7 +256,7 @@ func (vm *VM) Renew(ctx context.Context) error {
 func (vm *VM) Close() error {
 	vm.disconnect()
 	if vm.machine != nil {
-		vm.machine.kill()
+		vm.machine.Kill()
 	}
 	return os.RemoveAll(vm.dir)
 }
@@ -300,7 +297,7 @@ func (vm *VM) restart(ctx context.Context, verb string, do func() error) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("it does not come up"))
 	defer cancel()
-	err = waitFor(ctx, time.Second, func() (bool, error) {
+	err = machine.WaitFor(ctx, time.Second, func() (bool, error) {
 		vm.disconnect()
 		after, err := vm.Run(ctx, bootID)
 		return err == nil && after != before, err
@@ -312,65 +309,3 @@ func (vm *VM) restart(ctx context.Context, verb string, do func() error) error {
 }
 
 func (vm *VM) path(name string) string { return filepath.Join(vm.dir, name) }
-
-// runFolder makes the folder for sockets: not in the repository, whose path
-// may be too long for them. It first removes those of processes that were
-// killed.
-func runFolder() (string, error) {
-	const prefix = "gpuvirt-lab-"
-	old, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
-	if err != nil {
-		return "", err
-	}
-	for _, dir := range old {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
-		if n, err := strconv.Atoi(pid); err == nil && syscall.Kill(n, 0) == syscall.ESRCH {
-			os.RemoveAll(dir)
-		}
-	}
-	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", prefix, os.Getpid()))
-	if err != nil {
-		return "", fmt.Errorf("cannot make a run folder: %w", err)
-	}
-	return dir, nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("cannot find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-func repoRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for at := dir; ; at = filepath.Dir(at) {
-		if _, err := os.Stat(filepath.Join(at, "go.mod")); err == nil {
-			return at, nil
-		}
-		if at == filepath.Dir(at) {
-			return "", fmt.Errorf("cannot find go.mod above %q", dir)
-		}
-	}
-}
-
-// greeted says whether an ssh server answers on the port: QEMU accepts the
-// connection long before there is one.
-func greeted(ctx context.Context, port int, patience time.Duration) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		return false, err
-	}
-	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	conn.SetReadDeadline(deadline)
-	line, err := bufio.NewReader(io.LimitReader(conn, 256)).ReadString('\n')
-	return strings.HasPrefix(line, "SSH-"), err
-}

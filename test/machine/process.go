@@ -1,6 +1,6 @@
-//go:build lab
-
-package lab
+// Package machine starts emulated machines, and other long-lived programs, of which
+// nothing is left when the test ends, however it ends.
+package machine
 
 import (
 	"bytes"
@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// A process is a child that cannot outlive us.
-type process struct {
+// A Process is a child that cannot outlive us.
+type Process struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	done chan struct{}
 	said *tail
 }
 
-// start runs cmd such that the kernel kills it when this process dies, however
+// Start runs cmd such that the kernel kills it when this process dies, however
 // it dies. The kernel ties that promise to the thread that forked, so one
 // thread is kept for as long as the child lives.
-func start(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, done: make(chan struct{}), said: &tail{}}
+func Start(cmd *exec.Cmd) (*Process, error) {
+	p := &Process{cmd: cmd, done: make(chan struct{}), said: &tail{}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	cmd.Stdout, cmd.Stderr = p.said, p.said
 	started := make(chan error, 1)
@@ -44,12 +44,20 @@ func start(cmd *exec.Cmd) (*process, error) {
 	return p, nil
 }
 
-func (p *process) kill() {
+// Kill ends it at once, and waits until it has ended.
+func (p *Process) Kill() {
 	p.cmd.Process.Kill()
 	<-p.done
 }
 
-func (p *process) ended() bool {
+// Done is closed when it has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Said is the end of what it has written.
+func (p *Process) Said() string { return p.said.String() }
+
+// Ended reports whether it has ended.
+func (p *Process) Ended() bool {
 	select {
 	case <-p.done:
 		return true
@@ -58,9 +66,9 @@ func (p *process) ended() bool {
 	}
 }
 
-// waitFor asks done every interval until it says yes or ctx ends; the error of
+// WaitFor asks done every interval until it says yes or ctx ends; the error of
 // the last try then tells what was missing.
-func waitFor(ctx context.Context, every time.Duration, done func() (bool, error)) error {
+func WaitFor(ctx context.Context, every time.Duration, done func() (bool, error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
