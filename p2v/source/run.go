@@ -44,7 +44,8 @@ var word = regexp.MustCompile(`^[A-Za-z0-9_./:=,@%+-]+$`)
 
 // Run runs a program on the server to its end. Words that a shell could read as something
 // else are refused before anything is sent. When ctx ends the program is asked to end, and
-// the connection's part that it speaks over is closed.
+// the connection's part that it speaks over is closed; where that does not end it within the
+// grace, the connection is cut.
 func (c *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, program string, args ...string) error {
 	for _, w := range append([]string{program}, args...) {
 		if !word.MatchString(w) {
@@ -65,6 +66,9 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 		}
 		return gpu.Errorf(gpu.CodeUnavailable, "cannot run %q on %s: %w", program, name(c.source), err)
 	}
+	ended := make(chan struct{})
+	defer close(ended)
+	defer context.AfterFunc(ctx, func() { c.cut(program, ended) })()
 	session, err := c.client.NewSession()
 	if err != nil {
 		return cannot(err)
