@@ -35,6 +35,7 @@ type server struct {
 
 type visit struct {
 	dial  error
+	slow  time.Duration // until it lets us in
 	place error
 	lines []report.Line
 	raw   string
@@ -44,7 +45,23 @@ type visit struct {
 	serve func(ctx context.Context, args []string) (io.ReadWriteCloser, error)
 }
 
-func (s *server) dial(_ context.Context, _ report.Source) (p2v.Server, error) {
+func (s *server) dial(ctx context.Context, _ report.Source) (p2v.Server, error) {
+	now := s.next()
+	if now.dial != nil {
+		return nil, now.dial
+	}
+	select {
+	case <-time.After(now.slow):
+	case <-ctx.Done():
+		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach it: %w", context.Cause(ctx))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open++
+	return &conn{s: s, visit: now}, nil
+}
+
+func (s *server) next() visit {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dialed++
@@ -52,11 +69,7 @@ func (s *server) dial(_ context.Context, _ report.Source) (p2v.Server, error) {
 	if len(s.visits) > 1 {
 		s.visits = s.visits[1:]
 	}
-	if now.dial != nil {
-		return nil, now.dial
-	}
-	s.open++
-	return &conn{s: s, visit: now}, nil
+	return now
 }
 
 type conn struct {

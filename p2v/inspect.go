@@ -131,13 +131,12 @@ func passing(err error) bool {
 // visit reaches the server, has it looked at and watched, and leaves nothing there. The
 // record that it returns has all that was seen, also with an error.
 func (a *Assessments) visit(ctx context.Context, t *operation.Task, rec report.AssessmentRecord) (_ report.AssessmentRecord, err error) {
-	if rec.Enough && rec.Report != nil {
-		return rec, nil
+	rec, raised, err := a.listen(rec.Name)
+	if err != nil || rec.Enough && rec.Report != nil {
+		return rec, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	raised, forget := a.enough.raised(rec.Name)
-	defer forget()
 	watcher := make(chan struct{})
 	go func() {
 		defer close(watcher)
@@ -167,6 +166,21 @@ func (a *Assessments) visit(ctx context.Context, t *operation.Task, rec report.A
 		return v.rec, errDraining
 	}
 	return v.rec, err
+}
+
+// listen returns the record, and what is closed when somebody has enough from now on. The
+// record tells of before: a signal may be left of an earlier assessment of this name.
+func (a *Assessments) listen(name string) (report.AssessmentRecord, <-chan struct{}, error) {
+	a.saving.Lock() // Finish writes and raises under it
+	defer a.saving.Unlock()
+	rec, err := a.cfg.Store.AssessmentRecord(name)
+	if err != nil {
+		return rec, nil, err
+	}
+	_, forget := a.enough.raised(name)
+	forget()
+	raised, _ := a.enough.raised(name)
+	return rec, raised, nil
 }
 
 func (v *visit) run(ctx context.Context) (err error) {
