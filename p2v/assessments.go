@@ -71,11 +71,12 @@ type Patience struct {
 	First time.Duration // before anything was heard of it
 	Later time.Duration // since it was heard of last: a reboot, a cut network
 	Sync  time.Duration // the same, of a move, until a person is asked
+	Undo  time.Duration // for taking away what is left on it
 }
 
 // DefaultPatience is right for a server room.
 func DefaultPatience() Patience {
-	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour}
+	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour, Undo: 30 * time.Second}
 }
 
 // Config is what New and NewMigrations need.

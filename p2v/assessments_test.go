@@ -37,6 +37,7 @@ type visit struct {
 	dial  error
 	slow  time.Duration // until it lets us in
 	place error
+	holds bool // Unplace does not come to an end
 	lines []report.Line
 	raw   string
 	then  error // what Run returns; nil: it ends well
@@ -88,6 +89,10 @@ func (c *conn) Place(_ context.Context, id string, program io.Reader, size int64
 }
 
 func (c *conn) Unplace(ctx context.Context, id string) error {
+	if c.holds {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if c.s.unclean {

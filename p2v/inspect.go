@@ -1,6 +1,7 @@
 package p2v
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,14 +87,22 @@ func (a *Assessments) undoInspect(ctx context.Context, t *operation.Task) ([]ope
 	if err != nil || rec.Source == nil {
 		return nil, err
 	}
-	server, err := a.cfg.Dial(ctx, *rec.Source)
+	a.cfg.sweep(ctx, t, *rec.Source)
+	return nil, nil
+}
+
+// sweep takes away what a step left in a server's memory, if that can be reached now. It does
+// not hold up what it is part of.
+func (c *Config) sweep(ctx context.Context, t *operation.Task, from report.Source) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Patience.Undo, DefaultPatience().Undo))
+	defer cancel()
+	server, err := c.Dial(ctx, from)
 	if err == nil {
 		err = errors.Join(server.Unplace(ctx, t.Operation().ID), server.Close())
 	}
 	if err != nil {
 		t.Logf(leftThere, err)
 	}
-	return nil, nil
 }
 
 const leftThere = "the inspector may still be in the server's memory, until it is started again: %v"

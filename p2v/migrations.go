@@ -3,6 +3,7 @@ package p2v
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -54,7 +55,11 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 		return out, nil
 	}
 	op, err := m.cfg.Engine.Get(r.Operation)
-	if err != nil {
+	switch {
+	case errors.Is(err, operation.ErrNotFound): // it was forgotten, and a while ago
+		out.Phase, out.Abandoned, out.Reason = move.PhaseFailed, true, "the record of its operation is gone: delete the migration, which removes its mirrors"
+		return out, nil
+	case err != nil:
 		return out, err
 	}
 	switch op.Status {
@@ -63,9 +68,9 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 	case operation.Undoing:
 		out.Phase = move.PhaseRollingBack
 	case operation.Undone:
-		out.Phase = move.PhaseRolledBack
+		out.Phase, out.Ended = move.PhaseRolledBack, move.PhaseRolledBack
 	case operation.Failed:
-		out.Phase = move.PhaseFailed
+		out.Phase, out.Abandoned = move.PhaseFailed, op.Forgot
 		if op.Problem != nil {
 			out.Reason = op.Problem.Detail
 		}
@@ -154,7 +159,7 @@ func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (mov
 	if err != nil {
 		return move.Migration{}, operation.Operation{}, err
 	}
-	op, err := m.cfg.Engine.Add(ctx, plan)
+	op, err := m.add(ctx, w.Name, plan)
 	if err != nil {
 		return move.Migration{}, operation.Operation{}, err
 	}
@@ -162,14 +167,33 @@ func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (mov
 	return v, op, err
 }
 
+// add begins a move whose name nobody has taken while it was planned.
+func (m *Migrations) add(ctx context.Context, name string, plan operation.Plan) (operation.Operation, error) {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	if err := m.free(name); err != nil {
+		return operation.Operation{}, err
+	}
+	return m.cfg.Engine.Add(ctx, plan)
+}
+
+// free refuses a name that there is a move of.
+func (m *Migrations) free(name string) error {
+	_, err := m.cfg.Store.MigrationRecord(name)
+	switch {
+	case err == nil:
+		return gpu.Errorf(gpu.CodeConflict, "cannot migrate %q: there is a migration of this name", name).WithHint("delete it when it has ended, or use another name")
+	case gpu.CodeOf(err) != gpu.CodeNotFound:
+		return err
+	}
+	return nil
+}
+
 func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (operation.Plan, error) {
 	cannot := func(code gpu.Code, format string, args ...any) *gpu.Error {
 		return gpu.Errorf(code, "cannot migrate %q: "+format, append([]any{w.Name}, args...)...)
 	}
-	switch _, err := m.cfg.Store.MigrationRecord(w.Name); {
-	case err == nil:
-		return operation.Plan{}, cannot(gpu.CodeConflict, "there is a migration of this name").WithHint("delete it when it has ended, or use another name")
-	case gpu.CodeOf(err) != gpu.CodeNotFound:
+	if err := m.free(w.Name); err != nil {
 		return operation.Plan{}, err
 	}
 	if w.Name != filepath.Base(w.Name) || !filepath.IsLocal(w.Name) {
@@ -311,11 +335,19 @@ func (m *Migrations) SetCopy(name string, c move.Copy) (move.Migration, error) {
 	return m.view(r)
 }
 
-// Delete forgets a move that has ended.
+// Delete forgets a move that has ended. What one left here whose operation was forgotten is
+// removed before.
 func (m *Migrations) Delete(name string) (move.Migration, error) {
+	m.saving.Lock() // of two that delete, one must not meet the next of this name
+	defer m.saving.Unlock()
 	v, err := m.PlanDelete(name)
 	if err != nil {
 		return v, err
+	}
+	if v.Abandoned {
+		if err := m.discard(v.Record); err != nil {
+			return v, gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: its mirrors cannot be removed: %w", name, err)
+		}
 	}
 	m.limits.Delete(name)
 	return v, m.cfg.Store.Apply(operation.Delete(move.RecordMigration, name))
@@ -324,7 +356,7 @@ func (m *Migrations) Delete(name string) (move.Migration, error) {
 // PlanDelete is the dry run of Delete.
 func (m *Migrations) PlanDelete(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
-	if err == nil && v.Ended == "" {
+	if err == nil && v.Ended == "" && !v.Abandoned {
 		err = gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: it is %s", name, v.Phase).
 			WithBlockers(gpu.Blocker{Kind: "operation", ID: v.Operation}).WithHint("roll it back first: gpuvirt migrate rollback %s", name)
 	}

@@ -85,15 +85,15 @@ func (m *Migrations) undoSync(ctx context.Context, t *operation.Task) ([]operati
 	if err := m.discard(rec); err != nil {
 		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot remove the mirrors of migration %q: %w", rec.Name, err)
 	}
-	server, err := m.cfg.Dial(ctx, rec.Source)
-	if err == nil {
-		err = errors.Join(server.Unplace(ctx, t.Operation().ID), server.Close())
-	}
-	if err != nil {
-		t.Logf(leftThere, err)
+	m.cfg.sweep(ctx, t, rec.Source)
+	// Not with the step's end: who changes the pace looks whether it has ended, and writes.
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	if rec, err = m.cfg.Store.MigrationRecord(args.Name); err != nil {
+		return nil, err
 	}
 	rec.Ended, rec.Forecast = move.PhaseRolledBack, nil
-	return []operation.Row{operation.Put(move.RecordMigration, rec.Name, rec)}, nil
+	return nil, m.cfg.Store.Apply(operation.Put(move.RecordMigration, rec.Name, rec))
 }
 
 // discard removes the files of a move that we know, and then its folder: what somebody else
