@@ -126,8 +126,14 @@ func (a *Assessments) Assessment(name string) (report.AssessmentRecord, error) {
 // keeps the assessment at once, and the operation is nil. The same Idempotency-Key with the
 // same request answers what it began before.
 func (a *Assessments) Create(ctx context.Context, actor string, w report.Wish, idem gpu.Idempotency) (report.AssessmentRecord, *operation.Operation, error) {
-	if op, err := a.before(idem); op != nil || err != nil {
-		return report.AssessmentRecord{}, op, err
+	if op, err := a.before(idem); err != nil {
+		return report.AssessmentRecord{}, nil, err
+	} else if op != nil {
+		rec, err := a.cfg.Store.AssessmentRecord(w.Name)
+		if w.Report == nil && gpu.CodeOf(err) == gpu.CodeNotFound {
+			err = nil // it came to nothing: the operation says why
+		}
+		return rec, op, err
 	}
 	rec, err := a.draft(actor, w)
 	if err != nil {

@@ -486,8 +486,8 @@ func TestAssessAReport(t *testing.T) {
 	if err != nil || op.Status != operation.Done || rec.State != report.StateDone {
 		t.Fatalf("%+v %+v %v", rec, op, err)
 	}
-	if _, again, err := s.Create(t.Context(), "tester", w, gpu.Idempotency{Key: "k", Request: "r"}); err != nil || again.ID != op.ID {
-		t.Errorf("the same again: %+v %v", again, err)
+	if same, again, err := s.Create(t.Context(), "tester", w, gpu.Idempotency{Key: "k", Request: "r"}); err != nil || again.ID != op.ID || !cmp.Equal(same, rec) {
+		t.Errorf("the same again: %+v %v\n%s", again, err, cmp.Diff(rec, same))
 	}
 	if _, _, err := s.Create(t.Context(), "tester", w, gpu.Idempotency{Key: "k", Request: "other"}); gpu.CodeOf(err) != gpu.CodeConflict {
 		t.Errorf("another under the same key: %v", err)
