@@ -37,6 +37,7 @@ type Migrations struct {
 	now    *signals // by name: somebody has asked for a pass, or another pace
 	saving sync.Mutex
 	limits sync.Map // by name: *block.Limit
+	claims claims
 }
 
 // NewMigrations returns the moves of a store, and registers their steps with the engine.
@@ -44,7 +45,7 @@ func NewMigrations(cfg Config) *Migrations {
 	if cfg.Patience == (Patience{}) {
 		cfg.Patience = DefaultPatience()
 	}
-	m := &Migrations{cfg: cfg, now: newSignals()}
+	m := &Migrations{cfg: cfg, now: newSignals(), claims: claims{keep: keepFree}}
 	cfg.Engine.Handle(stepSync, operation.Handler{Do: m.doSync, Undo: m.undoSync})
 	return m
 }

@@ -282,16 +282,25 @@ func (s *stay) disk(ctx context.Context, i int) error {
 		return err
 	}
 	defer mirror.Close() //nolint:errcheck // a pass is durable when it has ended
-	if err := mirror.CheckSpace(); err != nil {
+	release, err := s.m.claims.claim(path+".raw", mirror)
+	if err != nil {
 		return err
 	}
+	defer release()                        // before it is closed
 	only := s.written(ctx, mirror, d.Name) // before anything is read
 	pass := block.Pass{Started: time.Now()}
 	if only == nil || len(only) > 0 {
-		pass, err = block.Pull(ctx, mirror, d.Name, block.Options{
+		pulling, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
+		pass, err = block.Pull(pulling, mirror, d.Name, block.Options{
 			Dial:        func(ctx context.Context) (io.ReadWriteCloser, error) { return s.open(ctx, "serve") },
 			Connections: s.rec.Copy.Connections, Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
-			Progress: func(p block.Progress) { s.task.Progress(p.Done, p.Total) },
+			Progress: func(p block.Progress) {
+				s.task.Progress(p.Done, p.Total)
+				if err := s.m.claims.check(path+".raw", mirror); err != nil {
+					stop(err)
+				}
+			},
 			// The connections are ours to make again: where the server is gone they all are.
 			Patience: 30 * time.Second,
 		})
