@@ -276,7 +276,10 @@ func disksOf(r report.Report, w assess.Wish) ([]move.Disk, error) {
 // Rollback takes a move back: what was made here goes, and the source stays as it is.
 func (m *Migrations) Rollback(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
-	if err != nil || v.Ended != "" {
+	if err != nil {
+		return v, err
+	}
+	if changes, err := v.Allows(move.ActRollback); err != nil || !changes {
 		return v, err
 	}
 	if _, err := m.cfg.Engine.Abort(v.Operation); err != nil {
@@ -291,8 +294,8 @@ func (m *Migrations) Retry(name string) (move.Migration, error) {
 	if err != nil {
 		return v, err
 	}
-	if v.Phase != move.PhaseWaiting && v.Phase != move.PhaseFailed {
-		return v, gpu.Errorf(gpu.CodeConflict, "cannot retry migration %q: it is %s, and waits for nobody", name, v.Phase)
+	if _, err := v.Allows(move.ActRetry); err != nil {
+		return v, err
 	}
 	if _, err := m.cfg.Engine.Retry(v.Operation); err != nil {
 		return v, err
@@ -303,11 +306,11 @@ func (m *Migrations) Retry(name string) (move.Migration, error) {
 // Sync asks for a pass at once.
 func (m *Migrations) Sync(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
-	switch {
-	case err != nil:
+	if err != nil {
 		return v, err
-	case v.Phase != move.PhaseSyncing && v.Phase != move.PhaseReady:
-		return v, gpu.Errorf(gpu.CodeConflict, "cannot sync migration %q: it is %s", name, v.Phase)
+	}
+	if _, err := v.Allows(move.ActSync); err != nil {
+		return v, err
 	}
 	m.now.raise(name)
 	return v, nil
@@ -320,13 +323,14 @@ func (m *Migrations) SetCopy(name string, c move.Copy) (move.Migration, error) {
 	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
-	r, err := m.cfg.Store.MigrationRecord(name)
-	switch {
-	case err != nil:
-		return move.Migration{}, err
-	case r.Ended != "":
-		return move.Migration{}, gpu.Errorf(gpu.CodeConflict, "cannot change migration %q: it is %s", name, r.Ended)
+	v, err := m.Migration(name)
+	if err != nil {
+		return v, err
 	}
+	if _, err := v.Allows(move.ActChange); err != nil {
+		return v, err
+	}
+	r := v.Record
 	r.Copy = c.Complete()
 	if err := m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, r)); err != nil {
 		return move.Migration{}, err
