@@ -98,7 +98,7 @@ type Config struct {
 // Assessments are the looks at servers. Its methods may be called concurrently.
 type Assessments struct {
 	cfg    Config
-	saving sync.Mutex // of a record that is under way: two write it
+	saving sync.Mutex // of a record that is looked at and then written
 	enough *signals   // by name: somebody has asked that the watching end
 }
 
@@ -126,6 +126,8 @@ func (a *Assessments) Assessment(name string) (report.AssessmentRecord, error) {
 // keeps the assessment at once, and the operation is nil. The same Idempotency-Key with the
 // same request answers what it began before.
 func (a *Assessments) Create(ctx context.Context, actor string, w report.Wish, idem gpu.Idempotency) (report.AssessmentRecord, *operation.Operation, error) {
+	a.saving.Lock() // of two that ask at once, for a name or under a key, the second sees the first
+	defer a.saving.Unlock()
 	if op, err := a.before(idem); err != nil {
 		return report.AssessmentRecord{}, nil, err
 	} else if op != nil {
@@ -276,6 +278,8 @@ func (a *Assessments) Finish(name string) (report.AssessmentRecord, error) {
 
 // Delete forgets an assessment. One that is under way is refused with what holds it.
 func (a *Assessments) Delete(name string) (report.AssessmentRecord, error) {
+	a.saving.Lock() // of two that delete, one must not meet the next of this name
+	defer a.saving.Unlock()
 	rec, err := a.PlanDelete(name)
 	if err != nil {
 		return rec, err

@@ -34,14 +34,15 @@ type server struct {
 }
 
 type visit struct {
-	dial  error
-	slow  time.Duration // until it lets us in
-	place error
-	holds bool // Unplace does not come to an end
-	lines []report.Line
-	raw   string
-	then  error // what Run returns; nil: it ends well
-	stays bool  // it says no more, and does not end by itself
+	dial     error
+	slow     time.Duration // until it lets us in
+	place    error
+	swallows bool // Place does not come to an end
+	holds    bool // Unplace does not come to an end
+	lines    []report.Line
+	raw      string
+	then     error // what Run returns; nil: it ends well
+	stays    bool  // it says no more, and does not end by itself
 	// serve answers for the disks; nil: nobody does.
 	serve func(ctx context.Context, args []string) (io.ReadWriteCloser, error)
 }
@@ -78,7 +79,11 @@ type conn struct {
 	visit
 }
 
-func (c *conn) Place(_ context.Context, id string, program io.Reader, size int64) (string, error) {
+func (c *conn) Place(ctx context.Context, id string, program io.Reader, size int64) (string, error) {
+	if c.swallows {
+		<-ctx.Done()
+		return "", context.Cause(ctx)
+	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if text, err := io.ReadAll(program); err != nil || int64(len(text)) != size {

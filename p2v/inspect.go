@@ -73,7 +73,11 @@ func (a *Assessments) doInspect(ctx context.Context, t *operation.Task) ([]opera
 	rec.State = report.StateDone
 	a.saving.Lock()
 	defer a.saving.Unlock()
-	return nil, a.cfg.Store.Apply(operation.Put(report.RecordAssessment, rec.Name, rec))
+	if err := a.cfg.Store.Apply(operation.Put(report.RecordAssessment, rec.Name, rec)); err != nil {
+		// A step that fails takes the assessment back, with what was seen for days.
+		return nil, &operation.RetryError{After: a.cfg.Patience.Pause, Err: err}
+	}
+	return nil, nil
 }
 
 // undoInspect takes away what an aborted look left in the server's memory, if it can be
@@ -210,11 +214,22 @@ func (v *visit) run(ctx context.Context) (err error) {
 			v.task.Logf(leftThere, err)
 		}
 	}()
-	folder, err := v.server.Place(ctx, v.task.Operation().ID, program, program.Size())
+	folder, err := place(ctx, v.server, v.task.Operation().ID, program)
 	if err != nil {
 		return err
 	}
 	return v.inspect(ctx, folder)
+}
+
+// placing is how long it may take to bring the inspector.
+const placing = 10 * time.Minute
+
+// place brings the inspector. It does not wait for ever for a server that takes it and is
+// never done.
+func place(ctx context.Context, s Server, id string, program Inspector) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, placing, gpu.Errorf(gpu.CodeUnavailable, "cannot bring the inspector: it is not there after %s", placing))
+	defer cancel()
+	return s.Place(ctx, id, program, program.Size())
 }
 
 // inspect runs the inspector and hears what it says, to its end.
@@ -302,7 +317,10 @@ func (v *visit) save(now bool) error {
 	}
 	v.rec.Enough = stored.Enough
 	v.saved = v.a.cfg.Now()
-	return v.a.cfg.Store.Apply(operation.Put(report.RecordAssessment, v.rec.Name, v.rec))
+	if err := v.a.cfg.Store.Apply(operation.Put(report.RecordAssessment, v.rec.Name, v.rec)); err != nil {
+		return gpu.Wrap(err, gpu.CodeUnavailable, "cannot keep what was seen") // it may pass
+	}
+	return nil
 }
 
 // unseen notes that something could not be seen.

@@ -171,7 +171,7 @@ func (s *stay) run(ctx context.Context) error {
 			s.task.Logf(leftThere, err)
 		}
 	}()
-	folder, err := server.Place(ctx, id, program, program.Size())
+	folder, err := place(ctx, server, id, program)
 	if err != nil {
 		return err
 	}
