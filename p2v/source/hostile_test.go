@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -210,6 +211,27 @@ func TestDeafStream(t *testing.T) {
 	case err := <-ended:
 		if err == nil {
 			t.Error("no error")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it goes on")
+	}
+}
+
+// fussy takes nothing.
+type fussy struct{}
+
+func (fussy) Write([]byte) (int, error) { return 0, errors.New("that is too much") }
+
+// A server that says more than is heard is not waited for: nobody reads on, and so it never
+// comes to its end.
+func TestTalker(t *testing.T) {
+	c := dial(t, sourcetest.New(t))
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(t.Context(), nil, fussy{}, "yes") }()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "that is too much") {
+			t.Errorf("got %v", err)
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("it goes on")

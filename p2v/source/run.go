@@ -57,6 +57,8 @@ func (c *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 
 // run runs a command as the user's shell reads it.
 func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, program, command string) error {
+	ctx, enough := context.WithCancelCause(ctx)
+	defer enough(nil)
 	cannot := func(err error) error {
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
@@ -76,6 +78,9 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 	defer session.Close() //nolint:errcheck // it says io.EOF where the server closed it first
 	said := &tail{}
 	session.Stdin, session.Stdout, session.Stderr = stdin, stdout, said
+	if stdout != nil {
+		session.Stdout = refusing{stdout, func(err error) { enough(cannot(err)) }}
+	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = session.Signal(ssh.SIGTERM)
 		_ = session.Close()
@@ -95,6 +100,22 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 		return err
 	}
 	return cannot(err)
+}
+
+// refusing tells of an error of a writer. Nobody reads on behind it, and a program that says
+// more does not end by itself.
+type refusing struct {
+	io.Writer
+
+	refused func(error)
+}
+
+func (r refusing) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if err != nil {
+		r.refused(err)
+	}
+	return n, err
 }
 
 // exitOf turns what x/crypto says of a program's end into an *ExitError; another error stays.
