@@ -54,12 +54,28 @@ func (m *Migrations) doSync(ctx context.Context, t *operation.Task) ([]operation
 	case errors.Is(err, errDraining):
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	case passing(err) && m.cfg.Now().Sub(heard) < m.cfg.Patience.Sync:
+		if err := m.unready(args.Name); err != nil {
+			t.Logf("%v", err)
+		}
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	case passing(err):
 		return nil, &operation.WaitError{Reason: fmt.Sprintf("the source has not been heard of since %s (%v): retry when it is there again, or roll back",
 			heard.UTC().Format(time.RFC3339), err)}
 	}
 	return nil, &operation.WaitError{Reason: err.Error()}
+}
+
+// unready forgets what the last pass would take: the source has gone, and nobody tells what it
+// writes meanwhile.
+func (m *Migrations) unready(name string) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	rec, err := m.cfg.Store.MigrationRecord(name)
+	if err != nil || rec.Forecast == nil {
+		return err
+	}
+	rec.Forecast = nil
+	return m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, rec))
 }
 
 func unclean(err error) error { return &operation.UncleanError{Err: err} }
