@@ -191,7 +191,8 @@ func patchMigration(s *Server, q *request) (response, error) {
 		return response{}, invalid("field %q is malformed: %w", "copy", err)
 	}
 	if q.dryRun() {
-		return ok(planOf(gpu.Plan{Summary: "change how " + name + " is copied", Changes: c.Complete() != m.Copy})), nil
+		_, refusal := m.Allows(move.ActChange)
+		return s.planned(q, gpu.Plan{Summary: "change how " + name + " is copied", Changes: refusal == nil && c.Complete() != m.Copy, Refusal: refusal}, nil)
 	}
 	if c.Complete() == m.Copy {
 		return object(migrationOf(m)), nil
@@ -201,25 +202,26 @@ func patchMigration(s *Server, q *request) (response, error) {
 }
 
 func syncMigration(s *Server, q *request) (response, error) {
-	return s.actOn(q, "pass over the disks of "+q.path["migration"]+" at once", s.migrations.Sync)
+	return s.actOn(q, "pass over the disks of "+q.path["migration"]+" at once", move.ActSync, s.migrations.Sync)
 }
 
 func retryMigration(s *Server, q *request) (response, error) {
-	return s.actOn(q, "go on with "+q.path["migration"], s.migrations.Retry)
+	return s.actOn(q, "go on with "+q.path["migration"], move.ActRetry, s.migrations.Retry)
 }
 
 func rollbackMigration(s *Server, q *request) (response, error) {
-	return s.actOn(q, "take "+q.path["migration"]+" back: its mirrors are removed, and the source stays as it is", s.migrations.Rollback)
+	return s.actOn(q, "take "+q.path["migration"]+" back: its mirrors are removed, and the source stays as it is", move.ActRollback, s.migrations.Rollback)
 }
 
-func (s *Server) actOn(q *request, summary string, act func(name string) (move.Migration, error)) (response, error) {
+func (s *Server) actOn(q *request, summary string, what move.Act, act func(name string) (move.Migration, error)) (response, error) {
 	name := q.path["migration"]
 	if err := q.precondition(s.currentMigration(name)); err != nil {
 		return response{}, err
 	}
 	if q.dryRun() {
 		m, err := s.migrations.Migration(name)
-		return ok(planOf(gpu.Plan{Summary: summary, Changes: m.Ended == ""})), err
+		changes, refusal := m.Allows(what)
+		return s.planned(q, gpu.Plan{Summary: summary, Changes: changes, Refusal: refusal}, err)
 	}
 	m, err := act(name)
 	return object(migrationOf(m)), err

@@ -73,6 +73,8 @@ func goodRequests(running, failed, done string) []good {
 		{method: "POST", target: "/v1/migrations/gpu7/sync", status: 200, contains: `"ready"`, write: true},
 		{method: "POST", target: "/v1/migrations/gpu7/sync?dry_run=true", status: 200, contains: `"changes":true`},
 		{method: "POST", target: "/v1/migrations/gpu7/retry", status: 200, contains: `"ready"`, write: true},
+		{method: "POST", target: "/v1/migrations/gpu7/retry?dry_run=true", status: 200, contains: "waits for nobody"},
+		{method: "PATCH", target: "/v1/migrations/gone?dry_run=true", body: `{"copy":{"connections":2}}`, status: 200, contains: "cannot change migration"},
 		{method: "POST", target: "/v1/migrations/gpu7/rollback", status: 200, contains: `"ready"`, write: true},
 		{method: "POST", target: "/v1/migrations/gone/rollback?dry_run=true", status: 200, contains: `"changes":false`},
 		{method: "DELETE", target: "/v1/migrations/gone", status: 200, contains: `"gone"`, write: true},

@@ -71,11 +71,12 @@ type Patience struct {
 	First time.Duration // before anything was heard of it
 	Later time.Duration // since it was heard of last: a reboot, a cut network
 	Sync  time.Duration // the same, of a move, until a person is asked
+	Undo  time.Duration // for taking away what is left on it
 }
 
 // DefaultPatience is right for a server room.
 func DefaultPatience() Patience {
-	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour}
+	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour, Undo: 30 * time.Second}
 }
 
 // Config is what New and NewMigrations need.
@@ -97,7 +98,7 @@ type Config struct {
 // Assessments are the looks at servers. Its methods may be called concurrently.
 type Assessments struct {
 	cfg    Config
-	saving sync.Mutex // of a record that is under way: two write it
+	saving sync.Mutex // of a record that is looked at and then written
 	enough *signals   // by name: somebody has asked that the watching end
 }
 
@@ -125,8 +126,16 @@ func (a *Assessments) Assessment(name string) (report.AssessmentRecord, error) {
 // keeps the assessment at once, and the operation is nil. The same Idempotency-Key with the
 // same request answers what it began before.
 func (a *Assessments) Create(ctx context.Context, actor string, w report.Wish, idem gpu.Idempotency) (report.AssessmentRecord, *operation.Operation, error) {
-	if op, err := a.before(idem); op != nil || err != nil {
-		return report.AssessmentRecord{}, op, err
+	a.saving.Lock() // of two that ask at once, for a name or under a key, the second sees the first
+	defer a.saving.Unlock()
+	if op, err := a.before(idem); err != nil {
+		return report.AssessmentRecord{}, nil, err
+	} else if op != nil {
+		rec, err := a.cfg.Store.AssessmentRecord(w.Name)
+		if w.Report == nil && gpu.CodeOf(err) == gpu.CodeNotFound {
+			err = nil // it came to nothing: the operation says why
+		}
+		return rec, op, err
 	}
 	rec, err := a.draft(actor, w)
 	if err != nil {
@@ -269,6 +278,8 @@ func (a *Assessments) Finish(name string) (report.AssessmentRecord, error) {
 
 // Delete forgets an assessment. One that is under way is refused with what holds it.
 func (a *Assessments) Delete(name string) (report.AssessmentRecord, error) {
+	a.saving.Lock() // of two that delete, one must not meet the next of this name
+	defer a.saving.Unlock()
 	rec, err := a.PlanDelete(name)
 	if err != nil {
 		return rec, err

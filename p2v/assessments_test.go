@@ -34,17 +34,36 @@ type server struct {
 }
 
 type visit struct {
-	dial  error
-	place error
-	lines []report.Line
-	raw   string
-	then  error // what Run returns; nil: it ends well
-	stays bool  // it says no more, and does not end by itself
+	dial     error
+	slow     time.Duration // until it lets us in
+	place    error
+	swallows bool // Place does not come to an end
+	holds    bool // Unplace does not come to an end
+	lines    []report.Line
+	raw      string
+	then     error // what Run returns; nil: it ends well
+	stays    bool  // it says no more, and does not end by itself
 	// serve answers for the disks; nil: nobody does.
 	serve func(ctx context.Context, args []string) (io.ReadWriteCloser, error)
 }
 
-func (s *server) dial(_ context.Context, _ report.Source) (p2v.Server, error) {
+func (s *server) dial(ctx context.Context, _ report.Source) (p2v.Server, error) {
+	now := s.next()
+	if now.dial != nil {
+		return nil, now.dial
+	}
+	select {
+	case <-time.After(now.slow):
+	case <-ctx.Done():
+		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach it: %w", context.Cause(ctx))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open++
+	return &conn{s: s, visit: now}, nil
+}
+
+func (s *server) next() visit {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dialed++
@@ -52,11 +71,7 @@ func (s *server) dial(_ context.Context, _ report.Source) (p2v.Server, error) {
 	if len(s.visits) > 1 {
 		s.visits = s.visits[1:]
 	}
-	if now.dial != nil {
-		return nil, now.dial
-	}
-	s.open++
-	return &conn{s: s, visit: now}, nil
+	return now
 }
 
 type conn struct {
@@ -64,7 +79,11 @@ type conn struct {
 	visit
 }
 
-func (c *conn) Place(_ context.Context, id string, program io.Reader, size int64) (string, error) {
+func (c *conn) Place(ctx context.Context, id string, program io.Reader, size int64) (string, error) {
+	if c.swallows {
+		<-ctx.Done()
+		return "", context.Cause(ctx)
+	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if text, err := io.ReadAll(program); err != nil || int64(len(text)) != size {
@@ -75,6 +94,10 @@ func (c *conn) Place(_ context.Context, id string, program io.Reader, size int64
 }
 
 func (c *conn) Unplace(ctx context.Context, id string) error {
+	if c.holds {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if c.s.unclean {
@@ -468,8 +491,8 @@ func TestAssessAReport(t *testing.T) {
 	if err != nil || op.Status != operation.Done || rec.State != report.StateDone {
 		t.Fatalf("%+v %+v %v", rec, op, err)
 	}
-	if _, again, err := s.Create(t.Context(), "tester", w, gpu.Idempotency{Key: "k", Request: "r"}); err != nil || again.ID != op.ID {
-		t.Errorf("the same again: %+v %v", again, err)
+	if same, again, err := s.Create(t.Context(), "tester", w, gpu.Idempotency{Key: "k", Request: "r"}); err != nil || again.ID != op.ID || !cmp.Equal(same, rec) {
+		t.Errorf("the same again: %+v %v\n%s", again, err, cmp.Diff(rec, same))
 	}
 	if _, _, err := s.Create(t.Context(), "tester", w, gpu.Idempotency{Key: "k", Request: "other"}); gpu.CodeOf(err) != gpu.CodeConflict {
 		t.Errorf("another under the same key: %v", err)

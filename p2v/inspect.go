@@ -1,6 +1,7 @@
 package p2v
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,11 @@ func (a *Assessments) doInspect(ctx context.Context, t *operation.Task) ([]opera
 	rec.State = report.StateDone
 	a.saving.Lock()
 	defer a.saving.Unlock()
-	return nil, a.cfg.Store.Apply(operation.Put(report.RecordAssessment, rec.Name, rec))
+	if err := a.cfg.Store.Apply(operation.Put(report.RecordAssessment, rec.Name, rec)); err != nil {
+		// A step that fails takes the assessment back, with what was seen for days.
+		return nil, &operation.RetryError{After: a.cfg.Patience.Pause, Err: err}
+	}
+	return nil, nil
 }
 
 // undoInspect takes away what an aborted look left in the server's memory, if it can be
@@ -86,14 +91,22 @@ func (a *Assessments) undoInspect(ctx context.Context, t *operation.Task) ([]ope
 	if err != nil || rec.Source == nil {
 		return nil, err
 	}
-	server, err := a.cfg.Dial(ctx, *rec.Source)
+	a.cfg.sweep(ctx, t, *rec.Source)
+	return nil, nil
+}
+
+// sweep takes away what a step left in a server's memory, if that can be reached now. It does
+// not hold up what it is part of.
+func (c *Config) sweep(ctx context.Context, t *operation.Task, from report.Source) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Patience.Undo, DefaultPatience().Undo))
+	defer cancel()
+	server, err := c.Dial(ctx, from)
 	if err == nil {
 		err = errors.Join(server.Unplace(ctx, t.Operation().ID), server.Close())
 	}
 	if err != nil {
 		t.Logf(leftThere, err)
 	}
-	return nil, nil
 }
 
 const leftThere = "the inspector may still be in the server's memory, until it is started again: %v"
@@ -131,13 +144,12 @@ func passing(err error) bool {
 // visit reaches the server, has it looked at and watched, and leaves nothing there. The
 // record that it returns has all that was seen, also with an error.
 func (a *Assessments) visit(ctx context.Context, t *operation.Task, rec report.AssessmentRecord) (_ report.AssessmentRecord, err error) {
-	if rec.Enough && rec.Report != nil {
-		return rec, nil
+	rec, raised, err := a.listen(rec.Name)
+	if err != nil || rec.Enough && rec.Report != nil {
+		return rec, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	raised, forget := a.enough.raised(rec.Name)
-	defer forget()
 	watcher := make(chan struct{})
 	go func() {
 		defer close(watcher)
@@ -169,6 +181,21 @@ func (a *Assessments) visit(ctx context.Context, t *operation.Task, rec report.A
 	return v.rec, err
 }
 
+// listen returns the record, and what is closed when somebody has enough from now on. The
+// record tells of before: a signal may be left of an earlier assessment of this name.
+func (a *Assessments) listen(name string) (report.AssessmentRecord, <-chan struct{}, error) {
+	a.saving.Lock() // Finish writes and raises under it
+	defer a.saving.Unlock()
+	rec, err := a.cfg.Store.AssessmentRecord(name)
+	if err != nil {
+		return rec, nil, err
+	}
+	_, forget := a.enough.raised(name)
+	forget()
+	raised, _ := a.enough.raised(name)
+	return rec, raised, nil
+}
+
 func (v *visit) run(ctx context.Context) (err error) {
 	if v.server, err = v.a.cfg.Dial(ctx, *v.rec.Source); err != nil {
 		return err
@@ -187,11 +214,22 @@ func (v *visit) run(ctx context.Context) (err error) {
 			v.task.Logf(leftThere, err)
 		}
 	}()
-	folder, err := v.server.Place(ctx, v.task.Operation().ID, program, program.Size())
+	folder, err := place(ctx, v.server, v.task.Operation().ID, program)
 	if err != nil {
 		return err
 	}
 	return v.inspect(ctx, folder)
+}
+
+// placing is how long it may take to bring the inspector.
+const placing = 10 * time.Minute
+
+// place brings the inspector. It does not wait for ever for a server that takes it and is
+// never done.
+func place(ctx context.Context, s Server, id string, program Inspector) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, placing, gpu.Errorf(gpu.CodeUnavailable, "cannot bring the inspector: it is not there after %s", placing))
+	defer cancel()
+	return s.Place(ctx, id, program, program.Size())
 }
 
 // inspect runs the inspector and hears what it says, to its end.
@@ -279,7 +317,10 @@ func (v *visit) save(now bool) error {
 	}
 	v.rec.Enough = stored.Enough
 	v.saved = v.a.cfg.Now()
-	return v.a.cfg.Store.Apply(operation.Put(report.RecordAssessment, v.rec.Name, v.rec))
+	if err := v.a.cfg.Store.Apply(operation.Put(report.RecordAssessment, v.rec.Name, v.rec)); err != nil {
+		return gpu.Wrap(err, gpu.CodeUnavailable, "cannot keep what was seen") // it may pass
+	}
+	return nil
 }
 
 // unseen notes that something could not be seen.

@@ -3,6 +3,7 @@ package p2v
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -36,6 +37,7 @@ type Migrations struct {
 	now    *signals // by name: somebody has asked for a pass, or another pace
 	saving sync.Mutex
 	limits sync.Map // by name: *block.Limit
+	claims claims
 }
 
 // NewMigrations returns the moves of a store, and registers their steps with the engine.
@@ -43,7 +45,7 @@ func NewMigrations(cfg Config) *Migrations {
 	if cfg.Patience == (Patience{}) {
 		cfg.Patience = DefaultPatience()
 	}
-	m := &Migrations{cfg: cfg, now: newSignals()}
+	m := &Migrations{cfg: cfg, now: newSignals(), claims: claims{keep: keepFree}}
 	cfg.Engine.Handle(stepSync, operation.Handler{Do: m.doSync, Undo: m.undoSync})
 	return m
 }
@@ -54,7 +56,11 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 		return out, nil
 	}
 	op, err := m.cfg.Engine.Get(r.Operation)
-	if err != nil {
+	switch {
+	case errors.Is(err, operation.ErrNotFound): // it was forgotten, and a while ago
+		out.Phase, out.Abandoned, out.Reason = move.PhaseFailed, true, "the record of its operation is gone: delete the migration, which removes its mirrors"
+		return out, nil
+	case err != nil:
 		return out, err
 	}
 	switch op.Status {
@@ -63,9 +69,9 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 	case operation.Undoing:
 		out.Phase = move.PhaseRollingBack
 	case operation.Undone:
-		out.Phase = move.PhaseRolledBack
+		out.Phase, out.Ended = move.PhaseRolledBack, move.PhaseRolledBack
 	case operation.Failed:
-		out.Phase = move.PhaseFailed
+		out.Phase, out.Abandoned = move.PhaseFailed, op.Forgot
 		if op.Problem != nil {
 			out.Reason = op.Problem.Detail
 		}
@@ -154,7 +160,7 @@ func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (mov
 	if err != nil {
 		return move.Migration{}, operation.Operation{}, err
 	}
-	op, err := m.cfg.Engine.Add(ctx, plan)
+	op, err := m.add(ctx, w.Name, plan)
 	if err != nil {
 		return move.Migration{}, operation.Operation{}, err
 	}
@@ -162,14 +168,33 @@ func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (mov
 	return v, op, err
 }
 
+// add begins a move whose name nobody has taken while it was planned.
+func (m *Migrations) add(ctx context.Context, name string, plan operation.Plan) (operation.Operation, error) {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	if err := m.free(name); err != nil {
+		return operation.Operation{}, err
+	}
+	return m.cfg.Engine.Add(ctx, plan)
+}
+
+// free refuses a name that there is a move of.
+func (m *Migrations) free(name string) error {
+	_, err := m.cfg.Store.MigrationRecord(name)
+	switch {
+	case err == nil:
+		return gpu.Errorf(gpu.CodeConflict, "cannot migrate %q: there is a migration of this name", name).WithHint("delete it when it has ended, or use another name")
+	case gpu.CodeOf(err) != gpu.CodeNotFound:
+		return err
+	}
+	return nil
+}
+
 func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (operation.Plan, error) {
 	cannot := func(code gpu.Code, format string, args ...any) *gpu.Error {
 		return gpu.Errorf(code, "cannot migrate %q: "+format, append([]any{w.Name}, args...)...)
 	}
-	switch _, err := m.cfg.Store.MigrationRecord(w.Name); {
-	case err == nil:
-		return operation.Plan{}, cannot(gpu.CodeConflict, "there is a migration of this name").WithHint("delete it when it has ended, or use another name")
-	case gpu.CodeOf(err) != gpu.CodeNotFound:
+	if err := m.free(w.Name); err != nil {
 		return operation.Plan{}, err
 	}
 	if w.Name != filepath.Base(w.Name) || !filepath.IsLocal(w.Name) {
@@ -251,7 +276,10 @@ func disksOf(r report.Report, w assess.Wish) ([]move.Disk, error) {
 // Rollback takes a move back: what was made here goes, and the source stays as it is.
 func (m *Migrations) Rollback(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
-	if err != nil || v.Ended != "" {
+	if err != nil {
+		return v, err
+	}
+	if changes, err := v.Allows(move.ActRollback); err != nil || !changes {
 		return v, err
 	}
 	if _, err := m.cfg.Engine.Abort(v.Operation); err != nil {
@@ -266,8 +294,8 @@ func (m *Migrations) Retry(name string) (move.Migration, error) {
 	if err != nil {
 		return v, err
 	}
-	if v.Phase != move.PhaseWaiting && v.Phase != move.PhaseFailed {
-		return v, gpu.Errorf(gpu.CodeConflict, "cannot retry migration %q: it is %s, and waits for nobody", name, v.Phase)
+	if _, err := v.Allows(move.ActRetry); err != nil {
+		return v, err
 	}
 	if _, err := m.cfg.Engine.Retry(v.Operation); err != nil {
 		return v, err
@@ -278,11 +306,11 @@ func (m *Migrations) Retry(name string) (move.Migration, error) {
 // Sync asks for a pass at once.
 func (m *Migrations) Sync(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
-	switch {
-	case err != nil:
+	if err != nil {
 		return v, err
-	case v.Phase != move.PhaseSyncing && v.Phase != move.PhaseReady:
-		return v, gpu.Errorf(gpu.CodeConflict, "cannot sync migration %q: it is %s", name, v.Phase)
+	}
+	if _, err := v.Allows(move.ActSync); err != nil {
+		return v, err
 	}
 	m.now.raise(name)
 	return v, nil
@@ -295,13 +323,14 @@ func (m *Migrations) SetCopy(name string, c move.Copy) (move.Migration, error) {
 	}
 	m.saving.Lock()
 	defer m.saving.Unlock()
-	r, err := m.cfg.Store.MigrationRecord(name)
-	switch {
-	case err != nil:
-		return move.Migration{}, err
-	case r.Ended != "":
-		return move.Migration{}, gpu.Errorf(gpu.CodeConflict, "cannot change migration %q: it is %s", name, r.Ended)
+	v, err := m.Migration(name)
+	if err != nil {
+		return v, err
 	}
+	if _, err := v.Allows(move.ActChange); err != nil {
+		return v, err
+	}
+	r := v.Record
 	r.Copy = c.Complete()
 	if err := m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, r)); err != nil {
 		return move.Migration{}, err
@@ -311,11 +340,19 @@ func (m *Migrations) SetCopy(name string, c move.Copy) (move.Migration, error) {
 	return m.view(r)
 }
 
-// Delete forgets a move that has ended.
+// Delete forgets a move that has ended. What one left here whose operation was forgotten is
+// removed before.
 func (m *Migrations) Delete(name string) (move.Migration, error) {
+	m.saving.Lock() // of two that delete, one must not meet the next of this name
+	defer m.saving.Unlock()
 	v, err := m.PlanDelete(name)
 	if err != nil {
 		return v, err
+	}
+	if v.Abandoned {
+		if err := m.discard(v.Record); err != nil {
+			return v, gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: its mirrors cannot be removed: %w", name, err)
+		}
 	}
 	m.limits.Delete(name)
 	return v, m.cfg.Store.Apply(operation.Delete(move.RecordMigration, name))
@@ -324,7 +361,7 @@ func (m *Migrations) Delete(name string) (move.Migration, error) {
 // PlanDelete is the dry run of Delete.
 func (m *Migrations) PlanDelete(name string) (move.Migration, error) {
 	v, err := m.Migration(name)
-	if err == nil && v.Ended == "" {
+	if err == nil && v.Ended == "" && !v.Abandoned {
 		err = gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: it is %s", name, v.Phase).
 			WithBlockers(gpu.Blocker{Kind: "operation", ID: v.Operation}).WithHint("roll it back first: gpuvirt migrate rollback %s", name)
 	}

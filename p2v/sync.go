@@ -54,12 +54,28 @@ func (m *Migrations) doSync(ctx context.Context, t *operation.Task) ([]operation
 	case errors.Is(err, errDraining):
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	case passing(err) && m.cfg.Now().Sub(heard) < m.cfg.Patience.Sync:
+		if err := m.unready(args.Name); err != nil {
+			t.Logf("%v", err)
+		}
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	case passing(err):
 		return nil, &operation.WaitError{Reason: fmt.Sprintf("the source has not been heard of since %s (%v): retry when it is there again, or roll back",
 			heard.UTC().Format(time.RFC3339), err)}
 	}
 	return nil, &operation.WaitError{Reason: err.Error()}
+}
+
+// unready forgets what the last pass would take: the source has gone, and nobody tells what it
+// writes meanwhile.
+func (m *Migrations) unready(name string) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	rec, err := m.cfg.Store.MigrationRecord(name)
+	if err != nil || rec.Forecast == nil {
+		return err
+	}
+	rec.Forecast = nil
+	return m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, rec))
 }
 
 func unclean(err error) error { return &operation.UncleanError{Err: err} }
@@ -85,15 +101,15 @@ func (m *Migrations) undoSync(ctx context.Context, t *operation.Task) ([]operati
 	if err := m.discard(rec); err != nil {
 		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot remove the mirrors of migration %q: %w", rec.Name, err)
 	}
-	server, err := m.cfg.Dial(ctx, rec.Source)
-	if err == nil {
-		err = errors.Join(server.Unplace(ctx, t.Operation().ID), server.Close())
-	}
-	if err != nil {
-		t.Logf(leftThere, err)
+	m.cfg.sweep(ctx, t, rec.Source)
+	// Not with the step's end: who changes the pace looks whether it has ended, and writes.
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	if rec, err = m.cfg.Store.MigrationRecord(args.Name); err != nil {
+		return nil, err
 	}
 	rec.Ended, rec.Forecast = move.PhaseRolledBack, nil
-	return []operation.Row{operation.Put(move.RecordMigration, rec.Name, rec)}, nil
+	return nil, m.cfg.Store.Apply(operation.Put(move.RecordMigration, rec.Name, rec))
 }
 
 // discard removes the files of a move that we know, and then its folder: what somebody else
@@ -171,7 +187,7 @@ func (s *stay) run(ctx context.Context) error {
 			s.task.Logf(leftThere, err)
 		}
 	}()
-	folder, err := server.Place(ctx, id, program, program.Size())
+	folder, err := place(ctx, server, id, program)
 	if err != nil {
 		return err
 	}
@@ -282,16 +298,25 @@ func (s *stay) disk(ctx context.Context, i int) error {
 		return err
 	}
 	defer mirror.Close() //nolint:errcheck // a pass is durable when it has ended
-	if err := mirror.CheckSpace(); err != nil {
+	release, err := s.m.claims.claim(path+".raw", mirror)
+	if err != nil {
 		return err
 	}
+	defer release()                        // before it is closed
 	only := s.written(ctx, mirror, d.Name) // before anything is read
 	pass := block.Pass{Started: time.Now()}
 	if only == nil || len(only) > 0 {
-		pass, err = block.Pull(ctx, mirror, d.Name, block.Options{
+		pulling, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
+		pass, err = block.Pull(pulling, mirror, d.Name, block.Options{
 			Dial:        func(ctx context.Context) (io.ReadWriteCloser, error) { return s.open(ctx, "serve") },
 			Connections: s.rec.Copy.Connections, Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
-			Progress: func(p block.Progress) { s.task.Progress(p.Done, p.Total) },
+			Progress: func(p block.Progress) {
+				s.task.Progress(p.Done, p.Total)
+				if err := s.m.claims.check(path+".raw", mirror); err != nil {
+					stop(err)
+				}
+			},
 			// The connections are ours to make again: where the server is gone they all are.
 			Patience: 30 * time.Second,
 		})

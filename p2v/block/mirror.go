@@ -45,14 +45,24 @@ func (m *Mirror) Chunks() int64 { return m.count() }
 // Held counts the chunks that the map says are on the mirror.
 func (m *Mirror) Held() (int64, error) { return m.table.held() }
 
+// Room tells how many bytes are still to be stored should every chunk of the disk hold data,
+// and how many there is room for.
+func (m *Mirror) Room() (need, free int64, err error) {
+	stored, free, err := m.data.Room()
+	if err != nil {
+		return 0, 0, fmt.Errorf("cannot ask for the room of %q: %w", m.name, err)
+	}
+	return max(0, m.size-stored), free, nil
+}
+
 // CheckSpace answers with a SpaceError if the disk does not fit should every
 // chunk of it hold data. Zeros take no room, so that it may fit nevertheless.
 func (m *Mirror) CheckSpace() error {
-	stored, free, err := m.data.Room()
+	need, free, err := m.Room()
 	if err != nil {
-		return fmt.Errorf("cannot ask for the room of %q: %w", m.name, err)
+		return err
 	}
-	if need := max(0, m.size-stored); need > free {
+	if need > free {
 		return &SpaceError{Path: m.name, Need: need, Free: free}
 	}
 	return nil

@@ -110,6 +110,9 @@ type Migration struct {
 
 	Phase  Phase
 	Reason string // why a person must act, empty: nobody must
+	// Abandoned is set where nobody works on it any more though it has not ended: its mirrors
+	// may still be here.
+	Abandoned bool
 }
 
 // Disk is a disk that is moved.

@@ -44,7 +44,8 @@ var word = regexp.MustCompile(`^[A-Za-z0-9_./:=,@%+-]+$`)
 
 // Run runs a program on the server to its end. Words that a shell could read as something
 // else are refused before anything is sent. When ctx ends the program is asked to end, and
-// the connection's part that it speaks over is closed.
+// the connection's part that it speaks over is closed; where that does not end it within the
+// grace, the connection is cut.
 func (c *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, program string, args ...string) error {
 	for _, w := range append([]string{program}, args...) {
 		if !word.MatchString(w) {
@@ -56,6 +57,8 @@ func (c *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 
 // run runs a command as the user's shell reads it.
 func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, program, command string) error {
+	ctx, enough := context.WithCancelCause(ctx)
+	defer enough(nil)
 	cannot := func(err error) error {
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
@@ -65,6 +68,9 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 		}
 		return gpu.Errorf(gpu.CodeUnavailable, "cannot run %q on %s: %w", program, name(c.source), err)
 	}
+	ended := make(chan struct{})
+	defer close(ended)
+	defer context.AfterFunc(ctx, func() { c.cut(program, ended) })()
 	session, err := c.client.NewSession()
 	if err != nil {
 		return cannot(err)
@@ -72,6 +78,9 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 	defer session.Close() //nolint:errcheck // it says io.EOF where the server closed it first
 	said := &tail{}
 	session.Stdin, session.Stdout, session.Stderr = stdin, stdout, said
+	if stdout != nil {
+		session.Stdout = refusing{stdout, func(err error) { enough(cannot(err)) }}
+	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = session.Signal(ssh.SIGTERM)
 		_ = session.Close()
@@ -91,6 +100,22 @@ func (c *Conn) run(ctx context.Context, stdin io.Reader, stdout io.Writer, progr
 		return err
 	}
 	return cannot(err)
+}
+
+// refusing tells of an error of a writer. Nobody reads on behind it, and a program that says
+// more does not end by itself.
+type refusing struct {
+	io.Writer
+
+	refused func(error)
+}
+
+func (r refusing) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if err != nil {
+		r.refused(err)
+	}
+	return n, err
 }
 
 // exitOf turns what x/crypto says of a program's end into an *ExitError; another error stays.

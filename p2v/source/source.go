@@ -31,6 +31,9 @@ type Options struct {
 	// Alive is between two questions whether the server is still there; after three
 	// without an answer the connection is cut. Default 15 s.
 	Alive time.Duration
+	// Grace is how long a program that is asked to end may take. One that is deaf, or a
+	// server that does not let go of it, costs the connection then. Default 10 s.
+	Grace time.Duration
 }
 
 // missed is how many questions may go without an answer.
@@ -40,6 +43,7 @@ const missed = 3
 type Conn struct {
 	client *ssh.Client
 	source report.Source
+	grace  time.Duration
 	stop   context.CancelCauseFunc
 	ctx    context.Context // ends with the connection; its cause says why
 	done   sync.WaitGroup
@@ -53,6 +57,9 @@ func Dial(ctx context.Context, s report.Source, o Options) (*Conn, error) {
 	}
 	if o.Alive == 0 {
 		o.Alive = 15 * time.Second
+	}
+	if o.Grace == 0 {
+		o.Grace = 10 * time.Second
 	}
 	key, err := credential(o.Credentials, s.Credential)
 	if err != nil {
@@ -69,7 +76,7 @@ func Dial(ctx context.Context, s report.Source, o Options) (*Conn, error) {
 	case err != nil:
 		return nil, err
 	}
-	c := &Conn{client: client, source: s}
+	c := &Conn{client: client, source: s, grace: o.Grace}
 	c.ctx, c.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.done.Go(func() { c.watch(o.Alive) })
 	c.done.Go(func() {
@@ -188,6 +195,20 @@ func (c *Conn) watch(every time.Duration) {
 				}
 			})
 		}
+	}
+}
+
+// cut gives the connection up where a program has not ended in time: what waits for it
+// knows no context.
+func (c *Conn) cut(program string, ended <-chan struct{}) {
+	late := time.NewTimer(c.grace)
+	defer late.Stop()
+	select {
+	case <-ended:
+	case <-c.ctx.Done():
+	case <-late.C:
+		c.stop(fmt.Errorf("%q did not end within %s", program, c.grace))
+		_ = c.client.Close()
 	}
 }
 

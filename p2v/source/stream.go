@@ -23,10 +23,11 @@ type Stream struct {
 	out     io.Reader
 	said    *tail
 
-	wait  sync.Once
-	exit  error // how it ended, if not well
-	once  sync.Once
-	ended error // of Close
+	over    chan struct{} // closed when it has ended
+	exit    error         // how it ended, if not well; after over
+	once    sync.Once
+	closing chan struct{} // closed by Close
+	ended   error         // of Close
 }
 
 // Open starts a program on the server and returns when it is running. The context is for
@@ -75,7 +76,7 @@ func (c *Conn) open(program, command string) (*Stream, error) {
 	if err != nil {
 		return nil, cannot(err)
 	}
-	s := &Stream{program: program, session: session, said: &tail{}}
+	s := &Stream{program: program, session: session, said: &tail{}, closing: make(chan struct{}), over: make(chan struct{})}
 	session.Stderr = s.said
 	s.in, err = session.StdinPipe()
 	if err == nil {
@@ -87,6 +88,19 @@ func (c *Conn) open(program, command string) (*Stream, error) {
 	if err != nil {
 		return nil, errors.Join(cannot(err), session.Close())
 	}
+	c.done.Go(func() {
+		defer close(s.over)
+		if exit := exitOf(program, session.Wait(), s.said); exit != nil {
+			s.exit = fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, exit)
+		}
+	})
+	c.done.Go(func() {
+		select {
+		case <-s.closing:
+			c.cut(program, s.over)
+		case <-s.over:
+		}
+	})
 	return s, nil
 }
 
@@ -97,20 +111,18 @@ func (s *Stream) Read(b []byte) (int, error) {
 	if n > 0 || !errors.Is(err, io.EOF) {
 		return n, err
 	}
-	s.wait.Do(func() {
-		if exit := exitOf(s.program, s.session.Wait(), s.said); exit != nil {
-			s.exit = fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, exit)
-		}
-	})
+	<-s.over
 	return 0, cmp.Or(s.exit, io.EOF)
 }
 
 // Write writes to the program.
 func (s *Stream) Write(b []byte) (int, error) { return s.in.Write(b) }
 
-// Close has the program end, and ends a Read that waits.
+// Close has the program end, and ends a Read and a Write that wait: where the program does
+// not end within the grace, with the whole connection.
 func (s *Stream) Close() error {
 	s.once.Do(func() {
+		close(s.closing)
 		_ = s.session.Signal(ssh.SIGTERM)
 		s.ended = s.session.Close()
 		if errors.Is(s.ended, io.EOF) {

@@ -165,7 +165,12 @@ func (c *Client) take(ctx context.Context, disk string, chunks int64) ([]block.R
 	if err != nil {
 		return nil, err
 	}
+	stop := context.AfterFunc(ctx, func() { _ = c.conn.Close() })
+	defer stop()
 	if _, err := c.conn.Write(append(text, '\n')); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		return nil, &LostError{Reason: shown(err.Error())}
 	}
 	var a answer

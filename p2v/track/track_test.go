@@ -132,6 +132,28 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// A source that does not read what it is asked does not hold us up.
+func TestDeaf(t *testing.T) {
+	near, far := net.Pipe()
+	go func() { _, _ = io.WriteString(far, `{"tracks":true,"chunk_bytes":1}`+"\n") }()
+	c, err := Connect(t.Context(), near, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { _, err := c.Take(ctx, "sda", 10); ended <- err }()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it goes on")
+	}
+}
+
 // Few ranges have all that many had.
 func TestCoarse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -1,0 +1,125 @@
+package p2v_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/move"
+)
+
+// abandon has a move fail to roll back, and its operation forgotten.
+func (y *yard) abandon() move.Migration {
+	y.t.Helper()
+	v := y.begin()
+	y.until("synced", passes(1))
+	foreign := filepath.Join(y.storage, "gpu7", "notes.txt")
+	_, err := y.Rollback("gpu7")
+	if err := errors.Join(os.WriteFile(foreign, nil, 0o600), err); err != nil {
+		y.t.Fatal(err)
+	}
+	y.until("failed", phase(move.PhaseFailed))
+	if _, err := y.engine.Forget(v.Operation); err != nil {
+		y.t.Fatal(err)
+	}
+	return v
+}
+
+// A move whose operation was forgotten can be deleted, with what it left here; also when the
+// operation's record is gone, which takes nothing from the others.
+func TestMigrationForgotten(t *testing.T) {
+	for name, prune := range map[string]bool{"forgotten": false, "pruned": true} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, newMachine(t, 4*mib))
+			v := y.abandon()
+			if prune {
+				if err := y.store.DeleteOperations([]string{v.Operation}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all, err := y.Migrations.Migrations()
+			if err != nil || len(all) != 1 || all[0].Phase != move.PhaseFailed || all[0].Reason == "" {
+				t.Errorf("%+v %v", all, err)
+			}
+			if _, err := y.Delete("gpu7"); err == nil {
+				t.Error("what somebody else put there is passed over")
+			}
+			if err := os.Remove(filepath.Join(y.storage, "gpu7", "notes.txt")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := y.Delete("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			y.clean()
+			if _, err := y.Migration("gpu7"); gpu.CodeOf(err) != gpu.CodeNotFound {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// A change of the pace that meets the end of a roll back does not bring the move back.
+func TestMigrationSetCopyAtItsEnd(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("synced", passes(1))
+	stop := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 60; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_, _ = y.SetCopy("gpu7", move.Copy{Interval: i})
+		}
+	}()
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	<-time.After(20 * time.Millisecond)
+	close(stop)
+	<-ended
+	if v, err := y.Migration("gpu7"); err != nil || v.Ended != move.PhaseRolledBack {
+		t.Errorf("%q %v", v.Ended, err)
+	}
+	// As an earlier version left it.
+	rec, err := y.store.MigrationRecord("gpu7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Ended = ""
+	if err := y.store.Apply(operation.Put(move.RecordMigration, "gpu7", rec)); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := y.Rollback("gpu7"); err != nil || v.Phase != move.PhaseRolledBack {
+		t.Errorf("again: %q %v", v.Phase, err)
+	}
+	if _, err := y.Delete("gpu7"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A source that lets us in and does nothing does not hold up the way back.
+func TestMigrationRollbackIsLimited(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.engine.Stop()
+	y.patience.Undo = 50 * time.Millisecond
+	y.start()
+	y.begin()
+	y.until("synced", passes(1))
+	y.machine.server.mu.Lock()
+	y.machine.visits = []visit{{holds: true}}
+	y.machine.server.mu.Unlock()
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+}

@@ -1,0 +1,48 @@
+package move
+
+import (
+	"testing"
+
+	"gpuvirt/gpu"
+)
+
+func TestAllows(t *testing.T) {
+	for name, c := range map[string]struct {
+		m Migration
+		// acts that change something, and that are refused; the others change nothing
+		changes, refused []Act
+	}{
+		"syncing":      {Migration{Phase: PhaseSyncing}, []Act{ActSync, ActChange, ActRollback}, []Act{ActRetry}},
+		"ready":        {Migration{Phase: PhaseReady}, []Act{ActSync, ActChange, ActRollback}, []Act{ActRetry}},
+		"waiting":      {Migration{Phase: PhaseWaiting}, []Act{ActRetry, ActChange, ActRollback}, []Act{ActSync}},
+		"rolling back": {Migration{Phase: PhaseRollingBack}, []Act{ActChange}, []Act{ActSync, ActRetry}},
+		"rolled back":  {Migration{Phase: PhaseRolledBack, Record: Record{Ended: PhaseRolledBack}}, nil, []Act{ActSync, ActRetry, ActChange}},
+		"failed":       {Migration{Phase: PhaseFailed}, []Act{ActRetry, ActChange}, []Act{ActSync, ActRollback}},
+		"abandoned":    {Migration{Phase: PhaseFailed, Abandoned: true}, []Act{ActChange}, []Act{ActSync, ActRetry, ActRollback}},
+	} {
+		want := map[Act]string{}
+		for _, a := range c.changes {
+			want[a] = "changes"
+		}
+		for _, a := range c.refused {
+			want[a] = "refused"
+		}
+		for _, a := range []Act{ActSync, ActRetry, ActChange, ActRollback} {
+			got := ""
+			switch changes, err := c.m.Allows(a); {
+			case gpu.CodeOf(err) == gpu.CodeConflict && err != nil:
+				got = "refused"
+			case err != nil:
+				got = err.Error()
+			case changes:
+				got = "changes"
+			}
+			if got != want[a] {
+				t.Errorf("%s: %s: %q, want %q", name, a, got, want[a])
+			}
+		}
+	}
+	if _, err := (Migration{}).Allows("sing"); err == nil {
+		t.Error("no act")
+	}
+}
