@@ -191,6 +191,7 @@ migration:
   description:
     - The migration as it is now, or for I(state=absent) as it was.
     - In check mode, of one that is new, what is known of it beforehand.
+    - In templates, how it is copied is C(migration['copy']), as C(migration.copy) is something of Python's.
   returned: when there is or was one, or would be, and not with I(plan_only)
   type: dict
   sample:
