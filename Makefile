@@ -76,7 +76,7 @@ hw-test: bootstrap ## Read what a GPU of NVIDIA in this machine says; changes no
 
 .PHONY: ansible-test
 ansible-test: build ## Play the Ansible collection against the daemon on a simulated host (PYTHON=of the host)
-	@hack/bootstrap ansible-core openssl
+	@hack/bootstrap ansible-core openssl openssh-client openssh-server
 	ansible/tests/run
 
 .PHONY: cover

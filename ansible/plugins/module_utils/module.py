@@ -5,6 +5,8 @@
 
 """What the modules have in common: options, plans before writes, and how they end."""
 
+import json
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import SOCKET, Client, Problem
 
@@ -25,6 +27,14 @@ def options(**own):
         wait=dict(type='bool', default=True),
         timeout=dict(type='int', default=300),
     )
+
+
+def differences(stored, asked, prefix=''):
+    """The fields of what is asked that are otherwise stored, as the daemon tells such."""
+    def text(v):
+        return v if isinstance(v, str) else json.dumps(v, sort_keys=True)
+
+    return dict((prefix + f, dict(stored=text(stored.get(f)), asked=text(asked[f]))) for f in asked if stored.get(f) != asked[f])
 
 
 def run(body, **spec):

@@ -1,0 +1,242 @@
+# -*- coding: utf-8 -*-
+# Copyright: The gpuvirt authors
+# Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0)
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the module for migrations asks of a daemon, and what it tells of the answer."""
+
+import unittest
+
+from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils import client as c
+
+try:
+    from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils import module as m
+    from ansible_collections.gpuvirt.gpuvirt.plugins.modules import migration
+except ImportError:  # there is no Ansible beside this interpreter
+    m = None
+
+WISH = dict(partitions=[], licence_token=True, memory_bytes=0, threads=4, disks=[], copy_bytes_per_second=0, change_bytes_per_second=0,
+            downtime_seconds=600, waivers=[dict(id='x', reason='y', by='root')])
+ASKED = dict(partitions=None, licence_token=True, threads=4, downtime_seconds=600.0, waivers=[dict(id='x', reason='y')])
+COPY = dict(bandwidth_bytes_per_second=0, interval_seconds=600, connections=4, compress=False)
+THERE = dict(name='a', assessment='s', hostname='gpu7', phase='syncing', operation='O1', plan=WISH, copy=COPY)
+READY = dict(THERE, phase='ready')
+PLAN = dict(assessment=dict(hostname='gpu7'), wish=WISH, verdict=dict(state='ready', text='Ready.', blockers=[]))
+BLOCKED = dict(PLAN, verdict=dict(state='blocked', text='Blocked: no.', blockers=[dict(id='disk-room', title='No room')]))
+SEEN = dict(name='s', state='done', source={}, operation='O0')
+
+
+class Fake(object):
+    """A daemon whose one migration is there in turn as given."""
+
+    timeout = 0
+
+    def __init__(self, *there, **more):
+        self.there, self.asked = list(there), []
+        self.planned, self.seen = more.pop('planned', PLAN), more.pop('seen', SEEN)
+        self.others, self.end, self.raced, self.seconds = more.pop('others', []), more.pop('end', 'undone'), more.pop('raced', False), more.pop('seconds', 9)
+
+    def find(self, what, name):
+        self.asked.append('GET ' + what)
+        return self.there.pop(0) if len(self.there) > 1 else self.there[0]
+
+    def send(self, request, patient=False):
+        found = self.find(*request.names)
+        if found is None:
+            raise c.Problem('not-found', 'x', status=404)
+        return 200, found
+
+    def get(self, *names):
+        self.asked.append('GET ' + '/'.join(names))
+        return self.seen
+
+    def list(self, what, **filters):
+        self.asked.append('GET {0} of {1}'.format(what, filters['assessment']))
+        return self.others
+
+    def plan(self, request):
+        self.asked.append('plan {0}'.format(request))
+        return self.planned if request.names == ('migrations',) else dict(summary='x', steps=[], changes=True)
+
+    def write(self, request):
+        self.asked.append('{0}'.format(request))
+        self.body = request.body
+        if request.names == ('migrations',):
+            if self.raced:
+                raise c.Problem('conflict', 'there is one', status=409)
+            return None, dict(id='O1')
+        return {}, None
+
+    def wait(self, operation):
+        self.asked.append('wait ' + operation)
+        return dict(id=operation, status=self.end, summary='move')
+
+    def left(self):
+        self.seconds -= 1
+        return self.seconds
+
+
+class Ansible(object):
+
+    def __init__(self, check, params):
+        self.check_mode, self.params, self.warnings = check, params, []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+CREATE = ['GET migrations', 'plan POST /v1/migrations', 'GET assessments/s', 'GET migrations of s', 'POST /v1/migrations', 'GET migrations']
+
+
+@unittest.skipIf(m is None, 'there is no Ansible beside this interpreter')
+class TestMigration(unittest.TestCase):
+
+    def setUp(self):
+        self.pause, migration.PAUSE = migration.PAUSE, 0
+
+    def tearDown(self):
+        migration.PAUSE = self.pause
+
+    def play(self, daemon, check=False, **params):
+        values = dict((n, None) for n in m.NETWORK + ('plan', 'copy'))
+        values.update(dict(socket='/nowhere', wait=True, timeout=5, name='a', assessment='s', state='present', plan_only=False))
+        values.update(params)
+        self.run = m.Run(Ansible(check, values))
+        self.run.client = daemon
+        migration.body(self.run)
+        return self.run.result
+
+    def refused(self, daemon, code, **params):
+        with self.assertRaises(c.Problem) as caught:
+            self.play(daemon, **params)
+        self.assertEqual(caught.exception.code, code)
+        return caught.exception
+
+    def test_it_is_begun(self):
+        daemon = Fake(None, THERE)
+        got = self.play(daemon, plan=ASKED, copy=dict(connections=None, compress=False))
+        self.assertEqual(daemon.asked, CREATE)
+        self.assertEqual(daemon.body['plan'], dict((k, v) for k, v in ASKED.items() if v is not None))
+        self.assertEqual(daemon.body['copy'], dict(compress=False))
+        self.assertEqual((got['changed'], got['operation'], got['migration'], got['migration_plan']), (True, 'O1', THERE, PLAN))
+        daemon = Fake(None)
+        check = self.play(daemon, check=True, plan=ASKED)
+        self.assertEqual(daemon.asked, CREATE[:4])
+        self.assertEqual((check['changed'], check['diff'], check['migration_plan']), (True, got['diff'], PLAN))
+
+    def test_the_same_again_sends_nothing(self):
+        for wish in (dict(), dict(plan=ASKED), dict(plan=ASKED, copy=dict(connections=4, compress=None)), dict(copy={})):
+            for state in ('present', 'ready'):
+                daemon = Fake(READY)
+                got = self.play(daemon, state=state, **wish)
+                self.assertEqual((got['changed'], daemon.asked), (False, ['GET migrations']))
+                self.assertEqual(got['diff']['before'], got['diff']['after'])
+
+    def test_another_plan_is_refused(self):
+        for wish, fields in (
+            (dict(assessment='t'), {'assessment'}),
+            (dict(plan={}), {'plan.licence_token', 'plan.threads', 'plan.downtime_seconds', 'plan.waivers'}),
+            (dict(plan=dict(ASKED, disks=['b', 'a'], partitions=[dict(profile='x', gpu=None)])), {'plan.disks', 'plan.partitions'}),
+            (dict(plan=dict(ASKED, waivers=[dict(id='x', reason='z')])), {'plan.waivers'}),
+        ):
+            daemon = Fake(THERE)
+            self.assertEqual(set(self.refused(daemon, 'conflict', copy=dict(connections=9), **wish).differences), fields)
+            self.assertEqual(daemon.asked, ['GET migrations'])
+
+    def test_what_is_left_out_of_a_partition_is_nothing(self):
+        stored = dict(THERE, plan=dict(WISH, disks=['a', 'b'], partitions=[dict(source='0', memory_bytes=0, sms=0)]))
+        got = self.play(Fake(stored), plan=dict(ASKED, disks=['b', 'a'], partitions=[dict({'source': '0', 'gpu': None, 'none': False})]))
+        self.assertFalse(got['changed'])
+
+    def test_it_is_copied_otherwise(self):
+        after = dict(THERE, copy=dict(COPY, connections=9))
+        daemon = Fake(THERE, after)
+        got = self.play(daemon, copy=dict(connections=9, compress=None))
+        self.assertEqual(daemon.asked, ['GET migrations', 'plan PATCH /v1/migrations/a', 'PATCH /v1/migrations/a', 'GET migrations'])
+        self.assertEqual((got['changed'], got['migration'], daemon.body), (True, after, dict(copy=dict(connections=9))))
+        daemon = Fake(THERE)
+        check = self.play(daemon, check=True, copy=dict(connections=9))
+        self.assertEqual(daemon.asked, ['GET migrations', 'plan PATCH /v1/migrations/a'])
+        self.assertEqual((check['changed'], check['diff'], check['migration']), (True, got['diff'], after))
+
+    def test_what_the_daemon_would_refuse(self):
+        for check in (True, False):
+            for more, code, blockers in (
+                (dict(planned=BLOCKED), 'conflict', [dict(kind='concern', id='disk-room', name='No room')]),
+                (dict(seen=dict(SEEN, state='watching')), 'conflict', [dict(kind='operation', id='O0')]),
+                (dict(seen=dict(name='s', state='done')), 'conflict', []),
+                (dict(others=[dict(READY, name='b')]), 'busy', []),
+            ):
+                daemon = Fake(None, **more)
+                self.assertEqual(self.refused(daemon, code, check=check).blockers, blockers)
+                self.assertNotIn('POST /v1/migrations', daemon.asked)
+                self.assertIn('migration_plan', self.run.result)
+                self.assertFalse(self.run.result['changed'])
+        self.assertTrue(self.play(Fake(None, THERE, others=[dict(READY, name='b', phase='rolled-back')]))['changed'])
+
+    def test_the_plan_alone(self):
+        for there in (None, THERE):
+            daemon = Fake(there, planned=BLOCKED)
+            got = self.play(daemon, plan_only=True)
+            self.assertEqual(daemon.asked, ['plan POST /v1/migrations'])
+            self.assertEqual(got, dict(changed=False, migration_plan=BLOCKED))
+
+    def test_a_request_that_came_twice(self):
+        got = self.play(Fake(None, THERE, raced=True), plan=ASKED)
+        self.assertEqual((got['changed'], got['operation']), (True, 'O1'))
+        self.refused(Fake(None, dict(THERE, assessment='t'), raced=True), 'conflict')
+        self.assertFalse(self.run.result['changed'])
+        self.refused(Fake(None, raced=True), 'conflict')
+
+    def test_ready_is_waited_for(self):
+        daemon = Fake(None, THERE, THERE, READY)
+        got = self.play(daemon, state='ready')
+        self.assertEqual((got['changed'], got['migration']), (True, READY))
+        for more in (dict(wait=False), dict(check=True)):
+            self.assertEqual(self.play(Fake(THERE), state='ready', **more)['migration'], THERE)
+        p = self.refused(Fake(dict(THERE, forecast=dict(final_seconds=900, budget_seconds=600, converges=False)), seconds=2), 'timeout', state='ready')
+        self.assertIn('900 of 600 seconds, and does not get shorter', p.detail)
+        self.assertIn('first pass', self.refused(Fake(THERE, seconds=2), 'timeout', state='ready').detail)
+        p = self.refused(Fake(THERE, dict(THERE, phase='waiting', reason='no room')), 'waiting', state='ready')
+        self.assertEqual((p.operation, 'no room' in p.detail), ('O1', True))
+        self.refused(Fake(THERE, dict(THERE, phase='rolling-back')), 'conflict', state='ready')
+        self.refused(Fake(THERE, None), 'not-found', state='ready')
+
+    def test_one_that_stands_still_is_warned_of(self):
+        self.play(Fake(dict(THERE, phase='waiting', reason='no room')))
+        self.assertEqual(self.run.ansible.warnings, ['migration "a" waits for a person: no room'])
+
+    def test_one_that_was_taken_back_does_not_come_again(self):
+        for phase in migration.BACK:
+            daemon = Fake(dict(THERE, phase=phase))
+            self.assertIn('absent', self.refused(daemon, 'conflict').hint)
+            self.assertEqual(daemon.asked, ['GET migrations'])
+
+    def test_absent(self):
+        back, rollback, delete = dict(THERE, phase='rolled-back'), '{0}POST /v1/migrations/a/rollback', '{0}DELETE /v1/migrations/a'
+        for there, check, asked in (
+            (None, False, []),
+            (THERE, True, [rollback.format('plan ')]),
+            (THERE, False, [rollback.format('plan '), rollback.format(''), 'wait O1', delete.format('')]),
+            (back, True, [delete.format('plan ')]),
+            (back, False, [delete.format('plan '), delete.format('')]),
+        ):
+            for wait in (True, False):
+                daemon = Fake(there)
+                got = self.play(daemon, check=check, wait=wait, state='absent')
+                self.assertEqual(daemon.asked, ['GET migrations'] + asked)
+                self.assertEqual((got['changed'], got['diff']['after'], got.get('migration')), (there is not None, {}, there))
+
+    def test_taking_back_that_fails(self):
+        daemon = Fake(THERE, end='failed')
+        self.refused(daemon, 'internal', state='absent')
+        self.assertTrue(self.run.result['changed'])
+        self.assertNotIn('DELETE /v1/migrations/a', daemon.asked)
+        for check in (True, False):
+            daemon = Fake(dict(THERE, phase='failed', reason='foreign files'))
+            self.assertIn('foreign files', self.refused(daemon, 'conflict', check=check, state='absent').detail)
+            self.assertEqual(daemon.asked, ['GET migrations'])
+
+
+if __name__ == '__main__':
+    unittest.main()
