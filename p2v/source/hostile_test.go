@@ -91,7 +91,9 @@ func (s stubborn) answer(raw net.Conn, conf *ssh.ServerConfig) {
 			for r := range requests {
 				if s.starts {
 					_ = r.Reply(true, nil)
-					_, _ = channel.Write(s.says)
+					if r.Type == "exec" { // and not when it is asked to end
+						_, _ = channel.Write(s.says)
+					}
 				}
 			}
 		}()
