@@ -86,4 +86,10 @@ type Migration struct {
 }
 
 // MigrationPlan says how a server would be moved to this host as it is now.
-type MigrationPlan = assess.Plan
+type MigrationPlan struct {
+	assess.Plan
+
+	// Problem is why the request would be refused for another reason than the plan's own, such
+	// as a name that is taken; absent if there is none.
+	Problem *Problem `json:"problem,omitempty"`
+}

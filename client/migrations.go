@@ -23,10 +23,12 @@ func (c *Client) MigrationPlan(ctx context.Context, name string) (api.MigrationP
 	return one[api.MigrationPlan](ctx, c, get("migrations", name, "plan"))
 }
 
-// CreateMigration begins to move a server, and returns the operation that does. It is asked
-// for once: a name is taken by the first.
+// CreateMigration begins to move a server, and returns the operation that does. However often
+// the request has to be sent, it is moved once.
 func (c *Client) CreateMigration(ctx context.Context, want api.MigrationRequest) (api.Operation, error) {
-	return one[api.Operation](ctx, c, write(http.MethodPost, want, "migrations"))
+	r := write(http.MethodPost, want, "migrations")
+	r.key = rand.Text()
+	return one[api.Operation](ctx, c, r)
 }
 
 // PlanCreateMigration returns how a server would be moved. A plan that is blocked is no error.

@@ -18,7 +18,9 @@ type Migrations interface {
 	Migration(name string) (move.Migration, error)
 	// Plan says how a move would be carried out now; a blocked one is no error.
 	Plan(ctx context.Context, w move.Wish) (assess.Plan, error)
-	Create(ctx context.Context, actor string, w move.Wish) (move.Migration, operation.Operation, error)
+	// Refusal says why Create would refuse for another reason than what the plan says.
+	Refusal(w move.Wish) error
+	Create(ctx context.Context, actor string, w move.Wish, idem gpu.Idempotency) (operation.Operation, error)
 	SetCopy(name string, c move.Copy) (move.Migration, error)
 	Sync(name string) (move.Migration, error)
 	Retry(name string) (move.Migration, error)
@@ -66,7 +68,7 @@ func getMigrationPlan(s *Server, q *request) (response, error) {
 		return response{}, err
 	}
 	p, err := s.migrations.Plan(q.Context(), move.Wish{Name: m.Name, Assessment: m.Assessment, Plan: m.Plan, Copy: m.Copy})
-	return ok(p), err
+	return ok(api.MigrationPlan{Plan: p}), err
 }
 
 func createMigration(s *Server, q *request) (response, error) {
@@ -78,11 +80,22 @@ func createMigration(s *Server, q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
+	idem, err := idempotencyOf(q, w)
+	if err != nil {
+		return response{}, err
+	}
 	if q.dryRun() {
 		p, err := s.migrations.Plan(q.Context(), w)
-		return ok(p), err
+		if err != nil {
+			return response{}, err
+		}
+		out := api.MigrationPlan{Plan: p}
+		if refusal := s.migrations.Refusal(w); refusal != nil {
+			out.Problem = problemOf(refusal)
+		}
+		return ok(out), nil
 	}
-	_, op, err := s.migrations.Create(q.Context(), q.who.Actor, w)
+	op, err := s.migrations.Create(q.Context(), q.who.Actor, w, idem)
 	if err != nil {
 		return response{}, err
 	}

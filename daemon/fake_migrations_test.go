@@ -53,15 +53,21 @@ func (f *fakeMigrations) Plan(_ context.Context, w move.Wish) (assess.Plan, erro
 	return assess.NewPlan(*r.Report, w.Plan, assess.HostState{}, assess.Policy{}, assess.BuiltInDrivers()), nil
 }
 
-func (f *fakeMigrations) Create(_ context.Context, actor string, w move.Wish) (move.Migration, operation.Operation, error) {
+func (f *fakeMigrations) Refusal(w move.Wish) error {
 	if _, err := f.Assessment(w.Assessment); err != nil {
-		return move.Migration{}, operation.Operation{}, err
+		return err
 	}
 	if _, err := f.Migration(w.Name); err == nil {
-		return move.Migration{}, operation.Operation{}, gpu.Errorf(gpu.CodeConflict, "there is a migration of this name")
+		return gpu.Errorf(gpu.CodeConflict, "there is a migration of this name")
 	}
-	op, err := f.write("Create", actor)
-	return move.Migration{}, op, err
+	return nil
+}
+
+func (f *fakeMigrations) Create(_ context.Context, actor string, w move.Wish, _ gpu.Idempotency) (operation.Operation, error) {
+	if err := f.Refusal(w); err != nil {
+		return operation.Operation{}, err
+	}
+	return f.write("Create", actor)
 }
 
 func (f *fakeMigrations) changed(what, name string) (move.Migration, error) {

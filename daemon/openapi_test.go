@@ -222,7 +222,7 @@ func wireTypes() map[string]reflect.Type {
 func movingTypes() map[string]reflect.Type {
 	out := map[string]reflect.Type{}
 	named := map[reflect.Type]string{
-		reflect.TypeFor[report.Report](): "Inspection", reflect.TypeFor[assess.Assessment](): "Findings", reflect.TypeFor[assess.Plan](): "MigrationPlan",
+		reflect.TypeFor[report.Report](): "Inspection", reflect.TypeFor[assess.Assessment](): "Findings", reflect.TypeFor[api.MigrationPlan](): "MigrationPlan",
 		reflect.TypeFor[assess.Wish](): "PlanWish",
 	}
 	prefixes := map[string]string{"report": "Inspected", "assess": "Plan", "move": "Migration"}
@@ -234,7 +234,11 @@ func movingTypes() map[string]reflect.Type {
 		if t.Kind() != reflect.Struct || t.PkgPath() == "time" {
 			return
 		}
-		out[cmp.Or(named[t], prefixes[path.Base(t.PkgPath())]+t.Name())] = t
+		name := cmp.Or(named[t], prefixes[path.Base(t.PkgPath())]+t.Name())
+		if named[t] == "" && prefixes[path.Base(t.PkgPath())] == "" {
+			return // of package api, which has its own
+		}
+		out[name] = t
 		for _, f := range reflect.VisibleFields(t) {
 			if f.Tag != "" {
 				add(f.Type)
@@ -242,7 +246,7 @@ func movingTypes() map[string]reflect.Type {
 		}
 	}
 	for _, t := range []reflect.Type{
-		reflect.TypeFor[report.Report](), reflect.TypeFor[assess.Assessment](), reflect.TypeFor[assess.Plan](),
+		reflect.TypeFor[report.Report](), reflect.TypeFor[assess.Assessment](), reflect.TypeFor[api.MigrationPlan](),
 		reflect.TypeFor[move.Copy](), reflect.TypeFor[move.Disk](), reflect.TypeFor[move.Forecast](),
 	} {
 		add(t)

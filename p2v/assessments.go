@@ -128,7 +128,7 @@ func (a *Assessments) Assessment(name string) (report.AssessmentRecord, error) {
 func (a *Assessments) Create(ctx context.Context, actor string, w report.Wish, idem gpu.Idempotency) (report.AssessmentRecord, *operation.Operation, error) {
 	a.saving.Lock() // of two that ask at once, for a name or under a key, the second sees the first
 	defer a.saving.Unlock()
-	if op, err := a.before(idem); err != nil {
+	if op, err := a.cfg.before(idem, "assess"); err != nil {
 		return report.AssessmentRecord{}, nil, err
 	} else if op != nil {
 		rec, err := a.cfg.Store.AssessmentRecord(w.Name)
@@ -147,33 +147,12 @@ func (a *Assessments) Create(ctx context.Context, actor string, w report.Wish, i
 		rec.Operation = plan.ID
 	}
 	plan.Rows = []operation.Row{operation.Put(report.RecordAssessment, rec.Name, rec)}
-	if idem.Key != "" {
-		plan.Rows = append(plan.Rows, operation.Put(gpu.RecordIdempotency, idem.Key, gpu.IdempotencyRecord{
-			Key: idem.Key, Request: idem.Request, Operation: plan.ID, Created: a.cfg.Now().UTC(),
-		}))
-	}
+	a.cfg.remember(&plan, idem)
 	op, err := a.cfg.Engine.Add(ctx, plan)
 	if err != nil {
 		return rec, nil, err
 	}
 	return rec, &op, nil
-}
-
-func (a *Assessments) before(idem gpu.Idempotency) (*operation.Operation, error) {
-	if idem.Key == "" {
-		return nil, nil //nolint:nilnil // none was sent
-	}
-	r, err := a.cfg.Store.IdempotencyRecord(idem.Key)
-	switch {
-	case err != nil && gpu.CodeOf(err) == gpu.CodeNotFound:
-		return nil, nil //nolint:nilnil // it is the first
-	case err != nil:
-		return nil, err
-	case r.Request != idem.Request:
-		return nil, gpu.Errorf(gpu.CodeConflict, "cannot assess: Idempotency-Key %q was used for another request", idem.Key)
-	}
-	op, err := a.cfg.Engine.Get(r.Operation)
-	return &op, err
 }
 
 // Plan is the dry run of Create. It asks nobody.

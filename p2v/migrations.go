@@ -154,24 +154,52 @@ func (m *Migrations) hostState(ctx context.Context) (assess.HostState, error) {
 	return state, nil
 }
 
-// Create begins a move. It is refused where its plan is blocked, with what blocks it.
-func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish) (move.Migration, operation.Operation, error) {
+// Create begins a move. It is refused where its plan is blocked, with what blocks it. The
+// same Idempotency-Key with the same request answers what it began before.
+func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish, idem gpu.Idempotency) (operation.Operation, error) {
+	const what = "migrate"
+	if op, err := m.cfg.before(idem, what); op != nil || err != nil {
+		return *cmp.Or(op, &operation.Operation{}), err
+	}
 	plan, err := m.draft(ctx, actor, w)
 	if err != nil {
-		return move.Migration{}, operation.Operation{}, err
+		return operation.Operation{}, err
 	}
-	op, err := m.add(ctx, w.Name, plan)
+	m.cfg.remember(&plan, idem)
+	m.saving.Lock() // what was planned takes a while, and another may have been there first
+	defer m.saving.Unlock()
+	if op, err := m.cfg.before(idem, what); op != nil || err != nil {
+		return *cmp.Or(op, &operation.Operation{}), err
+	}
+	return m.add(ctx, w.Name, plan)
+}
+
+// Refusal says why Create would refuse a wish for another reason than what its plan says;
+// nil: for none.
+func (m *Migrations) Refusal(w move.Wish) error {
+	r, err := m.check(w)
 	if err != nil {
-		return move.Migration{}, operation.Operation{}, err
+		return err
 	}
-	v, err := m.Migration(w.Name)
-	return v, op, err
+	if _, err := disksOf(*r.Report, w.Plan); err != nil {
+		return gpu.Errorf(gpu.CodeInvalid, "cannot migrate %q: %w", w.Name, err)
+	}
+	for _, k := range keysOf(w, r) {
+		if op, held := m.cfg.Engine.Holder(k); held {
+			return &operation.ConflictError{Key: k, Holder: op.ID, Summary: op.Summary}
+		}
+	}
+	return nil
+}
+
+// keysOf are what nobody else may work on meanwhile. One server is moved once at a time,
+// whatever the move is called.
+func keysOf(w move.Wish, r report.AssessmentRecord) []string {
+	return []string{move.RecordMigration + "/" + w.Name, "server/" + cmp.Or(r.Report.OS.MachineID, r.Source.Address)}
 }
 
 // add begins a move whose name nobody has taken while it was planned.
 func (m *Migrations) add(ctx context.Context, name string, plan operation.Plan) (operation.Operation, error) {
-	m.saving.Lock()
-	defer m.saving.Unlock()
 	if err := m.free(name); err != nil {
 		return operation.Operation{}, err
 	}
@@ -190,29 +218,42 @@ func (m *Migrations) free(name string) error {
 	return nil
 }
 
-func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (operation.Plan, error) {
+// check returns the assessment of a wish that can be granted as far as is known without a
+// plan.
+func (m *Migrations) check(w move.Wish) (report.AssessmentRecord, error) {
 	cannot := func(code gpu.Code, format string, args ...any) *gpu.Error {
 		return gpu.Errorf(code, "cannot migrate %q: "+format, append([]any{w.Name}, args...)...)
 	}
 	if err := m.free(w.Name); err != nil {
-		return operation.Plan{}, err
+		return report.AssessmentRecord{}, err
 	}
 	if w.Name != filepath.Base(w.Name) || !filepath.IsLocal(w.Name) {
-		return operation.Plan{}, cannot(gpu.CodeInvalid, "it would be no name of a folder")
+		return report.AssessmentRecord{}, cannot(gpu.CodeInvalid, "it would be no name of a folder")
 	}
 	seen, err := m.inspected(w.Assessment)
 	switch {
 	case err != nil:
-		return operation.Plan{}, err
+		return seen, err
 	case seen.State != report.StateDone:
-		return operation.Plan{}, cannot(gpu.CodeConflict, "assessment %q is still %s", w.Assessment, seen.State).
+		return seen, cannot(gpu.CodeConflict, "assessment %q is still %s", w.Assessment, seen.State).
 			WithBlockers(gpu.Blocker{Kind: "operation", ID: seen.Operation}).WithHint("gpuvirt assessment finish %s", w.Assessment)
 	case seen.Source == nil:
-		return operation.Plan{}, cannot(gpu.CodeConflict, "its inspection was carried here, and nobody has said how the server is reached").
+		return seen, cannot(gpu.CodeConflict, "its inspection was carried here, and nobody has said how the server is reached").
 			WithHint("assess it with a source")
 	}
 	if err := w.Copy.Check(); err != nil {
-		return operation.Plan{}, cannot(gpu.CodeInvalid, "%w", err)
+		return seen, cannot(gpu.CodeInvalid, "%w", err)
+	}
+	return seen, nil
+}
+
+func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (operation.Plan, error) {
+	cannot := func(code gpu.Code, format string, args ...any) *gpu.Error {
+		return gpu.Errorf(code, "cannot migrate %q: "+format, append([]any{w.Name}, args...)...)
+	}
+	seen, err := m.check(w)
+	if err != nil {
+		return operation.Plan{}, err
 	}
 	plan, err := m.plan(ctx, *seen.Report, w.Plan)
 	if err != nil {
@@ -236,8 +277,7 @@ func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (oper
 	}
 	return operation.Plan{
 		ID: id, Kind: kindMigrate, Actor: actor, Summary: fmt.Sprintf("migrate %s as %s", rec.Source.Address, rec.Name),
-		// One server is moved once at a time, whatever it is called.
-		Keys:  []string{move.RecordMigration + "/" + w.Name, "server/" + cmp.Or(seen.Report.OS.MachineID, rec.Source.Address)},
+		Keys:  keysOf(w, seen),
 		Rows:  []operation.Row{operation.Put(move.RecordMigration, w.Name, rec)},
 		Steps: []operation.PlanStep{{Kind: stepSync, Summary: fmt.Sprintf("copy %d disks while the server runs", len(disks)), Args: syncArgs{Name: w.Name}}},
 	}, nil

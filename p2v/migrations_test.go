@@ -209,7 +209,10 @@ func (y *yard) wish() move.Wish {
 
 func (y *yard) begin() move.Migration {
 	y.t.Helper()
-	v, _, err := y.Create(y.t.Context(), "tester", y.wish())
+	if _, err := y.Create(y.t.Context(), "tester", y.wish(), gpu.Idempotency{}); err != nil {
+		y.t.Fatal(err)
+	}
+	v, err := y.Migration("gpu7")
 	if err != nil {
 		y.t.Fatal(err)
 	}
@@ -297,7 +300,7 @@ func TestMigrationSyncs(t *testing.T) {
 	if p := v.Disks[1].Passes[1]; p.Written != mib || p.Bytes != mib || !p.Tracked {
 		t.Errorf("%+v", p)
 	}
-	if p := v.Disks[0].Passes[1]; p.Bytes != 0 || !p.Tracked || !p.Complete {
+	if p := v.Disks[0].Passes[1]; p.Bytes != mib || p.Written != 0 || !p.Tracked || !p.Complete {
 		t.Errorf("nothing was written: %+v", p)
 	}
 	// It is held, and its server is.
@@ -307,7 +310,7 @@ func TestMigrationSyncs(t *testing.T) {
 	again := y.wish()
 	again.Name = "other"
 	var held *operation.ConflictError
-	if _, _, err := y.Create(t.Context(), "tester", again); !errors.As(err, &held) || held.Holder != v.Operation {
+	if _, err := y.Create(t.Context(), "tester", again, gpu.Idempotency{}); !errors.As(err, &held) || held.Holder != v.Operation {
 		t.Errorf("the same server under another name: %v", err)
 	}
 	if _, err := y.Rollback("gpu7"); err != nil {
@@ -434,6 +437,47 @@ func TestMigrationOtherDisk(t *testing.T) {
 	y.clean()
 }
 
+// A disk that is exchanged while a tracker says that nothing was written is noticed all the
+// same.
+func TestMigrationExchangedDisk(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	y.machine.disks[0].ID = "wwn:other"
+	if _, err := y.Sync("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	v := y.until("waiting", phase(move.PhaseWaiting))
+	if !strings.Contains(v.Reason, `"wwn:other"`) {
+		t.Errorf("%q", v.Reason)
+	}
+}
+
+// The same request under an Idempotency-Key begins one move, and another is refused.
+func TestMigrationOnce(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	idem := gpu.Idempotency{Key: "k", Request: "r"}
+	first, err := y.Create(t.Context(), "tester", y.wish(), idem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := y.Create(t.Context(), "tester", y.wish(), idem); err != nil || again.ID != first.ID {
+		t.Errorf("%+v %v", again, err)
+	}
+	if _, err := y.Create(t.Context(), "tester", y.wish(), gpu.Idempotency{Key: "k", Request: "other"}); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("got %v", err)
+	}
+	if err := y.Refusal(y.wish()); err == nil || !strings.Contains(err.Error(), "of this name") {
+		t.Errorf("got %v", err)
+	}
+	other := y.wish()
+	other.Name = "other"
+	var held *operation.ConflictError
+	if err := y.Refusal(other); !errors.As(err, &held) {
+		t.Errorf("a dry run of a second move of the server: %v", err)
+	}
+}
+
 // What somebody else put beside the mirrors is not removed, and a person is told.
 func TestMigrationForeignFile(t *testing.T) {
 	y := newYard(t, newMachine(t, 4*mib))
@@ -524,9 +568,13 @@ func TestMigrationRefuses(t *testing.T) {
 		},
 	} {
 		c.w.Name = "new"
-		_, _, err := y.Create(t.Context(), "tester", c.w)
+		_, err := y.Create(t.Context(), "tester", c.w, gpu.Idempotency{})
 		if gpu.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
+		}
+		// A dry run tells the same: in its plan, or beside it.
+		if told := y.Refusal(c.w); c.text != "Blocked" && (told == nil || told.Error() != err.Error()) {
+			t.Errorf("%s: a dry run says %v", name, told)
 		}
 	}
 	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 0 {

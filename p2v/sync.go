@@ -304,23 +304,23 @@ func (s *stay) disk(ctx context.Context, i int) error {
 	}
 	defer release()                        // before it is closed
 	only := s.written(ctx, mirror, d.Name) // before anything is read
-	pass := block.Pass{Started: time.Now()}
-	if only == nil || len(only) > 0 {
-		pulling, stop := context.WithCancelCause(ctx)
-		defer stop(nil)
-		pass, err = block.Pull(pulling, mirror, d.Name, block.Options{
-			Dial:        func(ctx context.Context) (io.ReadWriteCloser, error) { return s.open(ctx, "serve") },
-			Connections: s.rec.Copy.Connections, Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
-			Progress: func(p block.Progress) {
-				s.task.Progress(p.Done, p.Total)
-				if err := s.m.claims.check(path+".raw", mirror); err != nil {
-					stop(err)
-				}
-			},
-			// The connections are ours to make again: where the server is gone they all are.
-			Patience: 30 * time.Second,
-		})
+	if only != nil && len(only) == 0 {
+		only = []block.Range{{N: 1}} // and so it is made sure of that it is this disk still
 	}
+	pulling, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	pass, err := block.Pull(pulling, mirror, d.Name, block.Options{
+		Dial:        func(ctx context.Context) (io.ReadWriteCloser, error) { return s.open(ctx, "serve") },
+		Connections: s.rec.Copy.Connections, Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
+		Progress: func(p block.Progress) {
+			s.task.Progress(p.Done, p.Total)
+			if err := s.m.claims.check(path+".raw", mirror); err != nil {
+				stop(err)
+			}
+		},
+		// The connections are ours to make again: where the server is gone they all are.
+		Patience: 30 * time.Second,
+	})
 	s.fresh[d.Name] = err == nil
 	s.rec.Disks[i].Add(move.Pass{
 		Started: pass.Started.UTC(), Seconds: pass.Duration.Seconds(), Bytes: count(pass.Bytes), Written: count(pass.Written),

@@ -159,7 +159,8 @@ Cutting over to the VM is not there yet. "gpuvirt migrate rollback" takes it bac
 				return err
 			}
 			if c.dryRun {
-				return c.showMigrationPlan(c.client().PlanCreateMigration(cmd.Context(), want))
+				p, err := c.client().PlanCreateMigration(cmd.Context(), want)
+				return c.showMigrationPlan(p, err, true)
 			}
 			op, err := c.client().CreateMigration(cmd.Context(), want)
 			if err != nil {

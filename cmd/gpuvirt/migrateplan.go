@@ -136,7 +136,8 @@ Of a migration that was begun, NAME alone plans anew with what was asked for.`,
 			ctx := cmd.Context()
 			switch {
 			case f.assessment == "" && len(args) == 1:
-				return c.showMigrationPlan(c.client().MigrationPlan(ctx, args[0]))
+				p, err := c.client().MigrationPlan(ctx, args[0])
+				return c.showMigrationPlan(p, err, false)
 			case f.assessment == "":
 				return &usageError{message: "either --assessment or the name of a migration must be given", command: cmd.CommandPath()}
 			}
@@ -148,7 +149,8 @@ Of a migration that was begun, NAME alone plans anew with what was asked for.`,
 			if err != nil {
 				return err
 			}
-			return c.showMigrationPlan(c.client().PlanCreateMigration(ctx, want))
+			p, err := c.client().PlanCreateMigration(ctx, want)
+			return c.showMigrationPlan(p, err, len(args) == 1)
 		},
 	}
 	f.add(c, cmd)
@@ -171,7 +173,9 @@ type blockedError struct{}
 
 func (blockedError) Error() string { return "the plan is blocked" }
 
-func (c *cli) showMigrationPlan(p api.MigrationPlan, err error) error {
+// showMigrationPlan shows a plan. Where it is of a move with a name, a refusal for another
+// reason than the plan's is an error, too.
+func (c *cli) showMigrationPlan(p api.MigrationPlan, err error, named bool) error {
 	if err != nil {
 		return err
 	}
@@ -181,6 +185,9 @@ func (c *cli) showMigrationPlan(p api.MigrationPlan, err error) error {
 	if p.Verdict.State == assess.Blocked {
 		return blockedError{}
 	}
+	if p.Problem != nil && named {
+		return p.Problem
+	}
 	return nil
 }
 
@@ -188,6 +195,9 @@ func planFields(p api.MigrationPlan) []field {
 	fields := []field{
 		{name: "Verdict", value: p.Verdict.Text},
 		{name: "Server", value: p.Assessment.Hostname},
+	}
+	if p.Problem != nil {
+		fields = append(fields, field{name: "Besides", value: p.Problem.Detail})
 	}
 	for _, fit := range p.Fittings {
 		fields = append(fields, fittingFields(fit)...)
