@@ -86,12 +86,16 @@ cover: bootstrap ## Measure how much the tests cover
 	go tool cover -func=.cache/cover.out | tail -n 1
 
 .PHONY: bench
-bench: packages lab ## Compare placing with the optimum, copying with nbdcopy, and REST with bare calls and usual tools in the lab: ratios in one run
+bench: packages lab bench-p2v ## Compare placing with the optimum, copying with nbdcopy, and REST with bare calls and usual tools in the lab: ratios in one run
 	go test -tags $(TAGS) -run '^$$' -bench . ./mig
-	@hack/bootstrap nbdkit libnbd-bin
-	go test -tags $(TAGS) -run '^$$' -bench . -timeout 20m ./p2v/block
 	CGO_ENABLED=1 $(GOBUILD),lab -o bin/labbench ./test/lab/bench
 	go test -tags $(TAGS),lab,bench -count=1 -timeout 20m -v -run '^TestRatios$$' ./test/lab
+
+.PHONY: bench-p2v
+bench-p2v: bootstrap ## Compare copying a disk with nbdcopy, and the last pass over 8 GiB with that over 1 GiB (as root)
+	@hack/bootstrap nbdkit libnbd-bin
+	go test -tags $(TAGS) -run '^$$' -bench . -timeout 20m ./p2v/block
+	go test -tags $(TAGS) -run '^$$' -bench . -benchtime 20x -timeout 20m ./p2v/track
 
 .PHONY: demo
 demo: build ## Give a VM of a simulated host a partition, and take it back (KEEP=1: stay)
