@@ -79,6 +79,11 @@ ansible-test: build ## Play the Ansible collection against the daemon on a simul
 	@hack/bootstrap ansible-core openssl openssh-client openssh-server
 	ansible/tests/run
 
+.PHONY: ansible-test-trixie
+ansible-test-trixie: build ## The same with the Ansible and Python of Debian 13, in a root of it (as root)
+	@hack/bootstrap mmdebstrap debian-archive-keyring
+	hack/in-suite trixie ansible-core,openssl,openssh-client,openssh-server -- ansible/tests/run
+
 .PHONY: cover
 cover: bootstrap ## Measure how much the tests cover
 	CGO_ENABLED=1 go test -tags $(TAGS) -coverpkg=./... -coverprofile=.cache/cover.out ./...

@@ -252,10 +252,10 @@ class Client(object):
             if not cursor:
                 return items
 
-    def plan(self, request):
-        """The plan of a write, by its dry run. A refusal in it is raised."""
+    def plan(self, request, refuse=True):
+        """The plan of a write, by its dry run. A refusal in it is raised, if it is to be."""
         plan = self.send(request, dry_run='true')[1]
-        if plan.get('problem'):
+        if refuse and plan.get('problem'):
             raise Problem.of(plan['problem'])
         return plan
 

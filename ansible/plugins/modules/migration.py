@@ -135,8 +135,6 @@ options:
 extends_documentation_fragment:
   - gpuvirt.gpuvirt.connection
   - gpuvirt.gpuvirt.connection.changes
-notes:
-  - A check cannot know whether the same server, under another assessment, is being moved already. In earnest that fails with the code C(busy).
 seealso:
   - module: gpuvirt.gpuvirt.migration_info
   - module: gpuvirt.gpuvirt.assessment
@@ -297,7 +295,7 @@ def check_same(m, wish):
 
 
 def check_can_begin(r, name, assessment, plan):
-    """Refuse what the daemon refuses: its dry run only makes the plan."""
+    """Refuse what the daemon refuses, in words that say what to do with Ansible."""
     cannot, a = 'cannot migrate "{0}": '.format(name), r.client.get('assessments', assessment)
     if a['state'] != 'done':
         raise Problem(
@@ -322,8 +320,10 @@ def check_can_begin(r, name, assessment, plan):
 def begin(r, wish):
     """Begin a migration, and return it."""
     name, request = wish['name'], Request('POST', 'migrations', body=wish)
-    plan = r.result['migration_plan'] = r.client.plan(request)
+    plan = r.result['migration_plan'] = r.client.plan(request, refuse=False)
     check_can_begin(r, name, wish['assessment'], plan)
+    if plan.get('problem'):
+        raise Problem.of(plan['problem'])
     if r.check:
         r.result['changed'] = True
         return dict(
@@ -332,7 +332,7 @@ def begin(r, wish):
     try:
         r.result['operation'] = r.client.write(request)[1]['id']
     except Problem as p:
-        # The route knows no Idempotency-Key: what was sent again meets what was begun.
+        # Somebody else may have begun it a moment before.
         m = r.client.find('migrations', name) if p.code == 'conflict' else None
         if m is None:
             raise
@@ -391,7 +391,7 @@ def until_ready(r, m):
 def present(r, name):
     wish = dict((k, said(v)) for k, v in r.given('name', 'assessment', 'plan', 'copy').items())
     if r.params['plan_only']:
-        r.result['migration_plan'] = r.client.plan(Request('POST', 'migrations', body=wish))
+        r.result['migration_plan'] = r.client.plan(Request('POST', 'migrations', body=wish), refuse=False)
         return
     before = r.client.find('migrations', name)
     if before is None:

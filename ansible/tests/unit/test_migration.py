@@ -54,7 +54,7 @@ class Fake(object):
         self.asked.append('GET {0} of {1}'.format(what, filters['assessment']))
         return self.others
 
-    def plan(self, request):
+    def plan(self, request, refuse=True):
         self.asked.append('plan {0}'.format(request))
         return self.planned if request.names == ('migrations',) else dict(summary='x', steps=[], changes=True)
 
