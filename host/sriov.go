@@ -326,8 +326,11 @@ func (h *Host) setVFs(ctx context.Context, a vfsArgs, n int) error {
 	if err != nil || len(s.Functions) == n {
 		return err
 	}
-	// An instance that an undo has just removed, or that is to be made later, keeps nothing on.
-	on = slices.DeleteFunc(on, func(p gpu.Partition) bool { return p.Kind == gpu.KindMIG && p.Instance == "" })
+	// An instance that an undo has just removed, or that is to be made later, keeps nothing on;
+	// one of which that is not known does.
+	on = slices.DeleteFunc(on, func(p gpu.Partition) bool {
+		return p.Kind == gpu.KindMIG && p.Instance == "" && p.State != gpu.PartitionMade
+	})
 	if err := vfsUnused(s, on, n); err != nil {
 		return err
 	}
