@@ -213,18 +213,34 @@ func (h *Host) baseAgain(ctx context.Context, l inventory.Look, p gpu.Profile, a
 	if err != nil {
 		return nil, false, err
 	}
-	there, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	there, err := h.instances(ctx, l)
 	if err != nil {
 		return nil, false, err
 	}
+	planned := batch.bases(l.GPU.ID)
 	for _, r := range records {
-		planned := slices.ContainsFunc(batch.bases(l.GPU.ID), func(b gpu.PartitionRecord) bool { return b.ID == r.ID })
-		if r.Profile == p.On && r.State == gpu.PartitionMade && !planned && !hasPartition(there, r.ID) {
-			return &r, false, nil
+		ours := slices.ContainsFunc(planned, func(b gpu.PartitionRecord) bool { return b.ID == r.ID })
+		lost := slices.ContainsFunc(there, func(q gpu.Partition) bool { return q.ID == r.ID && q.State == gpu.PartitionMissing })
+		if r.Profile == p.On && !ours && lost {
+			return &r, false, h.fitsAgain(ctx, r, there, planned)
 		}
 	}
 	base, err = h.newBase(ctx, l.GPU, p, assignment, false, batch)
 	return base, true, err
+}
+
+// fitsAgain refuses to put a MIG instance back where others are in its place.
+func (h *Host) fitsAgain(ctx context.Context, r gpu.PartitionRecord, there []gpu.Partition, planned []gpu.PartitionRecord) error {
+	c, _, err := h.cutter(ctx, r.GPU)
+	if err != nil {
+		return err
+	}
+	want, pins := besideAll(there, planned)
+	want.Instances = append(want.Instances, layoutInstance(r.Partition()))
+	if _, err := c.PlanLayout(ctx, r.GPU, want, pins); err != nil {
+		return gpu.Wrap(err, gpu.CodeNoCapacity, "cannot put %s back", whereOf(r, "on"))
+	}
+	return nil
 }
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one
