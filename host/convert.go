@@ -137,16 +137,17 @@ func (h *Host) planPutBack(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	if err != nil {
 		return nil, gpu.Wrap(err, gpu.CodeNoCapacity, "cannot put partition %s of assignment %q back", r.ID, old.Name)
 	}
-	if now, _ := findKind(batch.reduce([]inventory.Look{l})[0].Profiles, r); now.Available < 1 {
+	now, _ := findKind(batch.reduce([]inventory.Look{l})[0].Profiles, r)
+	if now.Available < 1 {
 		return nil, gpu.Errorf(gpu.CodeNoCapacity, "cannot put partition %s of assignment %q back: %s", r.ID, old.Name, noRoom(now)).
 			WithHint("put it alone, or leave out what takes its room")
 	}
-	n := placed{part: r, ahead: batch.ahead(r.GPU, p)}
-	if p.On != "" && p.Available <= p.Ahead && !n.ahead {
-		if n.base, err = h.lostBase(ctx, l, p, batch); err != nil {
-			return nil, err
+	n, fresh := placed{part: r, ahead: batch.ahead(r.GPU, p)}, false
+	if p.On != "" && now.Available <= now.Ahead && !n.ahead {
+		if n.base, fresh, err = h.baseAgain(ctx, l, p, old.Name, batch); err != nil {
+			return nil, gpu.Wrap(err, gpu.CodeNoCapacity, "cannot put partition %s of assignment %q back", r.ID, old.Name)
 		}
-		n.ahead = n.base != nil
+		n.ahead = true
 	}
 	op := operation.Plan{
 		Kind: kindPutBack, Summary: fmt.Sprintf("put the partition of assignment %s back", old.Name),
@@ -155,6 +156,10 @@ func (h *Host) planPutBack(ctx context.Context, vm gpu.VMHead, old gpu.Assignmen
 	}
 	if n.base != nil {
 		op.Keys = append(op.Keys, "partition/"+n.base.ID)
+	}
+	if fresh {
+		op.Rows = append(op.Rows, operation.Put(gpu.RecordPartition, n.base.ID, *n.base))
+		op.Release = append(op.Release, operation.Delete(gpu.RecordPartition, n.base.ID))
 	}
 	for i, s := range op.Steps { // its VM names it: it stays whatever becomes of others
 		if a, ok := s.Args.(makeArgs); ok {
@@ -200,24 +205,42 @@ func (h *Host) placeAgain(ctx context.Context, r gpu.PartitionRecord, l inventor
 	return p, full.WithHint("when there is room again put the assignment again, or give it up: gpuvirt detach %s", r.Assignment)
 }
 
-// lostBase returns the record of a MIG instance of ours that is missing, for a vGPU to stand
-// on that is put back; nil where there is none, which the driver then says.
-func (h *Host) lostBase(ctx context.Context, l inventory.Look, p gpu.Profile, batch *batch) (*gpu.PartitionRecord, error) {
+// baseAgain returns the record of a MIG instance for a vGPU to stand on that is put back: one
+// of ours that is missing, else a fresh one, as its own may have gone with the last that stood
+// on it.
+func (h *Host) baseAgain(ctx context.Context, l inventory.Look, p gpu.Profile, assignment string, batch *batch) (base *gpu.PartitionRecord, fresh bool, err error) {
 	records, err := h.instanceRecords(l.GPU.ID)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	there, err := h.cfg.Inventory.Partitions(ctx, l.GPU)
+	there, err := h.instances(ctx, l)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	planned := batch.bases(l.GPU.ID)
 	for _, r := range records {
-		planned := slices.ContainsFunc(batch.bases(l.GPU.ID), func(b gpu.PartitionRecord) bool { return b.ID == r.ID })
-		if r.Profile == p.On && r.State == gpu.PartitionMade && !planned && !hasPartition(there, r.ID) {
-			return &r, nil
+		ours := slices.ContainsFunc(planned, func(b gpu.PartitionRecord) bool { return b.ID == r.ID })
+		lost := slices.ContainsFunc(there, func(q gpu.Partition) bool { return q.ID == r.ID && q.State == gpu.PartitionMissing })
+		if r.Profile == p.On && !ours && lost {
+			return &r, false, h.fitsAgain(ctx, r, there, planned)
 		}
 	}
-	return nil, nil //nolint:nilnil // there is none
+	base, err = h.newBase(ctx, l.GPU, p, assignment, false, batch)
+	return base, true, err
+}
+
+// fitsAgain refuses to put a MIG instance back where others are in its place.
+func (h *Host) fitsAgain(ctx context.Context, r gpu.PartitionRecord, there []gpu.Partition, planned []gpu.PartitionRecord) error {
+	c, _, err := h.cutter(ctx, r.GPU)
+	if err != nil {
+		return err
+	}
+	want, pins := besideAll(there, planned)
+	want.Instances = append(want.Instances, layoutInstance(r.Partition()))
+	if _, err := c.PlanLayout(ctx, r.GPU, want, pins); err != nil {
+		return gpu.Wrap(err, gpu.CodeNoCapacity, "cannot put %s back", whereOf(r, "on"))
+	}
+	return nil
 }
 
 // planConvert plans how an assignment gets the device that its GPU offers now for the one

@@ -119,10 +119,16 @@ func (h *Host) onlyMIG(ctx context.Context, l inventory.Look) error {
 		WithBlockers(blockers...).WithHint("delete them first: changing the mode may reset the gpu")
 }
 
+// betweenFunctions reports whether the mode of a GPU changes without its virtual functions. A
+// step that takes back what waits for a reset needs none of that.
+func betweenFunctions(g gpu.GPU) bool {
+	return g.SRIOV.NumVFs > 0 && g.MIG.Current == g.MIG.Pending
+}
+
 // withoutFunctions refuses to change the mode of a GPU whose virtual functions are on and
 // cannot be turned off for it: the driver would refuse, but only when the instances have gone.
 func (h *Host) withoutFunctions(ctx context.Context, l inventory.Look) error {
-	if l.GPU.SRIOV.NumVFs == 0 || l.GPU.MIG.Current != l.GPU.MIG.Pending {
+	if !betweenFunctions(l.GPU) {
 		return nil
 	}
 	v, l, err := h.virtualizer(ctx, l.GPU.ID)
@@ -141,11 +147,10 @@ func (h *Host) withoutFunctions(ctx context.Context, l inventory.Look) error {
 }
 
 // aroundFunctions turns the virtual functions of a GPU off for a change of its mode, and on
-// again: NVIDIA's driver has it in use while there are any. A step that takes back what waits
-// for a reset needs none of it.
+// again: NVIDIA's driver has it in use while there are any.
 func aroundFunctions(g gpu.GPU, mode operation.PlanStep) []operation.PlanStep {
 	n := g.SRIOV.NumVFs
-	if n == 0 || g.MIG.Current != g.MIG.Pending {
+	if !betweenFunctions(g) {
 		return []operation.PlanStep{mode}
 	}
 	set := func(summary string, num, was int) operation.PlanStep {
@@ -215,8 +220,10 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan, rep
 		of[r.ID] = r
 	}
 	op := operation.Plan{Kind: kindLayout, Summary: "lay out gpu " + string(g.ID), Keys: []string{"gpu/" + string(g.ID)}}
+	var before *gpu.GPURecord
 	if !repair && (old.MIG == nil || *old.MIG != want.Enabled) { // a repair asks for nothing new
 		now := old
+		before = &old
 		now.MIG = &want.Enabled
 		op.Rows = append(op.Rows, operation.Put(gpu.RecordGPU, string(g.ID), now))
 		op.Release = append(op.Release, operation.Put(gpu.RecordGPU, string(g.ID), old))
@@ -225,7 +232,7 @@ func (h *Host) layoutOperation(g gpu.GPU, want gpu.Layout, p gpu.LayoutPlan, rep
 	mode := func() {
 		step := operation.PlanStep{
 			Kind: stepMode, Summary: verb[*p.Mode] + " MIG on " + string(g.ID),
-			Args: modeArgs{GPU: g.ID, Identity: g.Identity, On: *p.Mode, Was: g.MIG.Current},
+			Args: modeArgs{GPU: g.ID, Identity: g.Identity, On: *p.Mode, Was: g.MIG.Current, WithoutVFs: betweenFunctions(g), Before: before},
 		}
 		op.Steps = append(op.Steps, aroundFunctions(g, step)...)
 	}

@@ -17,6 +17,11 @@ type modeArgs struct {
 	Identity gpu.Identity `json:"identity"`
 	On       bool         `json:"on"`
 	Was      bool         `json:"was"` // in force before
+	// WithoutVFs says that virtual functions go before, and come back in a step of their own.
+	WithoutVFs bool `json:"without_vfs,omitempty"`
+	// Before is what was asked of the GPU, where that changes with the mode: it comes back with
+	// it, as a boot before an undo has ended goes by it.
+	Before *gpu.GPURecord `json:"before,omitempty"`
 }
 
 func (h *Host) doMode(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
@@ -64,7 +69,10 @@ func (h *Host) undoMode(ctx context.Context, t *operation.Task) ([]operation.Row
 			return nil, nil
 		}
 	}
-	return nil, err
+	if err != nil || a.Before == nil {
+		return nil, err
+	}
+	return []operation.Row{operation.Put(gpu.RecordGPU, string(a.GPU), *a.Before)}, nil
 }
 
 func (h *Host) setMode(ctx context.Context, a modeArgs, on bool) error {
@@ -74,6 +82,11 @@ func (h *Host) setMode(ctx context.Context, a modeArgs, on bool) error {
 	}
 	if !sameCard(a.Identity, l.GPU.Identity) {
 		return gpu.Errorf(gpu.CodeDrift, "another card (%s) is where %s was when its layout was asked for", describe(l.GPU.Identity), describe(a.Identity))
+	}
+	if a.WithoutVFs && l.GPU.SRIOV.NumVFs > 0 && l.GPU.MIG.Current != on { // a boot has turned them on meanwhile
+		if err := h.setVFs(ctx, vfsArgs{GPU: a.GPU, Identity: a.Identity}, 0); err != nil {
+			return err
+		}
 	}
 	err = c.SetMode(context.WithoutCancel(ctx), a.GPU, on)
 	if gpu.CodeOf(err) == gpu.CodeGPUBusy {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -59,7 +60,7 @@ func newSharing(gpus []gpu.GPURecord, records []gpu.PartitionRecord) *sharing {
 func (s *sharing) restore(ctx context.Context, gpus []gpu.GPURecord, vfs map[gpu.ID]error, inv *inventory.Inventory, log *slog.Logger) bool {
 	try := func(g gpu.GPURecord, want gpu.VGPUWish) (bool, error) {
 		if err := vfs[g.ID]; err != nil {
-			return false, fmt.Errorf("its virtual functions are not restored: %w", err)
+			return false, notThereError{fmt.Errorf("its virtual functions are not restored: %w", err)}
 		}
 		return restoreSharing(ctx, g, want, inv)
 	}
@@ -86,6 +87,17 @@ func tellSharing(log *slog.Logger, g gpu.GPURecord, err error, what string) {
 	} else {
 		log.Info("how vGPUs share the gpu is restored", "gpu", g.ID, "setting", what)
 	}
+}
+
+// A notThereError says that a GPU, its functions or its driver are still to come: patience with
+// a driver begins when it is there.
+type notThereError struct{ error }
+
+func (e notThereError) Unwrap() error { return e.error }
+
+func toCome(err error) bool {
+	_, is := errors.AsType[notThereError](err)
+	return is
 }
 
 // over reports whether something has been waited for as long as it may, and by the time at
@@ -120,7 +132,7 @@ func (s *sharing) wake() <-chan time.Time {
 // be set any more because they are there.
 func (s *sharing) impatient(ctx context.Context, id gpu.ID, err error) error {
 	code := gpu.CodeOf(err)
-	if err == nil || code == gpu.CodeNotFound || !comesLater(code) {
+	if err == nil || code == gpu.CodeNotFound || !comesLater(code) || toCome(err) {
 		return err
 	}
 	if over := s.over(ctx, "scheduler of "+string(id), schedulerPatience); code != gpu.CodeGPUBusy && !over {
@@ -133,7 +145,7 @@ func (s *sharing) impatient(ctx context.Context, id gpu.ID, err error) error {
 // after a while: another one than when it was asked for, perhaps.
 func (s *sharing) without(ctx context.Context, id gpu.ID, err error, inv *inventory.Inventory) error {
 	code := gpu.CodeOf(err)
-	if code != gpu.CodeUnavailable && code != gpu.CodeGPUBusy || !s.over(ctx, "mixed sizes of "+string(id), mixedPatience) {
+	if code != gpu.CodeUnavailable && code != gpu.CodeGPUBusy || toCome(err) || !s.over(ctx, "mixed sizes of "+string(id), mixedPatience) {
 		return err
 	}
 	s.alike[id] = alike(ctx, id, s.records, inv)
@@ -168,9 +180,12 @@ func restoreSharing(ctx context.Context, r gpu.GPURecord, want gpu.VGPUWish, inv
 	}
 	l, err := lookAgain(ctx, inv, r.ID, r.Identity)
 	if err != nil {
-		return false, err
+		return false, notThereError{err}
 	}
 	is, err := t.Timeslicing(ctx, r.ID)
+	if err != nil && l.GPU.Driver.Name == "" {
+		err = notThereError{err}
+	}
 	if err != nil {
 		return false, err
 	}

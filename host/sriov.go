@@ -150,9 +150,6 @@ func vfsUnused(s gpu.VFState, on []gpu.Partition, n int) error {
 	}
 	var blockers []gpu.Blocker
 	for _, p := range on {
-		if p.Kind == gpu.KindMIG && p.State == gpu.PartitionMaking && p.Instance == "" {
-			continue // it is to be made when they are there
-		}
 		note := ""
 		if p.State == gpu.PartitionMissing {
 			if len(s.Functions) == 0 && s.Wanted != nil && *s.Wanted == n {
@@ -329,6 +326,11 @@ func (h *Host) setVFs(ctx context.Context, a vfsArgs, n int) error {
 	if err != nil || len(s.Functions) == n {
 		return err
 	}
+	// An instance that an undo has just removed, or that is to be made later, keeps nothing on;
+	// one of which that is not known does.
+	on = slices.DeleteFunc(on, func(p gpu.Partition) bool {
+		return p.Kind == gpu.KindMIG && p.Instance == "" && p.State != gpu.PartitionMade
+	})
 	if err := vfsUnused(s, on, n); err != nil {
 		return err
 	}

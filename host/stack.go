@@ -188,18 +188,8 @@ func (h *Host) newBase(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment
 	if spare && batch.empty(g.ID, p, there) > 0 {
 		return nil, nil //nolint:nilnil // it is the emptiest
 	}
-	want := gpu.Layout{Enabled: true}
-	pins := map[string]string{}
-	for _, q := range there {
-		if q.Instance != "" && q.State != gpu.PartitionMissing {
-			want.Instances = append(want.Instances, asItIs(q))
-			pins[q.ID] = "it is not to be moved for another"
-		}
-	}
 	planned := batch.bases(g.ID)
-	for _, r := range planned {
-		want.Instances = append(want.Instances, layoutInstance(r.Partition()))
-	}
+	want, pins := besideAll(there, planned)
 	want.Instances = append(want.Instances, gpu.LayoutInstance{Profile: p.On, Place: gpu.AnyPlace})
 	plan, err := c.PlanLayout(ctx, g.ID, want, pins)
 	if err != nil {
@@ -213,6 +203,22 @@ func (h *Host) newBase(ctx context.Context, g gpu.GPU, p gpu.Profile, assignment
 		}
 	}
 	return nil, gpu.Errorf(gpu.CodeNoCapacity, "cannot make a %s for %q on gpu %q", p.On, p.Name, g.ID)
+}
+
+// besideAll is a layout to add an instance to: all that are there stay as they are, and those
+// that are planned come.
+func besideAll(there []gpu.Partition, planned []gpu.PartitionRecord) (want gpu.Layout, pins map[string]string) {
+	want, pins = gpu.Layout{Enabled: true}, map[string]string{}
+	for _, q := range there {
+		if q.Instance != "" && q.State != gpu.PartitionMissing {
+			want.Instances = append(want.Instances, asItIs(q))
+			pins[q.ID] = "it is not to be moved for another"
+		}
+	}
+	for _, r := range planned {
+		want.Instances = append(want.Instances, layoutInstance(r.Partition()))
+	}
+	return want, pins
 }
 
 // basesOf returns the records of the MIG instances that go with a vGPU: that on which it

@@ -234,7 +234,14 @@ func (h *Host) undoMake(ctx context.Context, t *operation.Task) ([]operation.Row
 		h.cfg.Log.WarnContext(ctx, "a partition that was put back stays, as it is in use", "gpu", a.Partition.GPU, "partition", a.Partition.ID, "err", err)
 		return nil, nil
 	}
-	return nil, h.patient(t, err)
+	if err != nil {
+		return nil, h.patient(t, err)
+	}
+	if a.Partition.State != gpu.PartitionMaking {
+		return nil, nil // it was put back, and is missing as before
+	}
+	// A boot before the undo has ended is not to bring it back.
+	return []operation.Row{operation.Put(gpu.RecordPartition, a.Partition.ID, a.Partition)}, nil
 }
 
 // removePartition removes a partition of ours after making sure that no VM has
