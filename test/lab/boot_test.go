@@ -5,7 +5,6 @@ package lab
 import (
 	"context"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -79,9 +78,8 @@ func TestBootInEveryOrder_T08(t *testing.T) {
 		eventuallyREST(ctx, t, "/v1/assignments/gfx", func(b api.Assignment) bool {
 			return b.State == "attached" && b.Partition == a.Partition && b.Attached.Live && len(b.Conditions) == 0
 		})
-		if jobs := run(ctx, t, "systemctl list-jobs --no-legend"); strings.TrimSpace(jobs) != "" && !strings.HasPrefix(jobs, "No jobs") {
-			t.Errorf("%s: jobs are left: %s", c.name, jobs)
-		}
+		// A job that waits on itself never ends; others of the boot may still be under way.
+		eventually(ctx, t, "systemctl list-jobs --no-legend | grep -v '^No jobs' || true", "")
 		if cycles := run(ctx, t, "journalctl -b -o cat _PID=1 | grep -i 'ordering cycle' || true"); cycles != "" {
 			t.Errorf("%s: %s", c.name, cycles)
 		}
