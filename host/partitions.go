@@ -511,14 +511,7 @@ func (h *Host) plan(n operation.Plan, refusal error) (gpu.Plan, error) {
 }
 
 // held answers a ConflictError where one of the keys is held now.
-func (h *Host) held(keys []string) error {
-	for _, k := range keys {
-		if op, ok := h.cfg.Engine.Holder(k); ok {
-			return &operation.ConflictError{Key: k, Holder: op.ID, Summary: op.Summary}
-		}
-	}
-	return nil
-}
+func (h *Host) held(keys []string) error { return h.cfg.Engine.Held(keys...) }
 
 func (h *Host) planDeletePartition(ctx context.Context, id string) (operation.Plan, error) {
 	all, at, _, err := h.among(ctx, id)

@@ -88,6 +88,16 @@ func (e *Engine) Holder(key string) (Operation, bool) {
 	return Operation{}, false
 }
 
+// Held answers a *ConflictError where one of the keys is held now, as Add would.
+func (e *Engine) Held(keys ...string) error {
+	for _, k := range keys {
+		if op, held := e.Holder(k); held {
+			return &ConflictError{Key: k, Holder: op.ID, Summary: op.Summary}
+		}
+	}
+	return nil
+}
+
 // Wait waits until the operation is final or waiting. If ctx ends or the engine
 // stops before, it returns the operation as it is, and ctx.Err() or ErrStopped.
 func (e *Engine) Wait(ctx context.Context, id string) (Operation, error) {

@@ -161,9 +161,7 @@ func (a *Assessments) Plan(w report.Wish) (gpu.Plan, error) {
 	plan := planOf(rec)
 	out := gpu.Plan{Summary: plan.Summary, Changes: true, Steps: []gpu.PlanStep{}}
 	if err == nil {
-		if op, held := a.cfg.Engine.Holder(key(rec.Name)); held {
-			err = &operation.ConflictError{Key: key(rec.Name), Holder: op.ID, Summary: op.Summary}
-		}
+		err = a.cfg.Engine.Held(plan.Keys...)
 	}
 	if err != nil {
 		out.Refusal, out.Changes = err, false
@@ -272,8 +270,5 @@ func (a *Assessments) PlanDelete(name string) (report.AssessmentRecord, error) {
 	if err != nil {
 		return rec, err
 	}
-	if op, held := a.cfg.Engine.Holder(key(name)); held {
-		return rec, &operation.ConflictError{Key: key(name), Holder: op.ID, Summary: op.Summary}
-	}
-	return rec, nil
+	return rec, a.cfg.Engine.Held(key(name))
 }

@@ -184,12 +184,7 @@ func (m *Migrations) Refusal(w move.Wish) error {
 	if _, err := disksOf(*r.Report, w.Plan); err != nil {
 		return gpu.Errorf(gpu.CodeInvalid, "cannot migrate %q: %w", w.Name, err)
 	}
-	for _, k := range keysOf(w, r) {
-		if op, held := m.cfg.Engine.Holder(k); held {
-			return &operation.ConflictError{Key: k, Holder: op.ID, Summary: op.Summary}
-		}
-	}
-	return nil
+	return m.cfg.Engine.Held(keysOf(w, r)...)
 }
 
 // keysOf are what nobody else may work on meanwhile. One server is moved once at a time,
