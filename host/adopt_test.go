@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,15 @@ func TestNotAdoptable(t *testing.T) {
 	_, _, err = l.AdoptPartition(t.Context(), "test", other, false)
 	if held, ok := errors.AsType[*operation.ConflictError](err); !ok || held.Holder != op.ID {
 		t.Errorf("%v", err)
+	}
+	// The guest has been asked once the persistent definition has no device any more.
+	for asked := false; !asked; {
+		vm, err := l.VM(t.Context(), "web1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked = !slices.ContainsFunc(vm.Hostdevs, func(d gpu.Hostdev) bool { return d.Config })
+		<-time.After(time.Millisecond)
 	}
 	if err := l.sim.Libvirt.Shutdown("web1"); err != nil {
 		t.Fatal(err)
