@@ -13,8 +13,8 @@ import (
 // fakeAssessments has one that is done, "carried", and one whose server is being looked at,
 // "gpu7".
 type fakeAssessments struct {
-	host   *fakeHost
-	report *report.Report
+	host       *fakeHost
+	inspection string // as JSON: like those of a store, each record is of whoever asked
 }
 
 func (f *fakeAssessments) Assessments() ([]report.AssessmentRecord, error) {
@@ -23,8 +23,12 @@ func (f *fakeAssessments) Assessments() ([]report.AssessmentRecord, error) {
 	if err != nil {
 		return nil, err
 	}
+	inspection, err := report.Read(strings.NewReader(f.inspection))
+	if err != nil {
+		return nil, err
+	}
 	return []report.AssessmentRecord{
-		{Name: "carried", Actor: "root", Created: born, State: report.StateDone, Heard: born, Report: f.report},
+		{Name: "carried", Actor: "root", Created: born, State: report.StateDone, Heard: born, Report: &inspection},
 		{
 			Name: "gpu7", Actor: "root", Created: born, State: report.StateInspecting, Window: 600, Interval: 5, Operation: "01KAR2Z7T4Y2M8Q6V0R9X3B0AC",
 			Source: &report.Source{Address: "gpu7.example", Port: 22, User: "root", HostKey: "SHA256:" + strings.Repeat("A", 43), Credential: "gpu7"},
@@ -102,16 +106,12 @@ func (f *fakeAssessments) PlanDelete(name string) (report.AssessmentRecord, erro
 	return r, err
 }
 
-// exampleInspection is the one of openapi.yaml.
-func exampleInspection(t testing.TB) *report.Report {
+// exampleInspection is the one of openapi.yaml, as JSON.
+func exampleInspection(t testing.TB) string {
 	t.Helper()
 	text, err := encode(loadDocument(t).Components.Examples["inspection"].Value.Value)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := report.Read(strings.NewReader(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &r
+	return string(text)
 }

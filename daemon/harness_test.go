@@ -60,7 +60,7 @@ type harness struct {
 
 func newHarness(t testing.TB) *harness {
 	h := &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
-	assessments := &fakeAssessments{host: h.host, report: exampleInspection(t)}
+	assessments := &fakeAssessments{host: h.host, inspection: exampleInspection(t)}
 	h.Server = New(Config{
 		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept), Assessments: assessments, Migrations: &fakeMigrations{assessments},
 		Metrics: func(_ context.Context, w io.Writer) error {

@@ -92,6 +92,7 @@ type Tokens interface {
 // Assessments is what the routes need of the looks at physical servers. Their errors are as
 // those of Host.
 type Assessments interface {
+	// The records are the caller's, who may change them.
 	Assessments() ([]report.AssessmentRecord, error)
 	Assessment(name string) (report.AssessmentRecord, error)
 	// Create returns the operation that looks, or one that is done already where the report

@@ -33,7 +33,7 @@ func serve(t *testing.T, edit func(*Config, *fakeHost)) (h *harness, stop func()
 func serveWith(t *testing.T, edit func(*Config, *fakeHost), prepare func(*Server)) (h *harness, stop func() error) {
 	t.Helper()
 	h = &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
-	assessments := &fakeAssessments{host: h.host, report: exampleInspection(t)}
+	assessments := &fakeAssessments{host: h.host, inspection: exampleInspection(t)}
 	c := Config{
 		Host: h.host, Operations: h.host.ops, Tokens: newTokens(t, h.kept), Assessments: assessments, Migrations: &fakeMigrations{assessments},
 		Log:        slog.New(slog.NewJSONHandler(h.log, nil)),
