@@ -20,6 +20,19 @@ var (
 	powerWords = regexp.MustCompile(`nvidia-smi\b.*\s(?:-pl|--power-limit|-ac|-lgc|-lmc|--lock-gpu-clocks|--applications-clocks|-c\s|--compute-mode|-e\s|--ecc-config|-pm|--persistence-mode)`)
 )
 
+// exact returns a line as it stands, without its end; empty where it cannot be told so. It
+// may be the last one of a file that was not read to its end.
+func exact(line string, cut bool) string {
+	text, ended := strings.CutSuffix(line, "\n")
+	if ended {
+		text = strings.TrimSuffix(text, "\r")
+	}
+	if cut && !ended || len(text) > maxArg || maskLine(text) != text || report.CleanString(text) != text {
+		return ""
+	}
+	return text
+}
+
 // configs finds the files about GPUs that somebody laid.
 func (s *scene) configs(units []unitFile) []report.Config {
 	var out []report.Config
@@ -30,15 +43,18 @@ func (s *scene) configs(units []unitFile) []report.Config {
 			return
 		}
 		c := report.Config{Path: "/" + name, Kind: kind, Lines: []string{}}
-		text := s.tree.text(name)
+		text := s.textOf(name, small)
 		if want != nil && !slices.ContainsFunc(strings.Split(text, "\n"), want) {
 			return
 		}
 		seen[real] = true
-		for line := range strings.Lines(text) {
-			line = strings.TrimSpace(line)
+		for _, whole := range strings.SplitAfter(text, "\n") {
+			line := strings.TrimSpace(whole)
 			if line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") || tell == nil || !tell(line) {
 				continue
+			}
+			if e := exact(whole, len(text) == small); e != "" {
+				c.Exact = append(c.Exact, e)
 			}
 			if c.Lines = append(c.Lines, maskLine(line[:min(len(line), maxArg)])); len(c.Lines) == maxLines {
 				break

@@ -221,13 +221,16 @@ func (i *Inspector) shrink(r *report.Report) {
 		r.Processes[n].Args, r.Processes[n].Libraries = []string{}, []string{}
 	}
 	for n := range r.Configs {
-		r.Configs[n].Lines = []string{}
+		r.Configs[n].Lines, r.Configs[n].Exact = []string{}, nil
+	}
+	for n := range r.Pins {
+		r.Pins[n].Line = ""
 	}
 	for n := range r.Containers {
 		r.Containers[n].Mounts = []string{}
 	}
 	r.Pins = r.Pins[:min(len(r.Pins), 1000)]
-	for _, what := range []string{"processes.args", "configs.lines", "containers.mounts"} {
+	for _, what := range []string{"processes.args", "configs.lines", "containers.mounts", "pins.line"} {
 		r.Unseen = append(r.Unseen, report.Unseen{What: what, Reason: reason})
 	}
 }

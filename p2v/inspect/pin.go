@@ -49,7 +49,8 @@ func kindOf(v string) string {
 func pinsIn(where, text string, comment string) []report.Pin {
 	var out []report.Pin
 	list := false
-	for n, line := range strings.Split(text, "\n") {
+	for n, whole := range strings.SplitAfter(text, "\n") {
+		line := strings.TrimRight(whole, "\r\n")
 		if trimmed := strings.TrimSpace(line); trimmed == "" || strings.HasPrefix(trimmed, comment) {
 			continue
 		}
@@ -59,7 +60,7 @@ func pinsIn(where, text string, comment string) []report.Pin {
 				return p.Where == fmt.Sprintf("%s:%d", where, n+1) && strings.Contains(p.Value, value)
 			}
 			if value != "" && value != "void" && value != "none" && !strings.HasPrefix(value, "$") && !slices.ContainsFunc(out, has) {
-				out = append(out, report.Pin{Where: fmt.Sprintf("%s:%d", where, n+1), Key: key, Value: maskLine(value), Kind: kindOf(value)})
+				out = append(out, report.Pin{Where: fmt.Sprintf("%s:%d", where, n+1), Key: key, Value: maskLine(value), Kind: kindOf(value), Line: exact(whole, len(text) == small)})
 			}
 		}
 		if list {
@@ -114,7 +115,7 @@ func (s *scene) pins(processes []process, containers []container, units []unitFi
 			return
 		}
 		done[real] = true
-		out = append(out, pinsIn("/"+name, s.tree.text(name), "#")...)
+		out = append(out, pinsIn("/"+name, s.textOf(name, small), "#")...)
 	}
 	for _, u := range units {
 		if u.text == "" {

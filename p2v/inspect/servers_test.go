@@ -229,6 +229,8 @@ Section "Device"
 EndSection
 -- dev/nvidia-uvm --
 `)
+	s.file(efiVariable("BootCurrent"), "\x06\x00\x00\x00\x01\x00")
+	s.file(efiVariable("Boot0001"), string(bootEntry("debian", partition, node(4, 4, utf16Bytes(`\EFI\debian\grubx64.efi`)))))
 	s.pci("0000:00:02.0", "030000", "1a03:2000", "ast", "boot_vga: 1\n")
 	s.pci("0000:01:00.0", "020000", "8086:1563", "ixgbe", "")
 	for n, at := range []string{"0000:41:00.0", "0000:c1:00.0"} {

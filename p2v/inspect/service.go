@@ -37,7 +37,7 @@ func (s *scene) unitFiles() []unitFile {
 		if real := s.tree.real(file); real == "" || have[real] || len(out) >= maxUnits {
 			return // also a masked one, which leads to /dev/null, is no file
 		} else if have[real] = true; true {
-			out = append(out, unitFile{unit, file, s.tree.text(file)})
+			out = append(out, unitFile{unit, file, s.textOf(file, small)})
 		}
 	}
 	for _, dir := range unitFolders {

@@ -87,6 +87,8 @@ func (s *scene) operatingSystem() report.OS {
 	}
 	out.Cmdline = maskLine(s.tree.text("proc/cmdline"))
 	out.Headers = out.Kernel != "" && s.tree.exists(path.Join("lib/modules", out.Kernel, "build"))
+	agent := s.any("usr/sbin/qemu-ga", "usr/bin/qemu-ga", "usr/local/bin/qemu-ga", "usr/local/sbin/qemu-ga")
+	out.GuestAgent = &agent
 	out.BootID = s.tree.text("proc/sys/kernel/random/boot_id")
 	out.MachineID = s.tree.text("etc/machine-id")
 	for line := range strings.Lines(s.textOf("proc/stat", large)) {
@@ -139,8 +141,7 @@ func (s *scene) firmware() report.Firmware {
 	out := report.Firmware{Type: "bios"}
 	if s.tree.exists("sys/firmware/efi") {
 		out.Type = "uefi"
-		// Four bytes of attributes, then the value.
-		v, err := s.tree.read("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", 5)
+		v, err := s.tree.read(efiVariable("SecureBoot"), 5)
 		switch {
 		case err == nil && len(v) == 5:
 			on := v[4] == 1
@@ -148,6 +149,7 @@ func (s *scene) firmware() report.Firmware {
 		case err != nil:
 			s.miss("firmware.secure_boot", "%s", cause(err))
 		}
+		out.EFI = s.efi()
 	}
 	if s.tree.exists("sys/class/tpm/tpm0") {
 		out.TPM = "1.2"

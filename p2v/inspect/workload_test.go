@@ -1,7 +1,9 @@
 package inspect
 
 import (
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,7 +92,7 @@ func TestPinsIn(t *testing.T) {
 		"DeviceAllow=/dev/nvidiactl rw":                    nil,
 	} {
 		for n := range want {
-			want[n].Where = "f:1"
+			want[n].Where, want[n].Line = "f:1", text
 		}
 		if diff := cmp.Diff(want, pinsIn("f", text, "#")); diff != "" {
 			t.Errorf("%q\n%s", text, diff)
@@ -205,5 +207,25 @@ func TestUnprivileged(t *testing.T) {
 	s.must(os.Chmod(s.root+"/proc/812/fd", 0))
 	if r := s.inspect(); r.Privileged {
 		t.Errorf("%+v", r.Unseen)
+	}
+}
+
+// A line of the report is one that is found in the file again.
+func TestPinsInTellLines(t *testing.T) {
+	text := "\n\n  gpu:\r\n\tCUDA_VISIBLE_DEVICES=0 \r\n# x\nAPI_KEY=abcdefgh CUDA_VISIBLE_DEVICES=1\nCUDA_VISIBLE_DEVICES=2\v\nCUDA_VISIBLE_DEVICES=3\r"
+	want := []report.Pin{
+		{Where: "f:4", Key: "CUDA_VISIBLE_DEVICES", Value: "0", Kind: "index", Line: "\tCUDA_VISIBLE_DEVICES=0 "},
+		{Where: "f:6", Key: "CUDA_VISIBLE_DEVICES", Value: "1", Kind: "index"}, // it has a secret
+		{Where: "f:7", Key: "CUDA_VISIBLE_DEVICES", Value: "2", Kind: "index"}, // it cannot be shown
+		{Where: "f:8", Key: "CUDA_VISIBLE_DEVICES", Value: "3", Kind: "index"}, // nor can this, as it has no end
+	}
+	if diff := cmp.Diff(want, pinsIn("f", text, "#")); diff != "" {
+		t.Error(diff)
+	}
+	// The file may go on where reading it ended.
+	cut := (strings.Repeat("#\n", small/2-12) + "CUDA_VISIBLE_DEVICES=0,1,2,3")[:small]
+	want = []report.Pin{{Where: fmt.Sprintf("f:%d", small/2-11), Key: "CUDA_VISIBLE_DEVICES", Value: "0,1", Kind: "index"}}
+	if diff := cmp.Diff(want, pinsIn("f", cut, "#")); diff != "" {
+		t.Error(diff)
 	}
 }

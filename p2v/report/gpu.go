@@ -131,6 +131,9 @@ type Pin struct {
 	Key   string `json:"key"`   // CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES, device, BusID, …
 	Value string `json:"value"` // "0,1", "GPU-…", "MIG-…", "0000:41:00.0"
 	Kind  string `json:"kind"`  // index, gpu-uuid, mig-uuid, pci, device-file, all
+	// Line is the line of the file as it stands, with the space around it; empty: it is in no
+	// file, or something in it had to be masked, escaped or cut.
+	Line string `json:"line,omitempty"`
 }
 
 // Models is a folder with models.
@@ -154,4 +157,7 @@ type Config struct {
 	Kind string `json:"kind"`
 	// Lines are those that say something, without secrets; none of a token.
 	Lines []string `json:"lines"`
+	// Exact are those of Lines as they stand, with the space around them, in which nothing
+	// had to be masked, escaped or cut.
+	Exact []string `json:"exact,omitempty"`
 }

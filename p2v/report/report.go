@@ -83,6 +83,8 @@ type OS struct {
 	MachineID string    `json:"machine_id"`
 	Started   time.Time `json:"started"`
 	SELinux   string    `json:"selinux,omitempty"` // enforcing, permissive, disabled; empty: it has none
+	// GuestAgent tells whether QEMU's guest agent is installed; nil: nobody looked.
+	GuestAgent *bool `json:"guest_agent,omitempty"`
 }
 
 // Firmware is what started the machine.
@@ -90,6 +92,18 @@ type Firmware struct {
 	Type       string `json:"type"` // bios, uefi
 	SecureBoot *bool  `json:"secure_boot,omitempty"`
 	TPM        string `json:"tpm,omitempty"` // "2.0", "1.2"; empty: none
+	// EFI is what UEFI started; nil: it is BIOS, or it is not known.
+	EFI *EFI `json:"efi,omitempty"`
+}
+
+// EFI is the boot loader that an entry in the firmware of this machine names.
+type EFI struct {
+	Mount    string   `json:"mount"`    // where the partition that it lies on is mounted: "/boot/efi"
+	Loader   string   `json:"loader"`   // from there: "/EFI/debian/shimx64.efi"
+	Programs []string `json:"programs"` // that lie beside it, and itself: "grubx64.efi"
+	// Fallback is set where /EFI/BOOT/BOOTX64.EFI is there, which firmware starts that has
+	// no entry.
+	Fallback bool `json:"fallback"`
 }
 
 // CPU is the processor.
