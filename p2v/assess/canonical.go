@@ -10,11 +10,11 @@ import (
 )
 
 // ordered are the lists of a report whose order says something.
-var ordered = []string{"Args", "Lines", "Buckets"}
+var ordered = []string{"Args", "Lines", "Exact", "Buckets"}
 
-// canonical returns the report with its lists in one order, whatever theirs was: answers
+// Canonical returns the report with its lists in one order, whatever theirs was: answers
 // must not depend on it. The report that is given stays as it is.
-func canonical(r report.Report) report.Report {
+func Canonical(r report.Report) report.Report {
 	v := reflect.ValueOf(&r).Elem()
 	sortLists(v)
 	slices.SortStableFunc(r.GPUs, func(a, b report.GPU) int { return cmp.Compare(a.PCI, b.PCI) })

@@ -145,7 +145,7 @@ type look struct {
 const maxGPUs = 64
 
 func newLook(r report.Report, p Policy) *look {
-	l := &look{Report: canonical(r), policy: p.WithDefaults(), usage: map[string]report.GPUUsage{}}
+	l := &look{Report: Canonical(r), policy: p.WithDefaults(), usage: map[string]report.GPUUsage{}}
 	if l.more = max(0, len(l.GPUs)-maxGPUs); l.more > 0 {
 		l.GPUs = l.GPUs[:maxGPUs]
 	}

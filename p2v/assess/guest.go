@@ -103,6 +103,13 @@ func (c *changes) boot() {
 		ID: "serial-console", What: "Send the kernel's and a login's console to the serial port too.",
 		Why: "It is what can be read where the network does not come up.", When: Offline, Undo: "Remove the console argument.", Automatic: true,
 	})
+	if e := c.Firmware.EFI; e != nil && !e.Fallback {
+		c.add(GuestChange{
+			ID: "boot-fallback", What: "Copy the boot loader to where any UEFI firmware looks for one.",
+			Why: "The entry that names it is in the source's firmware, and not in the VM's.", When: Offline,
+			Undo: "Remove the copy from EFI/BOOT.", Automatic: true, Items: []string{e.Mount + e.Loader},
+		})
+	}
 	var rows []string
 	for _, r := range c.Boot.Fstab {
 		if kernelName(r.Spec) {
@@ -142,7 +149,7 @@ func (c *changes) network() {
 	if len(nics) > 0 {
 		c.add(GuestChange{
 			ID: "nic-names", What: "Lay a .link file for each network device that gives its MAC address the name from before.",
-			Why: "Names come from the slot, which is another in the VM.", When: Offline, Undo: "Remove /etc/systemd/network/10-p2v-*.link.", Automatic: true, Items: nics,
+			Why: "Names come from the slot, which is another in the VM.", When: Offline, Undo: "Remove /etc/systemd/network/10-gpuvirt-*.link.", Automatic: true, Items: nics,
 		})
 	}
 	if len(built) > 0 {

@@ -10,7 +10,7 @@ func (c *changes) oldDriver(t targetKind) {
 	if t.nvidia && (len(c.gpusOf("nouveau")) > 0 || c.Driver == nil || t.vgpu) {
 		c.add(GuestChange{
 			ID: "nouveau", What: "Put nouveau on a deny list (blacklist nouveau, options nouveau modeset=0), and build the initramfs anew.",
-			Why: "It takes the GPU before NVIDIA's driver does.", When: Offline, Undo: "Remove /etc/modprobe.d/p2v-nouveau.conf.", Automatic: true,
+			Why: "It takes the GPU before NVIDIA's driver does.", When: Offline, Undo: "Remove /etc/modprobe.d/gpuvirt-nouveau.conf.", Automatic: true,
 		})
 	}
 	if c.Driver == nil {

@@ -152,7 +152,7 @@ func TestGuestChanges(t *testing.T) {
 		r.Models = []report.Models{{Path: "/m", Engines: 2}}
 		r.Memory.HugepagesBytes = gib
 		truth := true
-		r.Firmware.SecureBoot = &truth
+		r.Firmware.SecureBoot, r.Firmware.EFI = &truth, &report.EFI{Mount: "/boot/efi", Loader: "/EFI/debian/shimx64.efi"}
 		r.OS.SELinux = "enforcing"
 		r.Volumes = []report.Volume{{Name: "dm-0", Kind: "crypt", TPM: true}}
 	}
@@ -174,10 +174,10 @@ func TestGuestChanges(t *testing.T) {
 			func(r *report.Report) { r.Driver = nil }, func(w *Wish) { w.Prefer = "card" },
 			"virtio-drivers serial-console nouveau driver-install hardware-services identity",
 		},
-		"all, for a vGPU": {full, nil, "virtio-drivers serial-console device-names selinux-relabel tpm-binding nic-names built-networks " +
+		"all, for a vGPU": {full, nil, "virtio-drivers serial-console boot-fallback device-names selinux-relabel tpm-binding nic-names built-networks " +
 			"nouveau driver-modules driver-remove driver-vgpu driver-headers licence persistence-daemon mig-scripts gpu-settings fabric-manager data-centre-agents xorg-busid " +
 			"cdi-files engines hugepages module-key pins hardware-services identity"},
-		"all, for a card": {full, func(w *Wish) { w.Prefer = "card" }, "virtio-drivers serial-console device-names selinux-relabel tpm-binding nic-names built-networks " +
+		"all, for a card": {full, func(w *Wish) { w.Prefer = "card" }, "virtio-drivers serial-console boot-fallback device-names selinux-relabel tpm-binding nic-names built-networks " +
 			"driver-keep gpu-settings fabric-manager xorg-busid cdi-files engines hugepages module-key pins hardware-services identity"},
 	} {
 		t.Run(name, func(t *testing.T) {
