@@ -25,9 +25,11 @@ type Domain struct {
 	SecureBoot bool
 	// TPM gives it an emulated one, new and empty: what the server's had sealed is lost.
 	TPM bool
-	// Disks are the overlays, in the order of the server's disks; it starts from the first.
+	// Disks are the overlays, in the order of the server's disks.
 	Disks []string
-	NICs  []DomainNIC
+	// Boot is which of Disks it starts from, counted from 0.
+	Boot int
+	NICs []DomainNIC
 	// SerialLog is a file of the host where its first serial console is kept.
 	SerialLog string
 	// VFIO: it will have a device of the host. Its memory is then pinned, so there is no
@@ -42,7 +44,8 @@ type Domain struct {
 	Emulated bool
 }
 
-// A DomainNIC is a NIC of the VM. One of Network and Bridge is set.
+// A DomainNIC is a NIC of the VM. One of Network and Bridge is set, or none where the cable
+// is out.
 type DomainNIC struct {
 	MAC     string // the server's
 	Network string // of libvirt
@@ -79,6 +82,8 @@ func (d Domain) check() error {
 		return refuse("only UEFI has Secure Boot")
 	case len(d.Disks) == 0:
 		return refuse("it has no disk")
+	case d.Boot < 0 || d.Boot >= len(d.Disks):
+		return refuse("it has no disk %d to start from", d.Boot)
 	case d.Isolated != "" && !networkName.MatchString(d.Isolated):
 		return refuse("%q is no name of a network", d.Isolated)
 	case d.SpareSlots < 0 || d.SpareSlots > 32:
@@ -93,7 +98,7 @@ func (d Domain) check() error {
 		switch {
 		case !macValue.MatchString(n.MAC):
 			return refuse("%q is no MAC address", n.MAC)
-		case (n.Network == "") == (n.Bridge == "") && d.Isolated == "":
+		case d.Isolated == "" && (n.Network == "") == (n.Bridge == "") && !(n.Down && n.Bridge == ""):
 			return refuse("the NIC %s needs either a network or a bridge", n.MAC)
 		case n.Network != "" && !networkName.MatchString(n.Network):
 			return refuse("%q is no name of a network", n.Network)
@@ -200,7 +205,7 @@ func (d Domain) devices() *libvirtxml.DomainDeviceList {
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}},
 			Target: &libvirtxml.DomainDiskTarget{Dev: diskName("vd", i), Bus: "virtio"},
 		}
-		if i == 0 {
+		if i == d.Boot {
 			disk.Boot = &libvirtxml.DomainDeviceBoot{Order: 1}
 		}
 		list.Disks = append(list.Disks, disk)
@@ -232,8 +237,10 @@ func (d Domain) nic(n DomainNIC) libvirtxml.DomainInterface {
 		nic.Source.Network = &libvirtxml.DomainInterfaceSourceNetwork{Network: d.Isolated}
 	case n.Bridge != "":
 		nic.Source.Bridge = &libvirtxml.DomainInterfaceSourceBridge{Bridge: n.Bridge}
-	default:
+	case n.Network != "":
 		nic.Source.Network = &libvirtxml.DomainInterfaceSourceNetwork{Network: n.Network}
+	default: // a device of the host that nothing is behind
+		nic.Source.Ethernet = &libvirtxml.DomainInterfaceSourceEthernet{}
 	}
 	if n.Down {
 		nic.Link = &libvirtxml.DomainInterfaceLink{State: "down"}

@@ -21,6 +21,7 @@ func TestDomain(t *testing.T) {
 		"domain-uefi.xml": func(d *Domain) {
 			d.Firmware, d.SecureBoot, d.TPM, d.VFIO, d.CPU, d.SpareSlots = FirmwareUEFI, true, true, true, "EPYC-Rome", 1
 		},
+		"domain-unplugged.xml": func(d *Domain) { d.Boot, d.NICs = 1, []DomainNIC{{MAC: "52:54:00:aa:bb:01", Down: true}} },
 		"domain-rehearsal.xml": func(d *Domain) {
 			d.Firmware, d.Isolated, d.Emulated, d.CPU, d.UUID, d.VFIO = FirmwareUEFI, "rehearsal", true, "maximum", "", true
 		},
@@ -52,11 +53,14 @@ func TestDomainRefused(t *testing.T) {
 		"firmware":    func(d *Domain) { d.Firmware = "" },
 		"secure bios": func(d *Domain) { d.SecureBoot = true },
 		"no disk":     func(d *Domain) { d.Disks = nil },
+		"boot":        func(d *Domain) { d.Boot = 2 },
+		"boot below":  func(d *Domain) { d.Boot = -1 },
 		"disk":        func(d *Domain) { d.Disks = []string{"a"} },
 		"serial":      func(d *Domain) { d.SerialLog = "" },
 		"mac":         func(d *Domain) { d.NICs[0].MAC = "x" },
 		"nowhere":     func(d *Domain) { d.NICs[0].Bridge = "" },
 		"two places":  func(d *Domain) { d.NICs[0].Network = "a" },
+		"down twice":  func(d *Domain) { d.NICs[0] = DomainNIC{MAC: "52:54:00:aa:bb:01", Network: "a", Bridge: "b", Down: true} },
 		"bridge":      func(d *Domain) { d.NICs[0].Bridge = "longer-than-a-name" },
 		"network":     func(d *Domain) { d.NICs[1].Network = "a/b" },
 		"isolated":    func(d *Domain) { d.Isolated = "a b" },

@@ -29,8 +29,11 @@ const (
 	EditDisable   EditKind = "unit-disable"     // Unit: does not start by itself
 	EditBlacklist EditKind = "blacklist-module" // Module
 	EditPackages  EditKind = "packages"         // Files: packages of this host, installed without a network
-	EditFirstboot EditKind = "firstboot"        // Command: once, when the VM starts for the first time
-	EditInitramfs EditKind = "initramfs"        // all of them are built anew
+	// EditFirstbootPackages installs Files when the VM starts for the first time: after what
+	// an EditFirstboot before it removes.
+	EditFirstbootPackages EditKind = "firstboot-packages"
+	EditFirstboot         EditKind = "firstboot" // Command: once, when the VM starts for the first time
+	EditInitramfs         EditKind = "initramfs" // all of them are built anew
 )
 
 // FirstbootCommand names a command that may run in the guest. There are no others: what
@@ -59,11 +62,16 @@ const initramfsCommand = `if command -v update-initramfs >/dev/null; then update
 	`elif command -v mkinitcpio >/dev/null; then mkinitcpio -P; ` +
 	`else echo 'nothing here makes an initramfs' >&2; exit 1; fi`
 
-// packagesDir is where packages lie in the guest while they are installed.
-const packagesDir = "/var/lib/gpuvirt-packages"
+// packagesDir is where packages lie in the guest while they are installed, firstbootDir
+// where they wait for its first start.
+const (
+	packagesDir  = "/var/lib/gpuvirt-packages"
+	firstbootDir = "/var/lib/gpuvirt-firstboot-packages"
+)
 
-// packagesCommand installs what lies there, without asking or fetching anything.
-const packagesCommand = `cd ` + packagesDir + ` && if command -v dpkg >/dev/null; then DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i ./*.deb; ` +
+// packagesCommand installs what lies in the folder it is run in, without asking or fetching
+// anything.
+const packagesCommand = `if command -v dpkg >/dev/null; then DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i ./*.deb; ` +
 	`else rpm -U --oldpackage ./*.rpm; fi`
 
 // An Edit is one change of the guest, which a person can read before it is made.
@@ -86,10 +94,10 @@ type Edit struct {
 	Command FirstbootCommand `json:"command,omitempty"`
 }
 
-const (
-	maxContent = 1 << 20
-	maxEdits   = 200
-)
+// MaxEdits is how many are made at once.
+const MaxEdits = 200
+
+const maxContent = 1 << 20
 
 var (
 	editID   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
@@ -125,7 +133,7 @@ func (e Edit) Check() error {
 		if !module.MatchString(e.Module) {
 			return refuse("%q is no name of a module", e.Module)
 		}
-	case EditPackages:
+	case EditPackages, EditFirstbootPackages:
 		if len(e.Files) == 0 {
 			return refuse("it names no package")
 		}
@@ -221,11 +229,9 @@ func (e Edit) args(stage func(name string, content []byte) (string, error)) ([]s
 		}
 		return write("/etc/modprobe.d/gpuvirt-"+e.Module+".conf", []byte(text), 0)
 	case EditPackages:
-		args := []string{"--mkdir", packagesDir}
-		for _, f := range e.Files {
-			args = append(args, "--upload", f+":"+packagesDir+"/"+filepath.Base(f))
-		}
-		return append(args, "--run-command", packagesCommand, "--delete", packagesDir), nil
+		return append(e.upload(packagesDir), "--run-command", "cd "+packagesDir+" && "+packagesCommand, "--delete", packagesDir), nil
+	case EditFirstbootPackages:
+		return append(e.upload(firstbootDir), "--firstboot-command", "cd "+firstbootDir+" && "+packagesCommand+" && cd / && rm -r "+firstbootDir), nil
 	case EditFirstboot:
 		return []string{"--firstboot-command", firstbootScripts[e.Command]}, nil
 	case EditInitramfs:
@@ -233,6 +239,15 @@ func (e Edit) args(stage func(name string, content []byte) (string, error)) ([]s
 	default:
 		return nil, e.Check()
 	}
+}
+
+// upload puts packages of this host into a folder of the guest.
+func (e Edit) upload(dir string) []string {
+	args := []string{"--mkdir", dir}
+	for _, f := range e.Files {
+		args = append(args, "--upload", f+":"+dir+"/"+filepath.Base(f))
+	}
+	return args
 }
 
 // lineNotFound is what virt-customize's log has where a line to rewrite is not there.
@@ -250,8 +265,8 @@ func lineExpression(from, to string) string {
 // no use after an error, which is a *Failure. Edits that a new initramfs must have come
 // before Convert, which makes one anyway.
 func (c *Converter) Customize(ctx context.Context, job Job, edits []Edit) (Result, error) {
-	if len(edits) > maxEdits {
-		return Result{}, gpu.Errorf(gpu.CodeInvalid, "cannot make %d edits at once: at most %d", len(edits), maxEdits)
+	if len(edits) > MaxEdits {
+		return Result{}, gpu.Errorf(gpu.CodeInvalid, "cannot make %d edits at once: at most %d", len(edits), MaxEdits)
 	}
 	for _, e := range edits {
 		if err := e.Check(); err != nil {

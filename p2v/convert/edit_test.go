@@ -38,7 +38,14 @@ func TestRender(t *testing.T) {
 			Edit{Kind: EditPackages, Files: []string{"/srv/qemu-guest-agent_1%3a7.2_amd64.deb"}},
 			[]string{
 				"--mkdir", packagesDir, "--upload", "/srv/qemu-guest-agent_1%3a7.2_amd64.deb:" + packagesDir + "/qemu-guest-agent_1%3a7.2_amd64.deb",
-				"--run-command", packagesCommand, "--delete", packagesDir,
+				"--run-command", "cd " + packagesDir + " && " + packagesCommand, "--delete", packagesDir,
+			},
+		},
+		{
+			Edit{Kind: EditFirstbootPackages, Files: []string{"/srv/nvidia-linux-grid-580_580.65.06_amd64.deb"}},
+			[]string{
+				"--mkdir", firstbootDir, "--upload", "/srv/nvidia-linux-grid-580_580.65.06_amd64.deb:" + firstbootDir + "/nvidia-linux-grid-580_580.65.06_amd64.deb",
+				"--firstboot-command", "cd " + firstbootDir + " && " + packagesCommand + " && cd / && rm -r " + firstbootDir,
 			},
 		},
 		{Edit{Kind: EditFirstboot, Command: FirstbootNewIdentity}, []string{"--firstboot-command", firstbootScripts[FirstbootNewIdentity]}},
@@ -85,6 +92,7 @@ func TestEditRefused(t *testing.T) {
 		"no package":       {Kind: EditPackages},
 		"package":          {Kind: EditPackages, Files: []string{"/srv/a;b.deb"}},
 		"package's path":   {Kind: EditPackages, Files: []string{"/srv/a:b/c.deb"}},
+		"later a script":   {Kind: EditFirstbootPackages, Files: []string{"/srv/a.sh"}},
 		"script":           {Kind: EditPackages, Files: []string{"/srv/a.sh"}},
 		"copy of nothing":  {Kind: EditCopy, Path: "/etc/a"},
 		"copy to all":      {Kind: EditCopy, From: "/etc/a", Path: "/etc/*"},
@@ -215,7 +223,7 @@ func TestCustomizeRefuses(t *testing.T) {
 	c := New(h.cfg)
 	_, err := c.Customize(t.Context(), h.job(c), []Edit{{ID: "a", Kind: EditInitramfs}, {ID: "b", Kind: EditDelete, Path: "/etc/*"}})
 	wantCode(t, err, gpu.CodeInvalid)
-	_, err = c.Customize(t.Context(), h.job(c), make([]Edit, maxEdits+1))
+	_, err = c.Customize(t.Context(), h.job(c), make([]Edit, MaxEdits+1))
 	wantCode(t, err, gpu.CodeInvalid)
 	if h.seen("called") != "" {
 		t.Error("it was run")
