@@ -60,11 +60,13 @@ func TestDomainRefused(t *testing.T) {
 		"mac":         func(d *Domain) { d.NICs[0].MAC = "x" },
 		"nowhere":     func(d *Domain) { d.NICs[0].Bridge = "" },
 		"two places":  func(d *Domain) { d.NICs[0].Network = "a" },
-		"down twice":  func(d *Domain) { d.NICs[0] = DomainNIC{MAC: "52:54:00:aa:bb:01", Network: "a", Bridge: "b", Down: true} },
-		"bridge":      func(d *Domain) { d.NICs[0].Bridge = "longer-than-a-name" },
-		"network":     func(d *Domain) { d.NICs[1].Network = "a/b" },
-		"isolated":    func(d *Domain) { d.Isolated = "a b" },
-		"slots":       func(d *Domain) { d.SpareSlots = 33 },
+		"down twice": func(d *Domain) {
+			d.NICs[0] = DomainNIC{MAC: "52:54:00:aa:bb:01", Network: "a", Bridge: "b", Down: true}
+		},
+		"bridge":   func(d *Domain) { d.NICs[0].Bridge = "longer-than-a-name" },
+		"network":  func(d *Domain) { d.NICs[1].Network = "a/b" },
+		"isolated": func(d *Domain) { d.Isolated = "a b" },
+		"slots":    func(d *Domain) { d.SpareSlots = 33 },
 	} {
 		d := wanted()
 		change(&d)

@@ -72,6 +72,7 @@ var folders = []folder{
 	{dir: "p2v/block"},
 	{dir: "p2v/dirty"},
 	{dir: "p2v/convert", may: []string{"gpu", "internal/run", "p2v/report"}, xml: true},
+	{dir: "p2v/guest", may: []string{"gpu", "p2v/assess", "p2v/convert", "p2v/report"}},
 	{dir: "p2v/inspect", may: []string{"internal/run", "p2v/report"}},
 	{dir: "p2v/move", may: []string{"gpu", "p2v/assess", "p2v/report"}},
 	{dir: "p2v/report"},
