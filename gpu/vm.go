@@ -44,9 +44,9 @@ type Trial struct {
 	Disks map[string]string
 	// Network is the network of libvirt that all its NICs are on.
 	Network string
-	// NVRAM is the file for the variables of UEFI, which libvirt makes where it is missing
-	// and never removes: that is for whoever removes the disks. Default: the file of the
-	// first disk in the definition that is no device, with the suffix TrialNVRAM.
+	// NVRAM is the file for the variables of UEFI, which libvirt makes where it is missing,
+	// even if the start fails then, and never removes: that is for whoever removes the disks.
+	// Default: the file of the first disk that is in one here, with the suffix TrialNVRAM.
 	NVRAM string
 }
 

@@ -54,9 +54,9 @@ func agentFault(err error, id string) *gpu.Error {
 	case strings.Contains(virt.Message, "libvirt-qemu.so"):
 		e.Code, e.Hint = gpu.CodeUnavailable, "install libvirt-qemu.so.0, which comes with libvirt.so.0, and restart gpuvirtd"
 	case isCode(err, libvirt.ERR_AGENT_UNRESPONSIVE, libvirt.ERR_AGENT_UNSYNCED, libvirt.ERR_AGENT_COMMAND_TIMEOUT):
-		e.Code = gpu.CodeUnavailable
+		e.Code, e.Hint = gpu.CodeUnavailable, ""
 	case isCode(err, libvirt.ERR_AGENT_COMMAND_FAILED), strings.Contains(virt.Message, "unable to execute QEMU agent command"):
-		e.Code = gpu.CodeInvalid
+		e.Code, e.Hint = gpu.CodeInvalid, "" // whatever the guest says
 	}
 	return e
 }

@@ -22,7 +22,8 @@ func (c *connection) Define(xml string) error {
 // undefineFlags are what to remove with a definition, least first: a libvirt that does not
 // know the last ones keeps nothing of that kind, or removes it anyway.
 var undefineFlags = []libvirt.DomainUndefineFlagsValues{
-	libvirt.DOMAIN_UNDEFINE_NVRAM | libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA,
+	libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA,
+	libvirt.DOMAIN_UNDEFINE_NVRAM,                // not the test driver
 	libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA, // 5.6
 	libvirt.DOMAIN_UNDEFINE_TPM,                  // 8.9; before, the state goes with the definition
 }

@@ -74,7 +74,7 @@ func setMark(dom *libvirtxml.Domain, mark madeXML) error {
 	if mark.Trial != "" {
 		made = fmt.Sprintf(`<gpuvirt:made xmlns:gpuvirt="%s" by="%s" trial="%s"/>`, markSpace, mark.By, mark.Trial)
 	}
-	dom.Metadata = &libvirtxml.DomainMetadata{XML: others + made}
+	dom.Metadata = &libvirtxml.DomainMetadata{XML: strings.TrimSpace(others + made)}
 	return nil
 }
 
@@ -108,7 +108,7 @@ func withoutMark(text, mark string) (string, error) {
 		case xml.EndElement:
 			if depth--; depth == 0 {
 				kept.WriteString(text[from:start])
-				return kept.String(), nil
+				return strings.TrimSpace(kept.String()), nil
 			}
 		}
 	}

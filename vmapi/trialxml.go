@@ -22,8 +22,8 @@ func trialXML(doc, mark string, t Trial) (string, error) {
 	if dom.Devices == nil || dom.OS == nil {
 		return "", gpu.Errorf(gpu.CodeInvalid, "its definition has no devices, or does not say what starts")
 	}
-	if len(dom.Devices.Filesystems) > 0 {
-		return "", gpu.Errorf(gpu.CodeInvalid, "it has a folder of the host, which a trial would share")
+	if err := separable(&dom); err != nil {
+		return "", err
 	}
 	nvram := t.NVRAM
 	if err := trialDisks(dom.Devices.Disks, t.Disks, &nvram); err != nil {
@@ -40,6 +40,27 @@ func trialXML(doc, mark string, t Trial) (string, error) {
 		return "", err
 	}
 	return dom.Marshal()
+}
+
+// separable refuses what a trial would share with the VM, beside its disks.
+func separable(dom *libvirtxml.Domain) error {
+	if dom.QEMUCommandline != nil {
+		return gpu.Errorf(gpu.CodeInvalid, "it has arguments for QEMU, which may be of files that a trial would write")
+	}
+	if len(dom.Devices.Filesystems) > 0 {
+		return gpu.Errorf(gpu.CodeInvalid, "it has a folder of the host, which a trial would share")
+	}
+	for _, m := range dom.Devices.Memorydevs {
+		if m.Source != nil && m.Source.Path != "" {
+			return gpu.Errorf(gpu.CodeInvalid, "it has memory in %q, which a trial would write", m.Source.Path)
+		}
+	}
+	for _, h := range dom.Devices.Hostdevs {
+		if h.SubsysSCSI != nil || h.SubsysSCSIHost != nil || h.CapsStorage != nil {
+			return gpu.Errorf(gpu.CodeInvalid, "it has a disk of the host, which a trial would write")
+		}
+	}
+	return nil
 }
 
 // trialDisks replaces the source of each disk, and names the file for the variables of
