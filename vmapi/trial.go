@@ -28,7 +28,6 @@ func (c *Client) StartTrial(ctx context.Context, vmUUID, mark string, t Trial) e
 	if err != nil {
 		return fault(err, "cannot start a trial of VM %q", vmUUID)
 	}
-	id := vm.UUID
 	if vm.State.Active() {
 		err = c.onTrial(ctx, vm, t)
 	} else {
@@ -37,7 +36,6 @@ func (c *Client) StartTrial(ctx context.Context, vmUUID, mark string, t Trial) e
 	if err != nil {
 		return fault(err, "cannot start a trial of VM %q", vm.Name)
 	}
-	c.log.InfoContext(ctx, "started a trial of a VM", "vm", id, "name", vm.Name, "network", t.Network)
 	return nil
 }
 
@@ -52,7 +50,11 @@ func (c *Client) try(ctx context.Context, vm gpu.VM, t Trial) error {
 	if doc, err = trialXML(doc, vm.Mark, t); err != nil {
 		return err
 	}
-	return c.change(ctx, "start a trial", vm.UUID, func(hv hypervisor) error { return hv.Create(doc) })
+	err = c.change(ctx, "start a trial", vm.UUID, func(hv hypervisor) error { return hv.Create(doc) })
+	if err == nil {
+		c.log.InfoContext(ctx, "started a trial of a VM", "vm", vm.UUID, "name", vm.Name, "network", t.Network)
+	}
+	return err
 }
 
 // onTrial fails unless what runs of a VM is the trial that is asked for.

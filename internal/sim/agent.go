@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -67,13 +68,13 @@ func (l *Libvirt) Agent(ctx context.Context, vmUUID, request string) (answer str
 			return err
 		}
 		a := s.Agents[v.Name]
-		if !v.State.Active() {
+		if v.State != gpu.VMRunning {
 			return gpu.Errorf(gpu.CodeConflict, "domain is not running")
 		}
 		if d, err := parseDomain(v.Doc); err != nil || !d.agent() {
 			return gpu.Errorf(gpu.CodeInvalid, "QEMU guest agent is not configured")
 		}
-		if a.Silent || v.State != gpu.VMRunning {
+		if a.Silent {
 			return gpu.Errorf(gpu.CodeUnavailable, "Guest agent is not responding: QEMU guest agent is not connected")
 		}
 		var c agentCommand
@@ -155,7 +156,7 @@ func (g *guest) exec(a Agent, c agentCommand) (any, error) {
 func (g *guest) status(pid int) (any, error) {
 	exit, ok := g.Exits[pid]
 	if !ok {
-		return nil, fmt.Errorf("PID %d does not exist", pid)
+		return nil, errors.New("invalid parameter 'pid'")
 	}
 	delete(g.Exits, pid)
 	out := map[string]any{"exited": true, "exitcode": exit.Code}

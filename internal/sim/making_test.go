@@ -212,6 +212,9 @@ func TestAgentOfVM(t *testing.T) {
 	ask(`{"execute":"guest-file-close","arguments":{"handle":4}}`, "", gpu.CodeInvalid)
 	ask(`{"execute":"guest-file-read","arguments":{"handle":4}}`, "", gpu.CodeInvalid)
 
+	must(t, l.Pause("moved"))
+	ask(ping, "", gpu.CodeConflict)
+	must(t, l.Resume("moved"))
 	must(t, l.SetAgent("moved", Agent{Silent: true}))
 	ask(ping, "", gpu.CodeUnavailable)
 	wantCode(t, second(l.Agent(ctx, Web1, ping)), gpu.CodeInvalid) // it has no channel for one
