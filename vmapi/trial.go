@@ -68,9 +68,15 @@ func (c *Client) onTrial(ctx context.Context, vm gpu.VM, t Trial) error {
 	if err != nil {
 		return err
 	}
+	if def.live == "" {
+		return gpu.Errorf(gpu.CodeConflict, "the trial stopped meanwhile")
+	}
 	var dom libvirtxml.Domain
 	if err := dom.Unmarshal(def.live); err != nil {
 		return gpu.Errorf(gpu.CodeUnavailable, "cannot read the disks of what runs: %w", err)
+	}
+	if dom.Devices == nil {
+		return gpu.Errorf(gpu.CodeConflict, "what runs has no devices")
 	}
 	for i := range dom.Devices.Disks {
 		have, err := diskPath(&dom.Devices.Disks[i])
