@@ -28,9 +28,30 @@ type VM struct {
 	// MemoryNodes are the host's NUMA nodes that its memory is bound to, sorted; of a
 	// running VM those of now. None: it is bound to none.
 	MemoryNodes []int
+	// Mark says which migration gpuvirt made it for; empty: gpuvirt did not make it.
+	Mark string
+	// Trial: what runs is a trial of it, and not what its persistent definition says.
+	Trial bool
 
 	Assignments []string // names; added by the host
 }
+
+// A Trial is what a VM is started with once instead of what its definition says, so that
+// nothing it is made of is written and nobody meets it.
+type Trial struct {
+	// Disks are the paths to use, by those in the definition. Each disk is named, and has
+	// the format there that it has in the definition. What begins with /dev/ is a device.
+	Disks map[string]string
+	// Network is the network of libvirt that all its NICs are on.
+	Network string
+	// NVRAM is the file for the variables of UEFI, which libvirt makes where it is missing,
+	// even if the start fails then, and never removes: that is for whoever removes the disks.
+	// Default: the file of the first disk that is in one here, with the suffix TrialNVRAM.
+	NVRAM string
+}
+
+// TrialNVRAM is the suffix of Trial.NVRAM where none is given.
+const TrialNVRAM = ".nvram"
 
 // A VMHead is what identifies a VM and says where it can be given a device. It says
 // nothing of the devices that the VM has.

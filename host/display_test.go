@@ -112,7 +112,7 @@ func TestRamFB_T52(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 		l.off("web1")
-		if err := l.sim.Libvirt.Start("web1"); err != nil {
+		if err := l.sim.Libvirt.Boot("web1"); err != nil {
 			t.Fatal(err)
 		}
 		vm, err := l.sim.Libvirt.VM(t.Context(), "web1")

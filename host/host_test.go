@@ -297,7 +297,7 @@ func TestHotplug(t *testing.T) {
 	if e := wantCode(t, err, gpu.CodeConflict); len(e.Blockers) != 1 || e.Blockers[0].Kind != "vm" {
 		t.Errorf("refusal %+v", e)
 	}
-	if err := l.sim.Libvirt.Start("db1"); err != nil {
+	if err := l.sim.Libvirt.Boot("db1"); err != nil {
 		t.Fatal(err)
 	}
 	if a, _ := l.Assignment(t.Context(), "later"); !a.Live || a.State != gpu.AssignmentAttached {

@@ -27,7 +27,7 @@ func addVMs(t *testing.T, l *lab, n int) {
 	t.Helper()
 	for i := range n {
 		vm := gpu.VM{UUID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i+1), Name: fmt.Sprintf("vm%d", i+1), State: gpu.VMShutoff, Persistent: true}
-		if err := l.sim.Libvirt.Define(vm); err != nil {
+		if err := l.sim.Libvirt.SetVM(vm); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -296,7 +296,7 @@ func TestVMChangesMidRead_R115(t *testing.T) {
 	if got := first(); got != nil {
 		t.Errorf("its vm has ended: %+v", got)
 	}
-	if err := l.sim.Libvirt.Start("web1"); err != nil {
+	if err := l.sim.Libvirt.Boot("web1"); err != nil {
 		t.Fatal(err)
 	}
 	act = func() { _ = l.sim.Libvirt.SetDown(true) }

@@ -55,7 +55,7 @@ func TestParamsInUse(t *testing.T) {
 	l.attach("gfx", gpu.Wish{VM: "db1", Profile: "L40S-8Q", Params: "disable_vnc=1"})
 	file := "bus/pci/devices/" + l.vfs(l40s).Functions[0].PCIAddress + "/nvidia/vgpu_params"
 	write(t, l.sim, file, "enable_uvm=1\n")
-	if err := l.sim.Libvirt.Start("db1"); err != nil {
+	if err := l.sim.Libvirt.Boot("db1"); err != nil {
 		t.Fatal(err)
 	}
 	vms := noDetach{l.sim.Libvirt, make(chan struct{}, 1)}
@@ -106,7 +106,7 @@ func TestRestoreGivesParams(t *testing.T) {
 		}
 
 		write(t, l.sim, file, "enable_uvm=1\n")
-		if err := l.sim.Libvirt.Start("db1"); err != nil {
+		if err := l.sim.Libvirt.Boot("db1"); err != nil {
 			t.Fatal(err)
 		}
 		begun := time.Now()

@@ -17,7 +17,7 @@ func TestNearTheMemory(t *testing.T) {
 	l.manage(first, second)
 	for i, nodes := range [][]int{nil, {0}, {1}, {0, 1}, {5}} {
 		vm := gpu.VM{UUID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), Name: []string{"none", "zero", "one", "both", "far"}[i], Persistent: true, MemoryNodes: nodes}
-		if err := l.sim.Libvirt.Define(vm); err != nil {
+		if err := l.sim.Libvirt.SetVM(vm); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -88,7 +88,7 @@ func TestGenerationSwitch_T14(t *testing.T) {
 			if _, op, err := l.PutAssignment(t.Context(), "test", "gfx", wish); err != nil || op != nil || l.wrote() != n {
 				t.Errorf("once more: %+v, %v", op, err)
 			}
-			if err := l.sim.Libvirt.Start("db1"); err != nil {
+			if err := l.sim.Libvirt.Boot("db1"); err != nil {
 				t.Errorf("to mdev=%t: the vm does not start: %v", mdev, err)
 			}
 			was = a

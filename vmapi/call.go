@@ -77,7 +77,7 @@ func call[T any](ctx context.Context, c *Client, r request, f func(hypervisor) (
 	}
 	if r.change {
 		return zero, gpu.Errorf(gpu.CodeUnavailable, "%w; the call goes on, and its outcome is not known", context.Cause(ctx)).
-			WithHint("look at the VM's devices before trying again")
+			WithHint("look at the VM before trying again")
 	}
 	return zero, gpu.Errorf(gpu.CodeUnavailable, "%w", context.Cause(ctx))
 }

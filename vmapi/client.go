@@ -4,7 +4,8 @@
 // What libvirt does not answer is never guessed: while it cannot be reached every
 // call fails at once with gpu.CodeUnavailable, and a VM that cannot be read is an
 // error, not a VM without devices. A domain is never redefined; only our own
-// devices, found by alias, are added and removed.
+// devices, found by alias, are added and removed. Whole VMs are defined and
+// undefined too, for migrations: those only that bear the mark of one (Marked).
 package vmapi
 
 import (

@@ -21,6 +21,7 @@ type domainXML struct {
 	Hostdevs   []libvirtxml.DomainHostdev `xml:"devices>hostdev"`
 	Interfaces []interfaceXML             `xml:"devices>interface"`
 	NUMATune   *libvirtxml.DomainNUMATune `xml:"numatune"`
+	Metadata   metadataXML                `xml:"metadata"`
 }
 
 // interfaceXML is a network interface. One of type hostdev holds a PCI function.
@@ -81,6 +82,10 @@ func interpret(def definition) (gpu.VM, error) {
 			return gpu.VM{}, fmt.Errorf("the %s XML is of another domain, %q", part.name, dom.UUID)
 		}
 		vm.UUID, vm.Name, vm.MemoryNodes, *part.devs = dom.UUID, dom.Name, memoryNodes(dom.NUMATune), devs
+		if part.doc == def.config || def.config == "" {
+			vm.Mark = dom.Metadata.mark().By
+		}
+		vm.Trial = dom.Metadata.mark().Trial != "" && part.doc == def.live
 	}
 	vm.Hostdevs = merge(live, config)
 	return vm, nil

@@ -1,6 +1,7 @@
 package vmapi
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,7 +34,9 @@ type fakeLibvirt struct {
 	hang    map[string]chan struct{} // a call with this name waits for its channel
 	fail    map[string]error         // a call with this name fails
 	noAlias bool                     // an old libvirt without DetachDeviceAlias
-	lies    bool                     // attaching succeeds and does nothing
+	lies    bool                     // attaching and defining succeed and do nothing
+
+	networks []fakeNetwork
 }
 
 // How a guest answers when it shall let go of a device.
@@ -57,6 +60,11 @@ type fakeVM struct {
 	guest              guest
 	live, config       []libvirtxml.DomainHostdev
 	pending            map[string]bool // aliases that the guest was asked for
+
+	doc   string                               // as it was defined; empty: nothing but devices
+	trial string                               // what runs, if that is not doc
+	agent func(command string) (string, error) // nil: not connected
+	hangs bool                                 // its process does not end
 }
 
 type fakeConn struct {
@@ -103,7 +111,8 @@ func (lv *fakeLibvirt) changes() []string {
 	defer lv.mu.Unlock()
 	var out []string
 	for _, c := range lv.calls {
-		if strings.HasPrefix(c, "attach") || strings.HasPrefix(c, "detach") {
+		name, _, _ := strings.Cut(c, " ")
+		if strings.HasPrefix(name, "attach") || strings.HasPrefix(name, "detach") || slices.Contains(makes, name) {
 			out = append(out, c)
 		}
 	}
@@ -227,23 +236,26 @@ func (c *fakeConn) Read(uuid string, brief bool) (def definition, err error) {
 func (vm *fakeVM) definition(scope gpu.Scope) definition {
 	def := definition{persistent: !vm.transient}
 	if vm.running && scope.Live {
-		def.live = vm.xml(vm.live, " id='7'")
+		def.live = vm.xml(cmp.Or(vm.trial, vm.doc), vm.live, " id='7'")
 	}
 	if !vm.transient && (scope.Config || !vm.running) {
-		def.config = vm.xml(vm.config, "")
+		def.config = vm.xml(vm.doc, vm.config, "")
 	}
 	return def
 }
 
-func (vm *fakeVM) xml(devs []libvirtxml.DomainHostdev, id string) string {
+// xml is a definition with the devices that it has by now.
+func (vm *fakeVM) xml(doc string, devs []libvirtxml.DomainHostdev, id string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "<domain type='kvm'%s><name>%s</name><uuid>%s</uuid><devices>", id, vm.name, vm.uuid)
 	for _, d := range devs {
 		s, _ := d.Marshal()
 		b.WriteString(s)
 	}
-	b.WriteString("</devices></domain>")
-	return b.String()
+	if doc == "" {
+		doc = fmt.Sprintf("<domain type='kvm'><name>%s</name><uuid>%s</uuid><devices></devices></domain>", vm.name, vm.uuid)
+	}
+	doc = strings.Replace(doc, "<domain", "<domain"+id, 1)
+	return strings.Replace(doc, "</devices>", b.String()+"</devices>", 1)
 }
 
 func source(d libvirtxml.DomainHostdev) gpu.Handle {

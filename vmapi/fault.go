@@ -76,6 +76,9 @@ func classify(e libvirt.Error) (code gpu.Code, hint string, blockers []gpu.Block
 	if strings.Contains(e.Message, "Device or resource busy") {
 		return gpu.CodeBusy, "another process holds the device", nil
 	}
+	if strings.Contains(e.Message, "Cannot access storage file") {
+		return gpu.CodeNotFound, "a disk of the VM is missing, or QEMU's user cannot read it", nil
+	}
 	if unsupported(e) {
 		return gpu.CodeInvalid, "libvirt on this host is too old for that, or its driver cannot do it", nil
 	}
@@ -97,7 +100,7 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{gpu.CodeVMNotFound, "", []libvirt.ErrorNumber{libvirt.ERR_NO_DOMAIN, libvirt.ERR_INVALID_DOMAIN}},
-		{gpu.CodeNotFound, "", []libvirt.ErrorNumber{libvirt.ERR_DEVICE_MISSING, libvirt.ERR_NO_DEVICE}},
+		{gpu.CodeNotFound, "", []libvirt.ErrorNumber{libvirt.ERR_DEVICE_MISSING, libvirt.ERR_NO_DEVICE, libvirt.ERR_NO_NETWORK}},
 		{
 			gpu.CodeBusy, "another job of libvirt holds the VM; try again when it has ended",
 			[]libvirt.ErrorNumber{libvirt.ERR_OPERATION_TIMEOUT, libvirt.ERR_RESOURCE_BUSY},
@@ -107,7 +110,8 @@ func kinds() []kind {
 		}},
 		{gpu.CodeConflict, "", []libvirt.ErrorNumber{
 			libvirt.ERR_OPERATION_INVALID, libvirt.ERR_OPERATION_FAILED, libvirt.ERR_OPERATION_ABORTED,
-			libvirt.ERR_HOOK_SCRIPT_FAILED, libvirt.ERR_INTERNAL_ERROR, // the last for whatever QEMU refuses
+			libvirt.ERR_HOOK_SCRIPT_FAILED, libvirt.ERR_DOM_EXIST, libvirt.ERR_NETWORK_EXIST,
+			libvirt.ERR_INTERNAL_ERROR, // the last for whatever QEMU refuses
 		}},
 		{gpu.CodeInternal, "", []libvirt.ErrorNumber{
 			libvirt.ERR_XML_ERROR, libvirt.ERR_XML_DETAIL, libvirt.ERR_XML_INVALID_SCHEMA, libvirt.ERR_INVALID_ARG,

@@ -26,10 +26,42 @@ type hypervisor interface {
 	DetachAlias(uuid, alias string, scope gpu.Scope) error
 	// Detach is DetachAlias for a libvirt that finds devices by their XML only.
 	Detach(uuid, xml string, scope gpu.Scope) error
+	maker
 	// Versions tells what libvirt and the hypervisor are.
 	Versions() (versions, error)
 	// Close ends the connection once the calls under way have returned.
 	Close()
+}
+
+// A maker makes VMs and networks, and lets them run.
+type maker interface {
+	// Define stores a definition, over one of the same name and UUID.
+	Define(xml string) error
+	// Undefine removes a definition and what libvirt keeps beside it, and no storage.
+	Undefine(uuid string) error
+	// Inactive returns the persistent definition with all that starting it takes,
+	// passwords too.
+	Inactive(uuid string) (string, error)
+	// Start starts a domain from its persistent definition.
+	Start(uuid string) error
+	// Create starts a domain from a definition that is not stored.
+	Create(xml string) error
+	// Destroy ends a domain's hypervisor process, which may write out what it holds.
+	Destroy(uuid string) error
+	// Agent has the agent in the guest carry out a command, and waits for some seconds.
+	Agent(uuid, request string, seconds int) (string, error)
+	// Network finds a network.
+	Network(name string) (network, error)
+	// CreateNetwork starts a network from a definition that is not stored.
+	CreateNetwork(xml string) error
+	// DestroyNetwork stops a network; one that is not stored is gone then.
+	DestroyNetwork(name string) error
+}
+
+// A network is one of libvirt's.
+type network struct {
+	uuid               string
+	active, persistent bool
 }
 
 // An opener opens a connection and registers for its events. It calls event and

@@ -69,6 +69,23 @@ func resolve() {
 	_, err = dom.GetAutostart()
 	errs = append(errs, err,
 		dom.AttachDeviceFlags("", 0), dom.DetachDeviceFlags("", 0), dom.DetachDeviceAlias("", 0), dom.Free())
+	_, err = conn.DomainDefineXML("")
+	errs = append(errs, err, dom.UndefineFlags(0), dom.Create(), dom.DestroyFlags(0))
+	_, err = conn.DomainCreateXML("", 0)
+	errs = append(errs, err)
+	_, err = dom.QemuAgentCommand("", 0, 0)
+	errs = append(errs, err)
+	_, err = conn.LookupNetworkByName("")
+	errs = append(errs, err)
+	_, err = conn.NetworkCreateXML("")
+	errs = append(errs, err)
+	var net libvirt.Network
+	_, err = net.GetUUIDString()
+	errs = append(errs, err)
+	_, err = net.IsActive()
+	errs = append(errs, err)
+	_, err = net.IsPersistent()
+	errs = append(errs, err, net.Destroy(), net.Free())
 	_ = errors.Join(errs...) // each is "invalid pointer", as intended
 }
 

@@ -77,6 +77,7 @@ func Open(dir string, cards ...Card) (*Host, error) {
 		cards = DefaultCards()
 	}
 	h.state = &state{HostID: newID(), BootID: newID(), Cards: cards, Mdevs: map[string]*mdev{}, PIDs: 4000}
+	h.state.Networks = []network{{Name: "default", UUID: newID(), Persistent: true}}
 	for _, v := range DefaultVMs() {
 		if err := h.state.define(v); err != nil {
 			return nil, err
@@ -216,11 +217,12 @@ func (h *Host) Reboot() error {
 		kept := s.VMs[:0]
 		for _, v := range s.VMs {
 			if v.Persistent {
-				v.State, v.Live, v.PID = gpu.VMShutoff, nil, 0
+				s.off(v, gpu.VMShutoff)
 				kept = append(kept, v)
 			}
 		}
 		s.VMs = kept
+		s.Networks = slices.DeleteFunc(s.Networks, func(n network) bool { return !n.Persistent })
 		return []string{""}, nil
 	})
 }

@@ -132,13 +132,13 @@ func TestShutOffVM(t *testing.T) {
 	wantCode(t, l.Detach(ctx, DB1, gpu.Alias(uuid), live), gpu.CodeConflict)
 	must(t, l.Attach(ctx, DB1, device(uuid), config))
 	must(t, l.Attach(ctx, DB1, device("00000000-0000-4000-8000-000000000000"), config)) // libvirt does not look
-	wantCode(t, l.Start("db1"), gpu.CodeNotFound)                                       // but QEMU does
+	wantCode(t, l.Boot("db1"), gpu.CodeNotFound)                                        // but QEMU does
 	must(t, l.Detach(ctx, DB1, gpu.Alias("00000000-0000-4000-8000-000000000000"), config))
 	must(t, l.Attach(ctx, Web1, device(uuid), live))
-	wantCode(t, l.Start("db1"), gpu.CodeBusy)
+	wantCode(t, l.Boot("db1"), gpu.CodeBusy)
 	must(t, l.Detach(ctx, Web1, gpu.Alias(uuid), live))
-	must(t, l.Start("db1"))
-	wantCode(t, l.Start("db1"), gpu.CodeConflict)
+	must(t, l.Boot("db1"))
+	wantCode(t, l.Boot("db1"), gpu.CodeConflict)
 	if got := hostdevs(t, h, "db1"); len(got) != 1 || !got[0].Live || !got[0].Config {
 		t.Errorf("%+v", got)
 	}
@@ -180,20 +180,20 @@ func TestLifeOfVMs(t *testing.T) {
 	}
 	must(t, l.Resume("web1"))
 	// An administrator edits the definition (T48).
-	must(t, l.Define(gpu.VM{UUID: Web1, Name: "web1", Persistent: true}))
+	must(t, l.SetVM(gpu.VM{UUID: Web1, Name: "web1", Persistent: true}))
 	if got := hostdevs(t, h, "web1"); len(got) != 1 || !got[0].Live || got[0].Config {
 		t.Errorf("%+v", got)
 	}
-	must(t, l.Undefine("web1"))
+	must(t, l.DropVM("web1"))
 	wantCode(t, l.Attach(ctx, Web1, device(uuid2), config), gpu.CodeConflict)
 	must(t, l.Shutdown("web1")) // transient by now
 	wantCode(t, second(l.VM(ctx, "web1")), gpu.CodeVMNotFound)
-	must(t, l.Undefine("db1"))
+	must(t, l.DropVM("db1"))
 	wantCode(t, second(l.VM(ctx, "db1")), gpu.CodeVMNotFound)
 
 	dev := device(uuid)
 	dev.Live = true
-	must(t, l.Define(gpu.VM{UUID: DB1, Name: "db2", State: gpu.VMRunning, Hostdevs: []gpu.Hostdev{dev}}))
+	must(t, l.SetVM(gpu.VM{UUID: DB1, Name: "db2", State: gpu.VMRunning, Hostdevs: []gpu.Hostdev{dev}}))
 	if got := hostdevs(t, h, "db2"); len(got) != 1 || !got[0].Live {
 		t.Errorf("%+v", got)
 	}

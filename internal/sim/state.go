@@ -38,6 +38,9 @@ type state struct {
 	Unloaded   []string             `json:"unloaded,omitempty"`
 	ToolFaults []ToolFault          `json:"tool_faults,omitempty"`
 	Guests     map[string]Guest     `json:"guests,omitempty"` // by UUID or address of the vGPU
+
+	Networks []network        `json:"networks,omitempty"`
+	Agents   map[string]Agent `json:"agents,omitempty"` // by name of the VM
 }
 
 type mdev struct {
@@ -63,6 +66,11 @@ type vm struct {
 	MemoryNodes []int         `json:"memory_nodes,omitempty"`
 	Live        []gpu.Hostdev `json:"live"`
 	Config      []gpu.Hostdev `json:"config"`
+
+	Doc   string `json:"doc,omitempty"`  // as it was defined
+	Mark  string `json:"mark,omitempty"` // of the migration that made it
+	Trial *trial `json:"trial,omitempty"`
+	Guest guest  `json:"guest,omitzero"` // what its agent has open
 }
 
 // A hold is a process that is no VM of libvirt's and holds a device.

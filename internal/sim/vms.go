@@ -24,10 +24,10 @@ func DefaultVMs() []gpu.VM {
 	}
 }
 
-// Define adds a VM, or replaces the persistent definition of one that is there, as
+// SetVM adds a VM, or replaces the persistent definition of one that is there, as
 // virsh define does: a running one keeps its live devices. Of the devices, those
 // marked Config count; for a new VM that is running, those marked Live as well.
-func (l *Libvirt) Define(v gpu.VM) error {
+func (l *Libvirt) SetVM(v gpu.VM) error {
 	err := l.h.update(func(s *state) ([]string, error) { return nil, s.define(v) })
 	if err == nil {
 		l.emit(gpu.VMEvent{UUID: v.UUID, Kind: "lifecycle"})
@@ -35,8 +35,8 @@ func (l *Libvirt) Define(v gpu.VM) error {
 	return err
 }
 
-// Undefine removes the persistent definition; a running VM becomes transient.
-func (l *Libvirt) Undefine(nameOrUUID string) error {
+// DropVM removes the persistent definition; a running VM becomes transient.
+func (l *Libvirt) DropVM(nameOrUUID string) error {
 	return l.change(nameOrUUID, func(s *state, v *vm) error {
 		v.Persistent, v.Config, v.Autostart = false, nil, false
 		if !v.State.Active() {
@@ -46,21 +46,14 @@ func (l *Libvirt) Undefine(nameOrUUID string) error {
 	})
 }
 
-// Start starts a VM with the devices of its persistent definition. It fails if one
+// Boot starts a VM with the devices of its persistent definition. It fails if one
 // does not exist or runs in another VM.
-func (l *Libvirt) Start(nameOrUUID string) error {
+func (l *Libvirt) Boot(nameOrUUID string) error {
 	return l.change(nameOrUUID, func(s *state, v *vm) error {
 		if v.State.Active() {
 			return gpu.Errorf(gpu.CodeConflict, "cannot start vm %q: domain is already running", v.Name)
 		}
-		s.PIDs++
-		v.State, v.PID, v.Live = gpu.VMRunning, s.PIDs, nil
-		for _, d := range v.Config {
-			if err := s.plug(v, d); err != nil {
-				return cannot(fmt.Sprintf("start vm %q", v.Name), err)
-			}
-		}
-		return nil
+		return cannot(fmt.Sprintf("start vm %q", v.Name), s.start(v))
 	})
 }
 
@@ -72,12 +65,29 @@ func (l *Libvirt) Crash(nameOrUUID string) error { return l.end(nameOrUUID, gpu.
 
 func (l *Libvirt) end(nameOrUUID string, to gpu.VMState) error {
 	return l.change(nameOrUUID, func(s *state, v *vm) error {
-		v.State, v.PID, v.Live = to, 0, nil
-		if !v.Persistent {
-			s.drop(v)
-		}
+		s.off(v, to)
 		return nil
 	})
+}
+
+// start starts a VM with the devices of its persistent definition.
+func (s *state) start(v *vm) error {
+	s.PIDs++
+	v.State, v.PID, v.Live = gpu.VMRunning, s.PIDs, nil
+	for _, d := range v.Config {
+		if err := s.plug(v, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// off ends a VM's process. A transient one is gone with it.
+func (s *state) off(v *vm, to gpu.VMState) {
+	v.State, v.PID, v.Live, v.Trial, v.Guest = to, 0, nil, nil, guest{}
+	if !v.Persistent {
+		s.drop(v)
+	}
 }
 
 // Pause and Resume stop and go on with a running VM, which keeps its devices.
@@ -233,7 +243,7 @@ func stored(d gpu.Hostdev) gpu.Hostdev {
 
 // vm is the VM as libvirt shows it: the devices of both definitions, by alias.
 func (v *vm) vm() gpu.VM {
-	out := gpu.VM{UUID: v.UUID, Name: v.Name, State: v.State, Autostart: v.Autostart, Persistent: v.Persistent, MemoryNodes: v.MemoryNodes}
+	out := gpu.VM{UUID: v.UUID, Name: v.Name, State: v.State, Autostart: v.Autostart, Persistent: v.Persistent, MemoryNodes: v.MemoryNodes, Mark: v.Mark, Trial: v.Trial != nil}
 	for _, d := range v.Live {
 		d.Live = true
 		out.Hostdevs = append(out.Hostdevs, d)

@@ -4,6 +4,7 @@
 //	simhost DIR cards KIND…            a new host with these cards, at 0000:41:00.0, 0000:42:00.0, …
 //	simhost DIR define VM UUID         a VM that does not run
 //	simhost DIR undefine|start|shutdown VM
+//	simhost DIR agent VM JSON          how its guest agent behaves, as sim.Agent has it
 //	simhost DIR stubborn VM true|false its guest never lets go of a device
 //	simhost DIR hold DEVICE PID NAME   a process has an mdev (by UUID) or a function open
 //	simhost DIR release DEVICE
@@ -17,6 +18,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -79,13 +81,19 @@ func trouble(h *sim.Host, command string, args []string) error {
 	}
 	switch command {
 	case "define":
-		return h.Libvirt.Define(gpu.VM{Name: arg(0), UUID: arg(1), State: gpu.VMShutoff, Persistent: true})
+		return h.Libvirt.SetVM(gpu.VM{Name: arg(0), UUID: arg(1), State: gpu.VMShutoff, Persistent: true})
 	case "undefine":
-		return h.Libvirt.Undefine(arg(0))
+		return h.Libvirt.DropVM(arg(0))
 	case "start":
-		return h.Libvirt.Start(arg(0))
+		return h.Libvirt.Boot(arg(0))
 	case "shutdown":
 		return h.Libvirt.Shutdown(arg(0))
+	case "agent":
+		var a sim.Agent
+		if err := json.Unmarshal([]byte(arg(1)), &a); err != nil {
+			return fmt.Errorf("cannot set the agent of %q: %w", arg(0), err)
+		}
+		return h.Libvirt.SetAgent(arg(0), a)
 	case "stubborn":
 		return h.Libvirt.SetStubborn(arg(0), arg(1) == "true")
 	case "release":
