@@ -80,6 +80,7 @@ var folders = []folder{
 	{dir: "p2v/source", may: []string{"gpu", "p2v/report"}},
 	{dir: "p2v/track", may: []string{"p2v/block"}},
 	{dir: "p2v/source/sourcetest", may: []string{"p2v/report"}},
+	{dir: "p2v/verify", may: []string{"gpu", "p2v/report"}},
 
 	{dir: "sriov", may: []string{"gpu", "internal/pci", "internal/run", "internal/sysfs", "internal/writer"}},
 	{dir: "store", may: []string{"gpu", "operation", "p2v/move", "p2v/report"}},
