@@ -22,11 +22,11 @@ const (
 
 // converter is what makes VMs' disks of the copies of servers' disks, after what a daemon that
 // died has left of that is gone; nil on a simulated host, where nothing is converted.
-func converter(ctx context.Context, c config.Config, simulated bool, log *slog.Logger) (p2v.Converter, error) {
+func converter(ctx context.Context, c config.Config, simulated, systemd bool, log *slog.Logger) (p2v.Converter, error) {
 	if simulated {
 		return nil, nil //nolint:nilnil // there is none, and that is well
 	}
-	confine, err := confined(c, programs.Booted())
+	confine, err := confined(c, systemd)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	rest "gpuvirt/daemon"
 	"gpuvirt/gpu"
 	"gpuvirt/host"
+	programs "gpuvirt/internal/run"
 	"gpuvirt/internal/version"
 	"gpuvirt/metrics"
 	"gpuvirt/operation"
@@ -74,7 +75,7 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	converts, err := converter(ctx, o.Config, p.simulated, log)
+	converts, err := converter(ctx, o.Config, p.simulated, programs.Booted(), log)
 	if err != nil {
 		return err
 	}
