@@ -33,6 +33,8 @@ type Config struct {
 	Credentials    string        // folder of the keys that servers are reached with, absolute
 	Inspector      string        // program that looks at servers from within, absolute
 	Mirrors        string        // folder of the copies of disks, absolute
+	Scratch        string        // folder of what conversions need while they go on, absolute
+	ConvertUser    string        // who they run as, by name
 	LogLevel       slog.Level
 
 	TLSListen      string // address and port; empty: not over the network
@@ -49,6 +51,7 @@ func Default() Config {
 		StateDir: "/var/lib/gpuvirt", SocketPath: "/run/gpuvirt/gpuvirtd.sock", SocketGroup: "gpuvirt",
 		LibvirtURI: "qemu:///system", DetachTimeout: 30 * time.Second, RestoreTimeout: 90 * time.Second,
 		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, Placement: "pack",
-		Credentials: "/etc/gpuvirt/credentials", Inspector: "/usr/bin/gpuvirt", Mirrors: "/var/lib/gpuvirt/migrations", LogLevel: slog.LevelInfo,
+		Credentials: "/etc/gpuvirt/credentials", Inspector: "/usr/bin/gpuvirt", Mirrors: "/var/lib/libvirt/images/gpuvirt",
+		Scratch: "/var/cache/gpuvirt", ConvertUser: "gpuvirt-p2v", LogLevel: slog.LevelInfo,
 	}
 }

@@ -70,7 +70,7 @@ func TestReference(t *testing.T) {
 func TestFormat(t *testing.T) {
 	want := config.Loaded{Config: config.Config{
 		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 10 * time.Second,
-		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", Credentials: "/etc/keys", Inspector: "/bin/gpuvirt", Mirrors: "/srv/m", LogLevel: slog.LevelDebug,
+		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", Credentials: "/etc/keys", Inspector: "/bin/gpuvirt", Mirrors: "/srv/m", Scratch: "/srv/s", ConvertUser: "someone", LogLevel: slog.LevelDebug,
 		TLSListen: "[::]:8443", TLSCertificate: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		TLSAdmins: []string{"subject:CN=alice,O=A: B"}, TLSOperators: []string{"cn:#1"}, TLSViewers: []string{"any"},
 	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}
@@ -154,6 +154,10 @@ func TestWrongFiles(t *testing.T) {
 		"restore: {timeout: soon}\n":     {`:1: restore.timeout: "soon" is no duration, such as 30s or 1m30s`},
 		"restore: {timeout: 0s}\n":       {`:1: restore.timeout: 0s is not between 10s and 1h0m0s`},
 		"libvirt: {uri: ''}\n":           {`:1: libvirt.uri: it is empty`},
+		"p2v: {mirrors: '/a:b'}\n":       {`:1: p2v.mirrors: "/a:b" has a colon, a comma or a control character`},
+		"p2v: {scratch: tmp}\n":          {`:1: p2v.scratch: "tmp" is no absolute path`},
+		"p2v: {convert_user: root}\n":    {`:1: p2v.convert_user: "root" is no name of a user, or root`},
+		"p2v: {convert_user: '0'}\n":     {`:1: p2v.convert_user: "0" is no name of a user, or root`},
 		"tls: {listen: '8443'}\n":        {`:1: tls.listen: "8443" is no address with a port`},
 		"tls: {listen: 'host:8443'}\n":   {`:1: tls.listen: "host:8443" is no address with a port`},
 		"tls: {listen: '[::]:0'}\n":      {`:1: tls.listen: "[::]:0" is no address with a port`},

@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"gpuvirt/access"
 	"gpuvirt/sriov"
@@ -113,8 +115,16 @@ func Settings() []Setting {
 			Doc: "Program that is brought to a physical server to look at it: the command gpuvirt.", at: func(c *Config) any { return &c.Inspector },
 		},
 		{
-			Key: "p2v.mirrors", Flag: "mirrors", Arg: "folder", check: absolute,
-			Doc: "Folder of the copies of physical servers' disks. One outside of /var/lib/gpuvirt has to be\nopened to the daemon by a drop-in of its unit, with ReadWritePaths=.", at: func(c *Config) any { return &c.Mirrors },
+			Key: "p2v.mirrors", Flag: "mirrors", Arg: "folder", check: plainPath,
+			Doc: "Folder of the copies of physical servers' disks, and of the disks that VMs have of them. libvirt\nhas to be let in there. Another one has to be opened to the daemon by a drop-in of its unit,\nwith ReadWritePaths=, and the folders above it must let everybody pass (mode 0711).", at: func(c *Config) any { return &c.Mirrors },
+		},
+		{
+			Key: "p2v.scratch", Flag: "scratch", Arg: "folder", check: plainPath,
+			Doc: "Folder of what conversions of disks need while they go on, with 2 GiB of room. Another one has\nto be opened to the daemon in the same way.", at: func(c *Config) any { return &c.Scratch },
+		},
+		{
+			Key: "p2v.convert_user", Flag: "convert-user", Arg: "user", check: userName,
+			Doc: "User whom conversions of disks run as. It must not be root, nor anybody who has other things to do.", at: func(c *Config) any { return &c.ConvertUser },
 		},
 		{
 			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
@@ -212,6 +222,26 @@ func oneOf(words ...string) func(string) (string, error) {
 func absolute(text string) (string, error) {
 	if !filepath.IsAbs(text) {
 		return "", fmt.Errorf("%q is no absolute path", text)
+	}
+	return text, nil
+}
+
+// plainPath takes a path that programs of others take as no more than that.
+func plainPath(text string) (string, error) {
+	if _, err := absolute(text); err != nil {
+		return "", err
+	}
+	if strings.ContainsAny(text, ":,") || strings.ContainsFunc(text, unicode.IsControl) {
+		return "", fmt.Errorf("%q has a colon, a comma or a control character", text)
+	}
+	return filepath.Clean(text), nil
+}
+
+var userNames = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,30}$`)
+
+func userName(text string) (string, error) {
+	if !userNames.MatchString(text) || text == "root" {
+		return "", fmt.Errorf("%q is no name of a user, or root", text)
 	}
 	return text, nil
 }

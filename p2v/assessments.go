@@ -15,6 +15,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
 	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/convert"
 	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
@@ -59,6 +60,14 @@ type Server interface {
 	Close() error
 }
 
+// Converter makes disks that a VM boots from, as convert.Converter does.
+type Converter interface {
+	Probe(ctx context.Context) (convert.Tools, error)
+	Overlay(ctx context.Context, mirror, path string) (convert.Overlay, error)
+	Customize(ctx context.Context, job convert.Job, edits []convert.Edit) (convert.Result, error)
+	Convert(ctx context.Context, job convert.Job) (convert.Result, error)
+}
+
 // Inspector is the program that looks at a server from within.
 type Inspector interface {
 	io.ReadCloser
@@ -93,6 +102,8 @@ type Config struct {
 	Host    Host
 	Facts   func() assess.HostState // what this host has beside GPUs
 	Storage string                  // folder of the mirrors
+	// Converter is nil where nothing is converted: on a simulated host.
+	Converter Converter
 }
 
 // Assessments are the looks at servers. Its methods may be called concurrently.

@@ -165,7 +165,7 @@ func (m *Migrations) stay(ctx context.Context, t *operation.Task, name string) (
 }
 
 func (s *stay) run(ctx context.Context) error {
-	if err := os.MkdirAll(s.m.folder(s.rec.Name), 0o700); err != nil {
+	if err := makeFolders(s.m.cfg.Storage, s.rec.Name); err != nil {
 		return err
 	}
 	server, err := s.m.cfg.Dial(ctx, s.rec.Source)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"gpuvirt/config"
 )
 
 // systemd itself reads the units. The program they start is not there: it is
@@ -110,7 +112,7 @@ func TestPostrm(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		script := strings.NewReplacer("/run/systemd/system", dir, "/var/lib/gpuvirt", filepath.Dir(store), "/run/gpuvirt", filepath.Join(dir, "run")).Replace(read(t, "../deb/postrm"))
+		script := strings.NewReplacer("/run/systemd/system", dir, "/var/lib/gpuvirt", filepath.Dir(store), "/var/cache/gpuvirt", filepath.Join(dir, "cache"), "/run/gpuvirt", filepath.Join(dir, "run")).Replace(read(t, "../deb/postrm"))
 		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script, "postrm", action)
 		cmd.Env = []string{"PATH=" + dir + ":/usr/bin:/bin"}
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -267,6 +269,35 @@ func TestUnitNetwork(t *testing.T) {
 	}
 	if slices.Contains(words(daemon, "CapabilityBoundingSet"), "CAP_NET_BIND_SERVICE") {
 		t.Error("ports below 1024 are not for it")
+	}
+}
+
+// The daemon gets at what conversions need, and at no more: who converts is another user, whom
+// systemd starts.
+func TestUnitConverts(t *testing.T) {
+	daemon, settings := read(t, "gpuvirtd.service"), config.Default()
+	if got := words(daemon, "CacheDirectory"); len(got) != 1 || settings.Scratch != "/var/cache/"+got[0] {
+		t.Errorf("CacheDirectory=%v, p2v.scratch is %s", got, settings.Scratch)
+	}
+	if got := words(daemon, "CacheDirectoryMode"); !slices.Equal(got, []string{"0711"}) {
+		t.Errorf("CacheDirectoryMode=%v", got)
+	}
+	if got := words(daemon, "ReadWritePaths"); !slices.Equal(got, []string{"-" + settings.Mirrors}) {
+		t.Errorf("ReadWritePaths=%v, p2v.mirrors is %s", got, settings.Mirrors)
+	}
+	if nfpm := read(t, "../nfpm.yaml"); !strings.Contains(nfpm, "{dst: "+settings.Mirrors+", type: dir, file_info: {mode: 0o711}}") {
+		t.Errorf("the package has no folder %s", settings.Mirrors)
+	}
+	if strings.Contains(read(t, "../deb/postrm"), " "+filepath.Dir(settings.Mirrors)) || strings.HasPrefix(settings.Mirrors, settings.StateDir) {
+		t.Error("a purge takes disks of VMs along")
+	}
+	if users := read(t, "../sysusers.d/gpuvirt.conf"); !strings.Contains(users, "\nu "+settings.ConvertUser+" - ") {
+		t.Errorf("the package makes no user %s", settings.ConvertUser)
+	}
+	for _, c := range words(daemon, "CapabilityBoundingSet") {
+		if slices.Contains([]string{"CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_DAC_OVERRIDE"}, c) {
+			t.Errorf("the daemon has %s", c)
+		}
 	}
 }
 

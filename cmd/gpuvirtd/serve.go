@@ -16,6 +16,7 @@ import (
 	rest "gpuvirt/daemon"
 	"gpuvirt/gpu"
 	"gpuvirt/host"
+	programs "gpuvirt/internal/run"
 	"gpuvirt/internal/version"
 	"gpuvirt/metrics"
 	"gpuvirt/operation"
@@ -74,12 +75,16 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	if err != nil {
 		return err
 	}
+	converts, err := converter(ctx, o.Config, p.simulated, programs.Booted(), log)
+	if err != nil {
+		return err
+	}
 	moving := p2v.Config{
 		Store: db, Engine: engine, Log: log, Now: time.Now, Open: inspector(o.Inspector),
 		Dial: func(ctx context.Context, s report.Source) (p2v.Server, error) {
 			return source.Dial(ctx, s, source.Options{Credentials: o.Credentials})
 		},
-		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors,
+		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors, Converter: converts,
 	}
 	assessments, migrations := p2v.New(moving), p2v.NewMigrations(moving)
 	set := &settings{loaded: o.Loaded, load: o.reload, log: log}

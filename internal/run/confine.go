@@ -11,7 +11,7 @@ import (
 // what nobody trusts. The zero value takes the right to gain rights, and core dumps.
 // The program dies with the thread that waits for it, so also with this process.
 //
-// It is set up by setpriv, prlimit, nice and ionice, which every Linux system has: the
+// Without a Unit it is set up by setpriv, prlimit, nice and ionice, which every Linux system has: the
 // program never runs without it.
 type Confine struct {
 	// UID and GID are who it runs as, without any capability; both 0: as this process.
@@ -28,6 +28,8 @@ type Confine struct {
 	CPU time.Duration
 	// Idle has it compute, read and write only when nobody else does.
 	Idle bool
+	// Unit has systemd do all that; nil: it is done as above.
+	Unit *Unit
 }
 
 // wrap returns the command line that runs another one confined.

@@ -21,12 +21,17 @@ type ExitError struct {
 	Name   string // as it was called
 	Code   int    // its exit status, -1 where a signal ended it
 	Output string // the end of what it wrote
+	// OutOfMemory says that it was ended as it took more than its unit may.
+	OutOfMemory bool
 }
 
 func (e *ExitError) Error() string {
 	how := fmt.Sprintf("exit status %d", e.Code)
 	if e.Code < 0 {
 		how = "ended by a signal"
+	}
+	if e.OutOfMemory {
+		how = "ended as it takes more memory than it may"
 	}
 	if last := lastLine(e.Output); last != "" {
 		how += ": " + last
@@ -78,16 +83,22 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 		out.limit = defaultLimit
 	}
 	command := append([]string{name}, args...)
+	var unit *service // nil: we start it ourselves
 	if p.Confine != nil {
 		// Looked for here, as who confines it could only say so in words.
 		path, err := exec.LookPath(name)
 		if err != nil {
 			return "", fmt.Errorf("cannot run %q: %w", name, err)
 		}
-		command = p.Confine.wrap(path, args)
-		// It is to die with this process, which the kernel sees by the thread that forked.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if p.Confine.Unit != nil {
+			unit = p.Confine.Unit.service(grace)
+			command = unit.command(p, path, args)
+		} else {
+			command = p.Confine.wrap(path, args)
+			// It is to die with this process, which the kernel sees by the thread that forked.
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+		}
 	}
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // which program is for the caller to say, never for a client
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(slices.Clone(environment), p.Env...), p.Dir, out, out
@@ -99,6 +110,11 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 	}
 	cmd.WaitDelay = grace
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	if unit != nil {
+		cmd.Env, cmd.Dir = environment, "" // which are the unit's
+		// Who waits for the unit ends with it.
+		cmd.Cancel = func() error { return unit.end(ctx) }
+	}
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) || ctx.Err() != nil && cmd.Process != nil {
 		// It has ended, and a child of its own may go on and hold the output. A group with
@@ -111,13 +127,20 @@ func (p Program) Run(ctx context.Context, name string, args ...string) (string, 
 		told = other.end()
 	}
 	exit, exited := errors.AsType[*exec.ExitError](err)
+	if exited && ctx.Err() == nil {
+		err = &ExitError{Name: name, Code: exit.ExitCode(), Output: told}
+	}
+	if unit != nil && err != nil {
+		// Also where nobody waits for it any more, or it came up after it was to end.
+		err = errors.Join(unit.ended(ctx, err), unit.end(ctx))
+	}
 	switch {
 	case err == nil:
 		return text, nil
 	case ctx.Err() != nil:
 		return text, fmt.Errorf("cannot run %q to its end: %w", name, context.Cause(ctx))
-	case exited:
-		return text, &ExitError{Name: name, Code: exit.ExitCode(), Output: told}
+	case exited || unit != nil:
+		return text, err
 	default:
 		return text, fmt.Errorf("cannot run %q: %w", name, err)
 	}

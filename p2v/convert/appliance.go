@@ -54,7 +54,7 @@ func (c *Converter) appliance(ctx context.Context, t Tools) (Appliance, error) {
 		}
 		boot = strings.TrimSpace(string(id))
 	}
-	holds := fmt.Sprintf("%s %s %s %d", boot, t.InPlace.Version, t.QemuImg.Version, c.cfg.Confine.UID)
+	holds := fmt.Sprintf("%s %s %s %d %t", boot, t.InPlace.Version, t.QemuImg.Version, c.cfg.Confine.UID, c.cfg.Confine.Unit != nil)
 	file := filepath.Join(c.cfg.Scratch, "appliance.json")
 	var known verdict
 	//nolint:gosec // its name is made of the configuration's
@@ -130,33 +130,12 @@ func (c *Converter) bootAppliance(ctx context.Context, path string, tcg bool, li
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errNotUp)
 	defer cancel()
 	began := time.Now()
-	p := run.Program{Env: c.environment(s.dir, tcg), Dir: s.dir, Confine: &c.cfg.Confine}
+	p := run.Program{Env: s.environment(tcg), Dir: s.dir, Confine: s.confine()}
 	out, err := p.Run(ctx, path, "--timeout", fmt.Sprint(int(limit/time.Second)+5))
 	if err == nil && !strings.Contains(out, "TEST FINISHED OK") {
 		err = errors.New("libguestfs-test-tool does not say that all is well")
 	}
 	return time.Since(began), err
-}
-
-// scratch begins a session, of no job yet, and makes the folder that all sessions share.
-func (c *Converter) scratch() (*session, error) {
-	uid, gid := int(c.cfg.Confine.UID), int(c.cfg.Confine.GID)
-	if err := os.MkdirAll(c.cacheDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make a folder for the appliance: %w", err)
-	}
-	// Short, as sockets are made in it, whose names the kernel bounds.
-	dir, err := os.MkdirTemp(c.cfg.Scratch, "run-")
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a folder for a run: %w", err)
-	}
-	s := &session{c: c, dir: dir}
-	if uid != 0 {
-		if err := errors.Join(os.Lchown(c.cacheDir(), uid, gid), os.Lchown(dir, uid, gid)); err != nil {
-			s.end()
-			return nil, fmt.Errorf("cannot hand over a folder: %w", err)
-		}
-	}
-	return s, nil
 }
 
 // replace writes a file such that it is there as a whole or not at all.

@@ -30,14 +30,21 @@ type Config struct {
 	// /usr/libexec, where some distributions keep virt-v2v-in-place.
 	Path []string
 	// Scratch is a folder of the converter's own, for libguestfs's appliance and for
-	// what runs leave while they go on. 2 GiB should be free there.
+	// what runs leave while they go on. 2 GiB should be free there. It is made where it is not
+	// there, such that who the programs run as may pass.
 	Scratch string
-	// Confine is what the programs are kept from.
+	// User is who the programs run as, by name, and not root. It is looked for when it is
+	// needed. Empty: Confine says.
+	User string
+	// Confine is what the programs are kept from. Of a unit, what it sees of hidden folders is
+	// what a run is about.
 	Confine run.Confine
 	// Limits end what takes too long.
 	Limits Limits
 	// KVM is the device to ask the processor with; empty: /dev/kvm.
 	KVM string
+	// Kernels is the folder of this host's kernels; empty: /boot.
+	Kernels string
 	// Boot tells one boot of this host from another; empty: the kernel's boot ID. What was
 	// found out of the appliance is found out anew in each.
 	Boot string
@@ -60,18 +67,21 @@ type Limits struct {
 type Converter struct {
 	cfg Config
 
-	probing sync.Mutex // guards tools
+	probing sync.Mutex // guards tools, and cfg.Confine until known
 	tools   *Tools
+	known   bool // who the programs run as
 }
 
-// New makes a Converter. The caller checks that the scratch folder is there, and only
-// root's.
+// New makes a Converter. It touches nothing.
 func New(cfg Config) *Converter {
 	if cfg.Path == nil {
 		cfg.Path = []string{"/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/libexec"}
 	}
 	if cfg.KVM == "" {
 		cfg.KVM = "/dev/kvm"
+	}
+	if cfg.Kernels == "" {
+		cfg.Kernels = "/boot"
 	}
 	l := &cfg.Limits
 	for _, d := range []struct {
@@ -151,6 +161,8 @@ type session struct {
 	messages *os.File // nil: the program's messages are its lines
 	watch    *watch
 	again    []string // why it was tried again
+	reads    []string // files of this host, beside those of the job
+	kernel   []string // what supermin is told of one, in its environment
 }
 
 // begin makes the folder that a run has for itself, and lets the programs at the overlays.
@@ -173,19 +185,23 @@ func (c *Converter) begin(ctx context.Context, job *Job, tools Tools) (*session,
 	return s, nil
 }
 
-// hand gives the overlays to who the programs run as, and asks as them whether they get
-// there.
+// hand gives the overlays to who the programs run as, lets them read the mirrors, and asks
+// as them whether they get there.
 func (s *session) hand(ctx context.Context) error {
-	limits := s.c.cfg.Confine
+	limits := s.confine()
 	if limits.UID == 0 {
 		return nil
 	}
-	for _, path := range s.job.overlays() {
-		if err := os.Lchown(path, int(limits.UID), int(limits.GID)); err != nil {
-			return fmt.Errorf("cannot hand over %q: %w", path, err)
+	uid, gid := int(limits.UID), int(limits.GID)
+	for _, d := range s.job.Disks {
+		// In this order: who owns a file says who reads it.
+		//nolint:gosec // its group is who reads it
+		err := errors.Join(os.Lchown(d.Path, uid, gid), os.Lchown(d.Mirror, os.Geteuid(), gid), os.Chmod(d.Mirror, 0o640))
+		if err != nil {
+			return fmt.Errorf("cannot hand over %q: %w", d.Path, err)
 		}
 	}
-	p := run.Program{Confine: &limits}
+	p := run.Program{Confine: limits}
 	for _, d := range s.job.Disks {
 		for _, test := range [][]string{{"-r", d.Mirror}, {"-w", d.Path}} {
 			if _, err := p.Run(ctx, "test", test...); err != nil {
@@ -193,7 +209,7 @@ func (s *session) hand(ctx context.Context) error {
 					return context.Cause(ctx)
 				}
 				return gpu.Errorf(gpu.CodeInvalid, "cannot use %q: user %d may not get at it", test[1], limits.UID).
-					WithHint("the folders above it must let that user pass, and the mirror be readable to its group %d", limits.GID)
+					WithHint("the folders above it must let that user pass (mode 0711)")
 			}
 		}
 	}
@@ -201,7 +217,7 @@ func (s *session) hand(ctx context.Context) error {
 }
 
 // end removes the folder, whatever is in it. What cannot be removed is found by Sweep.
-func (s *session) end() { _ = os.RemoveAll(s.dir) }
+func (s *session) end() { _ = removeTree(s.dir) }
 
 func (s *session) path(name string) string { return filepath.Join(s.dir, name) }
 
@@ -235,13 +251,13 @@ func (s *session) handover(name string) (*os.File, error) {
 }
 
 // environment is what libguestfs and virt-v2v are told beside their arguments.
-func (c *Converter) environment(dir string, tcg bool) []string {
-	env := []string{
+func (s *session) environment(tcg bool) []string {
+	env := append([]string{
 		"LIBGUESTFS_BACKEND=direct",
-		"LIBGUESTFS_CACHEDIR=" + c.cacheDir(),
-		"TMPDIR=" + dir, "VIRT_V2V_TMPDIR=" + dir, "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir,
-		"PATH=" + strings.Join(append(slices.Clone(c.cfg.Path), "/usr/sbin", "/usr/bin", "/sbin", "/bin"), ":"),
-	}
+		"LIBGUESTFS_CACHEDIR=" + s.c.cacheDir(),
+		"TMPDIR=" + s.dir, "VIRT_V2V_TMPDIR=" + s.dir, "HOME=" + s.dir, "XDG_RUNTIME_DIR=" + s.dir,
+		"PATH=" + strings.Join(append(slices.Clone(s.c.cfg.Path), "/usr/sbin", "/usr/bin", "/sbin", "/bin"), ":"),
+	}, s.kernel...)
 	if tcg {
 		env = append(env, "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
 	}
@@ -251,12 +267,17 @@ func (c *Converter) environment(dir string, tcg bool) []string {
 // cacheDir is where libguestfs keeps its appliance, one for all runs of a user.
 func (c *Converter) cacheDir() string { return filepath.Join(c.cfg.Scratch, "cache") }
 
-// Sweep removes what runs of a process that died have left in the scratch folder. It is
-// called before the first run.
-func (c *Converter) Sweep() error {
+// Sweep ends what runs of a process that died have left running, and removes what they have
+// left in the scratch folder. It is called before the first run.
+func (c *Converter) Sweep(ctx context.Context) error {
+	if unit := c.cfg.Confine.Unit; unit != nil {
+		if err := run.StopUnits(ctx, unit.Prefix); err != nil {
+			return err
+		}
+	}
 	left, err := filepath.Glob(filepath.Join(c.cfg.Scratch, "run-*"))
 	for _, dir := range left {
-		err = errors.Join(err, os.RemoveAll(dir))
+		err = errors.Join(err, removeTree(dir))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot clean %q: %w", c.cfg.Scratch, err)

@@ -256,12 +256,24 @@ func TestConvertAsAnother(t *testing.T) {
 		t.Errorf("it did not run as another: %v, %v", st, err)
 	}
 	h.clean()
-	if err := os.Chmod(job.Disks[0].Mirror, 0o600); err != nil {
+	// It got the mirror to read, and nobody else did.
+	mirror := job.Disks[0].Mirror
+	if st, err := os.Stat(mirror); err != nil || st.Mode() != 0o640 || st.Sys().(*syscall.Stat_t).Gid != 65533 || st.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if err := os.Chmod(job.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	_, err = c.Convert(t.Context(), job)
 	wantCode(t, err, gpu.CodeInvalid)
 	h.clean()
+	// A VM has run: the mirror is that of another user, and ours again when the overlay goes.
+	if err := errors.Join(os.Chown(mirror, 65532, 65532), job.Disks[0].Remove()); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(mirror); err != nil || st.Sys().(*syscall.Stat_t).Uid != 0 || st.Sys().(*syscall.Stat_t).Gid != 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
 }
 
 func TestJobRefused(t *testing.T) {
@@ -302,7 +314,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := c.Sweep(); err != nil {
+	if err := c.Sweep(t.Context()); err != nil {
 		t.Error(err)
 	}
 	h.clean()

@@ -288,6 +288,7 @@ func (c *Converter) Customize(ctx context.Context, job Job, edits []Edit) (Resul
 	}
 	staged := 0
 	for _, e := range edits {
+		s.reads = append(s.reads, e.Files...)
 		more, err := e.args(func(name string, content []byte) (string, error) {
 			staged++
 			file := fmt.Sprintf("%03d-%s", staged, name)

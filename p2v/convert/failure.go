@@ -224,6 +224,9 @@ func (s *session) failure(tool Tool, cause, err error, out, log string) *Failure
 	case exited && exit.Code < 0 || exited && exit.Code > 128:
 		f.Kind, f.Text, code = KindKilled, "a signal ended it", gpu.CodeUnavailable
 		f.Remedy = "the kernel's log tells whether memory ran out"
+		if exit.OutOfMemory {
+			f.Text, f.Remedy = "it took more memory than a conversion may", "see the log for what it did"
+		}
 	default:
 		// Its own words count; of its log, where a guest may write too, only the end of
 		// what the program itself cannot say any more.

@@ -119,9 +119,15 @@ func (o Overlay) Check() error {
 	return nil
 }
 
-// Remove deletes the overlay, and nothing else. One that is gone is fine.
+// Remove deletes the overlay, and takes the mirror back, so that it can be written to again:
+// libvirt gives all files of a disk to its own user when a VM starts. Nothing else is touched,
+// and what is gone is fine.
 func (o Overlay) Remove() error {
-	if err := errors.Join(remove(o.Path), remove(o.Path+".new")); err != nil {
+	err := os.Lchown(o.Mirror, os.Geteuid(), os.Getegid())
+	if o.Mirror == "" || errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err := errors.Join(err, remove(o.Path), remove(o.Path+".new")); err != nil {
 		return fmt.Errorf("cannot remove the overlay: %w", err)
 	}
 	return nil

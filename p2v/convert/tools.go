@@ -24,6 +24,7 @@ const (
 	nameCustomize = "virt-customize"
 	nameQemuImg   = "qemu-img"
 	nameQemuNBD   = "qemu-nbd"
+	nameNBDKit    = "nbdkit" // virt-v2v refuses to begin without it
 	nameTestTool  = "libguestfs-test-tool"
 )
 
@@ -35,11 +36,12 @@ var packages = map[string]map[string]string{
 	nameCustomize: {"debian": "guestfs-tools", "ubuntu": "guestfs-tools", "rhel": "guestfs-tools", "fedora": "guestfs-tools", "suse": "guestfs-tools"},
 	nameQemuImg:   {"debian": "qemu-utils", "ubuntu": "qemu-utils", "rhel": "qemu-img", "fedora": "qemu-img", "suse": "qemu-img"},
 	nameQemuNBD:   {"debian": "qemu-utils", "ubuntu": "qemu-utils", "rhel": "qemu-img", "fedora": "qemu-img", "suse": "qemu-img"},
+	nameNBDKit:    {"debian": "nbdkit", "ubuntu": "nbdkit", "rhel": "nbdkit", "fedora": "nbdkit", "suse": "nbdkit"},
 	nameTestTool:  {"debian": "libguestfs-tools", "ubuntu": "libguestfs-tools", "rhel": "libguestfs", "fedora": "libguestfs", "suse": "libguestfs"},
 }
 
 // needed are those without which nothing is converted; the others only help.
-var needed = []string{nameInPlace, nameCustomize, nameQemuImg}
+var needed = []string{nameInPlace, nameCustomize, nameQemuImg, nameNBDKit}
 
 // A Tool is a program that is there.
 type Tool struct {
@@ -72,10 +74,16 @@ type Tools struct {
 	Others    []Tool    `json:"others"`
 	Missing   []Missing `json:"missing"`
 	Appliance Appliance `json:"appliance"`
+	// NoUser says why there is nobody whom the programs could run as.
+	NoUser string `json:"no_user,omitempty"`
 }
 
 // Ready returns why nothing can be converted here, or nil.
 func (t Tools) Ready() error {
+	if t.NoUser != "" {
+		return gpu.Errorf(gpu.CodeUnavailable, "cannot convert a guest here: nobody is there to run the programs: %s", t.NoUser).
+			WithHint("the package makes the user by \"systemd-sysusers gpuvirt.conf\"; another one is named by the setting p2v.convert_user")
+	}
 	var names []string
 	install := map[string][]string{}
 	for _, m := range t.Missing {
@@ -133,8 +141,11 @@ func (c *Converter) Probe(ctx context.Context) (Tools, error) {
 	if c.tools != nil {
 		return *c.tools, nil
 	}
-	var t Tools
-	for _, name := range []string{nameInPlace, nameCustomize, nameQemuImg, nameV2V, nameInspector, nameQemuNBD, nameTestTool} {
+	t := Tools{NoUser: c.who()}
+	if t.NoUser != "" {
+		return t, nil
+	}
+	for _, name := range []string{nameInPlace, nameCustomize, nameQemuImg, nameNBDKit, nameV2V, nameInspector, nameQemuNBD, nameTestTool} {
 		path := c.find(name)
 		if path == "" {
 			t.Missing = append(t.Missing, Missing{Name: name, Needed: slices.Contains(needed, name), Packages: packages[name]})

@@ -91,7 +91,7 @@ func (s *session) once(ctx context.Context, tool Tool, log string, args ...strin
 	if s.messages == nil {
 		line = w.plain
 	}
-	p := run.Program{Line: line, Env: s.c.environment(s.dir, s.tools.Appliance.emulated()), Dir: s.dir, Confine: &s.c.cfg.Confine}
+	p := run.Program{Line: line, Env: s.environment(s.tools.Appliance.emulated()), Dir: s.dir, Confine: s.confine()}
 	out, err := p.Run(ctx, tool.Path, args...)
 	close(stop)
 	watching.Wait()

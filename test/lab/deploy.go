@@ -91,7 +91,7 @@ for mdev in /sys/bus/mdev/devices/*; do
 	[ ! -e "$mdev" ] || echo 1 >"$mdev/remove" || exit 1
 done
 `+resetCards+`
-rm -rf /var/lib/gpuvirt/* `+guestLogs+`/*.serial*
+rm -rf /var/lib/gpuvirt/* /var/lib/libvirt/images/gpuvirt/* `+guestLogs+`/*.serial*
 find /etc/mdevctl.d -type f -delete
 systemctl reset-failed
 exit 0`)

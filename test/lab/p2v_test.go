@@ -31,7 +31,7 @@ func TestMigration(t *testing.T) {
 	ctx := begin(t, 8*time.Minute, "mbochs")
 	const (
 		name    = "self"
-		mirror  = "/var/lib/gpuvirt/migrations/self"
+		mirror  = "/var/lib/libvirt/images/gpuvirt/self"
 		size    = 256 << 20
 		mounted = "/mnt/moving"
 	)
@@ -130,7 +130,7 @@ func TestMigration(t *testing.T) {
 	if m := show[api.Migration](ctx, t, "migrate", name); m.Phase != "rolled-back" {
 		t.Errorf("it is %s: %s", m.Phase, m.Reason)
 	}
-	if left := run(ctx, t, "ls -A /var/lib/gpuvirt/migrations; ls -d /dev/shm/.gpuvirt-* /run/.gpuvirt-* /tmp/.gpuvirt-* 2>/dev/null; pgrep -af '[p]2v serve' || true"); left != "" {
+	if left := run(ctx, t, "ls -A /var/lib/libvirt/images/gpuvirt; ls -d /dev/shm/.gpuvirt-* /run/.gpuvirt-* /tmp/.gpuvirt-* 2>/dev/null; pgrep -af '[p]2v serve' || true"); left != "" {
 		t.Errorf("left: %s", left)
 	}
 	if log := run(ctx, t, "journalctl -u gpuvirtd -b -o cat"); strings.Contains(log, "PRIVATE") {

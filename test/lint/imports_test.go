@@ -68,7 +68,7 @@ var folders = []folder{
 	{dir: "mig/migtest", may: []string{"gpu", "mig", "mig/cards"}},
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
-	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/assess", "p2v/block", "p2v/move", "p2v/report", "p2v/track"}},
+	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/assess", "p2v/block", "p2v/convert", "p2v/move", "p2v/report", "p2v/track"}},
 	{dir: "p2v/assess", may: []string{"gpu", "p2v/report"}},
 	{dir: "p2v/block"},
 	{dir: "p2v/dirty"},

@@ -8,7 +8,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 "$here/../lab/deps.sh"
 
 packages=(
-	virt-v2v guestfs-tools libguestfs-tools qemu-utils ovmf
+	virt-v2v nbdkit guestfs-tools libguestfs-tools qemu-utils ovmf
 	# libvirt itself, without its daemon: virt-qemu-run
 	libvirt-daemon-driver-qemu
 	# a kernel for libguestfs's appliance, which a container does not have
