@@ -54,6 +54,7 @@ var folders = []folder{
 	{dir: "internal/pci", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "internal/proc", may: []string{"gpu"}},
 	{dir: "internal/run"},
+	{dir: "internal/secret"},
 	{dir: "internal/sim", may: []string{"gpu", "internal/run", "internal/sysfs", "mig", "mig/cards"}, xml: true},
 	{dir: "internal/sysfs"},
 	{dir: "internal/uevent", may: []string{"gpu"}},
@@ -75,7 +76,7 @@ var folders = []folder{
 	{dir: "p2v/inspect", may: []string{"internal/run", "p2v/report"}},
 	{dir: "p2v/move", may: []string{"gpu", "p2v/assess", "p2v/report"}},
 	{dir: "p2v/report"},
-	{dir: "p2v/source", may: []string{"gpu", "p2v/report"}},
+	{dir: "p2v/source", may: []string{"gpu", "internal/secret", "p2v/report"}},
 	{dir: "p2v/track", may: []string{"p2v/block"}},
 	{dir: "p2v/source/sourcetest", may: []string{"p2v/report"}},
 
