@@ -75,6 +75,7 @@ var folders = []folder{
 	{dir: "p2v/convert", may: []string{"gpu", "internal/run", "p2v/report"}, xml: true},
 	{dir: "p2v/inspect", may: []string{"internal/run", "p2v/report"}},
 	{dir: "p2v/move", may: []string{"gpu", "p2v/assess", "p2v/report"}},
+	{dir: "p2v/nbd", may: []string{"gpu", "internal/secret", "p2v/report"}},
 	{dir: "p2v/report"},
 	{dir: "p2v/source", may: []string{"gpu", "internal/secret", "p2v/report"}},
 	{dir: "p2v/track", may: []string{"p2v/block"}},
