@@ -95,7 +95,7 @@ func TestGolden(t *testing.T) {
 			"migrate start gpu7", "migrate start gpu7 --assessment gpu7 --waive x", "migrate start gpu7 --assessment gpu7 --bandwidth fast", "migrate start gpu7 --assessment gpu7 --memory much",
 			"migrate set gpu7 --bandwidth 0", "migrate set gpu7", "migrate set gpu7 --connections 2 --dry-run",
 			"migrate sync gpu7", "migrate sync gpu7 --dry-run", "migrate retry gpu7", "migrate rollback gpu7 --no-wait --yes", "migrate rollback gpu7 --dry-run", "migrate delete old", "migrate delete old --dry-run",
-			"p2v serve", "p2v serve --disk none",
+			"p2v serve", "p2v serve --disk none", "p2v freeze", "p2v freeze --disk none",
 		},
 		"token": {
 			"token list", "token list -o wide", "token show ci", "token show 01KAR2Z7T4Y2M8Q6V0R9X3B0AB", "token show none", "token create ci --role operator",

@@ -23,7 +23,7 @@ import (
 )
 
 func p2vCommand(c *cli) *cobra.Command {
-	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), serveCommand(c), trackCommand(c))
+	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), serveCommand(c), trackCommand(c), freezeCommand(c), guardCommand(c))
 }
 
 // serveCommand is what the daemon runs on a server whose disks it copies.
@@ -52,12 +52,7 @@ that the server keeps its own. It ends with its standard input.`,
 			for _, d := range found {
 				disks = append(disks, d.Disk)
 			}
-			in, isFile := c.in.(*os.File)
-			out, isAlso := c.out.(*os.File)
-			if !isFile || !isAlso {
-				return errors.New("cannot serve: the standard input and output are no files")
-			}
-			conn, err := block.Stdio(in, out)
+			conn, err := stdio(c)
 			if err != nil {
 				return fmt.Errorf("cannot serve: %w", err)
 			}

@@ -4,6 +4,7 @@ import (
 	"path"
 	"strings"
 
+	"gpuvirt/internal/mountinfo"
 	"gpuvirt/p2v/report"
 )
 
@@ -27,7 +28,7 @@ func (s *scene) boot() report.Boot {
 		}
 	}
 	for _, f := range s.rows("boot.fstab", "etc/fstab", 3) {
-		row := report.FstabRow{Spec: maskLine(unoctal(f[0])), Mount: unoctal(f[1]), Type: f[2]}
+		row := report.FstabRow{Spec: maskLine(mountinfo.Unescape(f[0])), Mount: mountinfo.Unescape(f[1]), Type: f[2]}
 		if len(f) > 3 {
 			row.Options = maskOptions(f[3])
 		}

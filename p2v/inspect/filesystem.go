@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gpuvirt/internal/mountinfo"
 	"gpuvirt/p2v/report"
 )
 
@@ -38,14 +39,9 @@ func (s *scene) mounts() []mount {
 
 func parseMounts(text string) []mount {
 	var out []mount
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		dash := slices.Index(f, "-")
-		if dash < 6 || len(f) < dash+4 {
-			continue
-		}
+	for _, m := range mountinfo.Parse(text) {
 		out = append(out, mount{
-			number: f[2], root: unoctal(f[3]), at: unoctal(f[4]), options: joined(f[5], f[dash+3]), kind: f[dash+1], source: unoctal(f[dash+2]),
+			number: m.Number, root: m.Root, at: m.At, options: joined(m.Options, m.Super), kind: m.Type, source: m.Source,
 		})
 	}
 	return out
@@ -60,24 +56,6 @@ func joined(a, b string) string {
 		}
 	}
 	return strings.Join(out, ",")
-}
-
-// unoctal undoes "\040".
-func unoctal(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		octal := func(c byte) bool { return c >= '0' && c <= '7' }
-		if s[i] == '\\' && i+3 < len(s) && octal(s[i+1]) && octal(s[i+2]) && octal(s[i+3]) {
-			b.WriteByte((s[i+1]-'0')<<6 | (s[i+2]-'0')<<3 | (s[i+3] - '0'))
-			i += 3
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // kept reports whether a mount is one that the report has: from a block device or from the
