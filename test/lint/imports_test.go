@@ -71,6 +71,7 @@ var folders = []folder{
 	{dir: "operation/operationtest", may: []string{"operation"}},
 	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/assess", "p2v/block", "p2v/move", "p2v/report", "p2v/track"}},
 	{dir: "p2v/assess", may: []string{"gpu", "p2v/report"}},
+	{dir: "p2v/atrest", may: []string{"gpu", "p2v/block", "p2v/freeze", "p2v/nbd", "p2v/track"}},
 	{dir: "p2v/block"},
 	{dir: "p2v/dirty"},
 	{dir: "p2v/convert", may: []string{"gpu", "internal/run", "p2v/report"}, xml: true},
