@@ -106,9 +106,14 @@ func (d *device) read(b *buffer, off int64, n int) ([]byte, error) {
 		// Only advice: a page that stays costs memory of the source.
 		_ = unix.Fadvise(int(d.file.Fd()), off, int64(n), unix.FADV_DONTNEED)
 	}
+	return all(data[:n], got, off, err)
+}
+
+// all is the data of a read at off, if it got that all.
+func all(data []byte, got int, off int64, err error) ([]byte, error) {
 	switch {
-	case got >= n:
-		return data[:n], nil
+	case got >= len(data):
+		return data, nil
 	case err == nil || errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("the disk ends at byte %d: %w", off+int64(got), io.ErrUnexpectedEOF)
 	default:
@@ -129,6 +134,15 @@ func unwrapPath(err error) error {
 // A reader is what a device does for those that only read.
 type reader interface {
 	read(b *buffer, off int64, n int) ([]byte, error)
+}
+
+// lent is a disk that somebody else reads.
+type lent struct{ io.ReaderAt }
+
+func (l lent) read(b *buffer, off int64, n int) ([]byte, error) {
+	data := b.data()[:n]
+	got, err := l.ReadAt(data, off)
+	return all(data, got, off, err)
 }
 
 // firstBad finds the block at which a read of n bytes fails. It may not fail

@@ -28,6 +28,7 @@
 // that a second pass through that cache could read what the first one left
 // there. A device that refuses O_DIRECT is therefore an error. A file is read
 // through the cache, where O_DIRECT does not work, and dropped from it after.
+// A disk of another host is read by whoever lends it, see Disk.Reader.
 // A chunk that cannot be read is told with its byte offset, never sent as zeros.
 // A chunk that is written while it is read may be sent half old and half new.
 // Its hash is of the bytes that were sent, so the next pass sees that it differs.

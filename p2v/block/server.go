@@ -31,7 +31,16 @@ type Disk struct {
 	Path          string // where it is, /dev/nvme0n1
 	ID            string // what tells it from all other disks: a WWN, a serial number. At most MaxID bytes
 	Serial, Model string // for people, may be empty
+
+	// Reader, in place of Path, is a disk of another host. It is read at places that are
+	// multiples of 4096, several at once, and is not closed. An error that is ErrAway ends the
+	// connection to the puller, who comes again; any other is told as one of the disk.
+	Reader io.ReaderAt
+	Size   int64 // of Reader, bytes
 }
+
+// ErrAway is an error of a Disk's Reader: it was not reached, which may pass.
+var ErrAway = errors.New("the disk is not reached")
 
 // An Info tells of a disk that is served.
 type Info struct {
@@ -64,7 +73,7 @@ type cutting struct {
 type served struct {
 	Info
 	reader
-	file *device // nil in tests that bring a reader
+	file *device // nil where a reader was brought
 }
 
 // NewServer opens the disks. Close closes them.
@@ -102,14 +111,20 @@ func (s *Server) open(d Disk) error {
 	if _, ok := s.disk(d.Name); ok {
 		return fmt.Errorf("cannot serve disk %q: the name is given twice", d.Name)
 	}
+	info := Info{Name: d.Name, ID: d.ID, Serial: d.Serial, Model: d.Model}
+	if d.Reader != nil {
+		if d.Path != "" || d.Size < 1 {
+			return fmt.Errorf("cannot serve disk %q: a reader takes a size and no path", d.Name)
+		}
+		info.Size, info.BlockSize, info.ReadOnly = d.Size, 512, true
+		s.disks = append(s.disks, served{Info: info, reader: lent{d.Reader}})
+		return nil
+	}
 	dev, err := openDevice(d.Path)
 	if err != nil {
 		return fmt.Errorf("cannot serve disk %q: %w", d.Name, err)
 	}
-	info := Info{
-		Name: d.Name, ID: d.ID, Serial: d.Serial, Model: d.Model,
-		Size: dev.size, BlockSize: dev.blockSize, ReadOnly: dev.readOnly,
-	}
+	info.Size, info.BlockSize, info.ReadOnly = dev.size, dev.blockSize, dev.readOnly
 	s.disks = append(s.disks, served{Info: info, reader: dev, file: dev})
 	return nil
 }
@@ -302,6 +317,9 @@ func (s *Server) geometry(size int64, chunk int) (geometry, error) {
 }
 
 func (d served) failed(g geometry, i int64, err error) reply {
+	if errors.Is(err, ErrAway) {
+		return reply{err: err}
+	}
 	off := firstBad(d.reader, g.offset(i), g.length(i))
 	return reply{err: &SourceError{Disk: d.Name, Offset: off, Cause: err.Error()}}
 }

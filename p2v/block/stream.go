@@ -20,7 +20,7 @@ func workers() int { return min(4, runtime.GOMAXPROCS(0)) }
 type reply struct {
 	head  head
 	frame []byte // room for the head and the data behind it; nil for a head alone
-	err   *SourceError
+	err   error  // a *SourceError, or ErrAway
 	buf   *buffer
 }
 
@@ -37,6 +37,9 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, d served, g geom
 	if bad, ok := errors.AsType[*SourceError](err); ok {
 		s.log.WarnContext(r.Context(), "cannot read a disk", "disk", d.Name, "offset", bad.Offset, "err", bad.Cause)
 		err = out.message(bad)
+	} else if errors.Is(err, ErrAway) {
+		s.log.WarnContext(r.Context(), "cannot read a disk", "disk", d.Name, "err", err)
+		return // without an end: the puller takes it for a cut
 	} else if err == nil {
 		err = out.write(head{kind: frameEnd, pos: n}, make([]byte, headSize))
 	}

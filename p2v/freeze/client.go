@@ -223,7 +223,7 @@ var bootID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // clean holds what a source says against what can be.
 func (f *Facts) clean() error {
-	if !bootID.MatchString(f.BootID) {
+	if f.BootID != "" && !bootID.MatchString(f.BootID) {
 		return lost("its boot ID is %.100q", f.BootID)
 	}
 	if f.HungTaskSeconds < 0 || f.HungTaskSeconds > math.MaxInt32 || f.WatchdogSeconds < 0 || f.WatchdogSeconds > math.MaxInt32 {

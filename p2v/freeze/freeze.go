@@ -48,7 +48,9 @@ type Filesystem struct {
 
 // Facts are what is to be known before a server is frozen.
 type Facts struct {
-	BootID string `json:"boot_id"` // of its kernel: another one each time it starts
+	// BootID is that of its kernel: another one each time it starts. It is empty where the server
+	// is off, see ServeOff.
+	BootID string `json:"boot_id"`
 	// Filesystems are those on the disks, in the order in which they are frozen.
 	Filesystems []Filesystem `json:"filesystems"`
 	// HungTaskPanic is set where the kernel panics when a task hangs for HungTaskSeconds (0: it

@@ -1,0 +1,68 @@
+package atrest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/p2v/block"
+	"gpuvirt/p2v/nbd"
+)
+
+// probeTime is how long a server may take to say that it is there.
+const probeTime = 30 * time.Second
+
+// An export is a disk that is read by NBD.
+type export struct{ client *nbd.Client }
+
+func openExport(ctx context.Context, uri string, o Options) (*export, error) {
+	c, err := nbd.Dial(ctx, uri, o.NBD)
+	if err != nil {
+		return nil, err
+	}
+	e := &export{c}
+	if err := checkRaw(e, "export the disk itself, or a raw image; of another format with qemu-nbd -r -f FORMAT"); err != nil {
+		return nil, gpu.Wrap(errors.Join(err, c.Close()), gpu.CodeUnavailable, "cannot use %s", c.URI())
+	}
+	if !c.ReadOnly() {
+		o.Log.WarnContext(ctx, "an export can be written to by whoever reaches it", "export", c.URI().String())
+	}
+	return e, nil
+}
+
+func (e *export) block(d Disk) block.Disk {
+	return block.Disk{Name: d.Name, ID: d.ID, Reader: e, Size: d.Size}
+}
+
+// ReadAt tells a server that is away from a disk that cannot be read.
+func (e *export) ReadAt(p []byte, off int64) (int, error) {
+	n, err := e.client.ReadAt(p, off)
+	if gpu.CodeOf(err) == gpu.CodeUnavailable {
+		return n, fmt.Errorf("%w: %w", block.ErrAway, err)
+	}
+	// Place and disk are told by who asks.
+	if cause := errors.Unwrap(err); cause != nil {
+		err = cause
+	}
+	return n, err
+}
+
+func (e *export) ready(ctx context.Context) error { return e.client.Ready(ctx) }
+
+// mark is how often a connection was cut: while one lasts, the server that exports the disk was
+// not started again, and so was nothing that could have written to it.
+func (e *export) mark(ctx context.Context) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	if err := e.client.Probe(ctx); err != nil {
+		return nil, err
+	}
+	return e.client.Cuts(), nil
+}
+
+func (e *export) close() error { return e.client.Close() }
+
+var _ io.ReaderAt = (*export)(nil)

@@ -1,0 +1,155 @@
+package atrest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"gpuvirt/gpu"
+	"gpuvirt/p2v/block"
+)
+
+// An image is a file or a block device of this host.
+type image struct {
+	file *os.File
+	size int64 // bytes
+}
+
+// openImage opens what lies below one of the folders, for reading only. A link may lead from
+// place to place in one of them, as those of /dev/disk do, and not out of it.
+func openImage(path string, folders []string) (*image, error) {
+	cannot := func(code gpu.Code, format string, args ...any) *gpu.Error {
+		return gpu.Errorf(code, "cannot use %q: "+format, append([]any{path}, args...)...)
+	}
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return nil, cannot(gpu.CodeInvalid, "it is no absolute path, or has . or .. in it")
+	}
+	for _, folder := range folders {
+		inside, err := filepath.Rel(folder, path)
+		if err != nil || inside == "." || !filepath.IsLocal(inside) {
+			continue
+		}
+		i, err := openBelow(folder, inside)
+		_, known := errors.AsType[*gpu.Error](err)
+		switch {
+		case err == nil:
+			return i, nil
+		case known:
+			return nil, gpu.Wrap(err, gpu.CodeInternal, "cannot use %q", path)
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, cannot(gpu.CodeNotFound, "it is not there")
+		case errors.Is(err, unix.EBUSY):
+			return nil, cannot(gpu.CodeBusy, "it is in use: it, or a part of it, is mounted, swap, or below LVM, RAID or a VM").
+				WithHint("unmount it, or take the volume group down: vgchange -an")
+		}
+		return nil, cannot(gpu.CodeInvalid, "%w", err)
+	}
+	return nil, cannot(gpu.CodeForbidden, "images may lie below %q only", folders)
+}
+
+func openBelow(folder, path string) (*image, error) {
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close() //nolint:errcheck // only looked at
+	// Before it is opened: to open some devices does something.
+	info, err := root.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	flags := os.O_RDONLY | unix.O_NONBLOCK
+	switch {
+	case info.Mode().IsRegular():
+	case isDisk(info):
+		flags |= os.O_EXCL // nobody mounts it while we have it open, and nobody has
+	default:
+		return nil, errors.New("it is neither an image nor a block device")
+	}
+	f, err := root.OpenFile(path, flags, 0)
+	if err != nil {
+		return nil, err
+	}
+	i := &image{file: f}
+	if err := i.look(info); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return i, nil
+}
+
+func isDisk(info fs.FileInfo) bool {
+	return info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
+}
+
+// look refuses what is not a raw image that is at rest.
+func (i *image) look(before fs.FileInfo) error {
+	now, err := i.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(before, now) {
+		return errors.New("it was exchanged while it was opened")
+	}
+	if i.size, err = i.file.Seek(0, io.SeekEnd); err != nil {
+		return err
+	}
+	if now.Mode().IsRegular() {
+		if err := writers(i.file); err != nil {
+			return err
+		}
+	}
+	return checkRaw(i.file, "convert it: qemu-img convert -O raw IMAGE IMAGE.raw")
+}
+
+// writers refuses a file that somebody has open for writing. The kernel tells it to who asks
+// for a lease to read. Filesystems of a network, and some others, cannot tell.
+func writers(f *os.File) error {
+	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	switch {
+	case err == nil:
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+		return err
+	case !errors.Is(err, unix.EAGAIN):
+		return nil
+	}
+	var in unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &in); err != nil {
+		return err
+	}
+	switch in.Type {
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC:
+		return nil
+	}
+	return gpu.Errorf(gpu.CodeBusy, "somebody has it open for writing").WithHint("see who: fuser -v, or lsof")
+}
+
+// block is the disk. It is opened a second time, by what is open already: its path may be
+// something else by now.
+func (i *image) block(d Disk) block.Disk {
+	return block.Disk{Name: d.Name, ID: d.ID, Path: fmt.Sprintf("/proc/self/fd/%d", i.file.Fd())}
+}
+
+func (i *image) ready(context.Context) error { return nil }
+
+// mark is what the filesystem changes when a file is written to. A block device is ours alone
+// while it is open.
+func (i *image) mark(context.Context) (any, error) {
+	info, err := i.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() {
+		return nil, nil
+	}
+	return [3]any{stat.Size, stat.Mtim, stat.Ctim}, nil
+}
+
+func (i *image) close() error { return i.file.Close() }
