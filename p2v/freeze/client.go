@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gpuvirt/p2v/report"
@@ -24,6 +25,8 @@ const (
 	// failLimit is how long a source that has acknowledged to power off is listened to: it says
 	// so where it cannot.
 	failLimit = 2 * time.Second
+	// beatEvery is between two words to a source that is frozen; it waits for several.
+	beatEvery = silence / 6
 )
 
 // A Client speaks with a source. Its methods may be called concurrently; one waits for the
@@ -35,12 +38,14 @@ type Client struct {
 	lines *bufio.Scanner
 	facts Facts
 	ended error
+	every time.Duration                      // between two beats
+	beats atomic.Pointer[context.CancelFunc] // ends them
 }
 
 // Connect hears what the source says of itself. The client closes the connection, also with an
 // error, which is a *LostError or a *RefusedError, or the context's.
 func Connect(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
-	c := &Client{conn: conn, lines: bufio.NewScanner(conn)}
+	c := &Client{conn: conn, lines: bufio.NewScanner(conn), every: beatEvery}
 	c.lines.Buffer(make([]byte, 0, 4096), maxAnswer)
 	ctx, cancel := context.WithTimeout(ctx, speakLimit)
 	defer cancel()
@@ -91,7 +96,30 @@ func (c *Client) Freeze(ctx context.Context, limit time.Duration, stop []string)
 		return c.end(err)
 	}
 	c.facts.Filesystems = a.Filesystems
+	c.beat()
 	return nil
+}
+
+// beat lets the source hear of us now and then, while it is frozen: one that hears nothing
+// thaws.
+func (c *Client) beat() {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.still()
+	c.beats.Store(&cancel)
+	go func() {
+		tick := time.NewTicker(c.every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if _, err := c.Quiet(ctx); err != nil {
+				return // whoever asks next hears why
+			}
+		}
+	}()
 }
 
 // Quiet returns what was written to the disks since they were frozen, but for what is swap;
@@ -120,6 +148,7 @@ func (c *Client) Quiet(ctx context.Context) ([]Written, error) {
 func (c *Client) Thaw(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.still()
 	_, err := c.ask(ctx, thawLimit, question{Do: doThaw})
 	return err
 }
@@ -137,6 +166,7 @@ func (c *Client) PowerOff(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // it was not sent
 	}
+	c.still()
 	_, err := c.ask(ctx, speakLimit, question{Do: doOff})
 	if _, refused := errors.AsType[*RefusedError](err); refused {
 		return err
@@ -153,10 +183,21 @@ func (c *Client) PowerOff(ctx context.Context) error {
 }
 
 // Close closes the connection: the source thaws. It does not wait for that.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	c.still()
+	return c.conn.Close()
+}
+
+// still ends the beats. With the lock, none is under way.
+func (c *Client) still() {
+	if end := c.beats.Swap(nil); end != nil {
+		(*end)()
+	}
+}
 
 // end makes the client one of no use. It returns the error.
 func (c *Client) end(err error) error {
+	c.still()
 	c.ended = err
 	_ = c.conn.Close() // the source thaws
 	return err

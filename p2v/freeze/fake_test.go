@@ -304,6 +304,7 @@ func (s *session) connect() *Client {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.t.Cleanup(c.still)
 	return c
 }
 

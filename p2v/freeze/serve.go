@@ -18,6 +18,9 @@ const (
 	sayLimit = 10 * time.Second
 	// heardLimit is how long we wait until the client has heard the acknowledgement of off.
 	heardLimit = 2 * time.Second
+	// silence is how long a client may say nothing while the server is frozen: a cable that was
+	// pulled ends no connection.
+	silence = time.Minute
 )
 
 // Config is what Serve and Guard work with. The zero value of each but Guard is that of the
@@ -32,9 +35,12 @@ type Config struct {
 	// Guard are the arguments with which this program calls Guard. Without them nobody
 	// thaws where the program is killed.
 	Guard []string
+	// Silence is how long a client may say nothing while the server is frozen. Default a minute.
+	Silence time.Duration
 }
 
 func (c Config) filled() Config {
+	c.Silence = cmp.Or(c.Silence, silence)
 	c.Root = cmp.Or(c.Root, "/")
 	if c.Kernel == nil {
 		c.Kernel = linux{}
@@ -140,8 +146,10 @@ func (s *server) run(ctx context.Context) error {
 			quit, over = nil, nil
 		}
 		var lone <-chan struct{}
+		var silent <-chan time.Time
 		if s.rest != nil && !s.stay {
 			lone = s.rest.guard.lone()
+			silent = time.After(s.cfg.Silence)
 		}
 		select {
 		case <-quit:
@@ -152,6 +160,8 @@ func (s *server) run(ctx context.Context) error {
 			_ = s.release("the time limit is over") // the client is told that when it asks
 		case <-lone:
 			_ = s.release("its guard has ended")
+		case <-silent:
+			_ = s.release("nothing was heard of the client for " + s.cfg.Silence.String())
 		case line := <-s.lines:
 			if err := s.answer(ctx, line); err != nil {
 				return err

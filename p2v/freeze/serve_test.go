@@ -256,6 +256,27 @@ func TestLimit(t *testing.T) {
 	})
 }
 
+// A client that is there is heard of, however long it asks nothing; one that is not, though
+// nobody has closed its connection, is not waited for.
+func TestSilentClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, aServer(t))
+		c := s.connect()
+		s.froze(c, time.Hour, "db.service")
+		<-time.After(10 * silence)
+		if d := cmp.Diff(all, s.kernel.is()); d != "" {
+			t.Fatal(d)
+		}
+		c.mu.Lock() // none is under way
+		c.still()   // the cable is pulled
+		c.mu.Unlock()
+		<-time.After(silence + time.Second)
+		s.thawed()
+		_, err := c.Quiet(t.Context())
+		refused(t, err, "nothing was heard of the client for 1m0s, and all is thawed")
+	})
+}
+
 // A call of the kernel that hangs holds nothing else up: what is frozen is thawed in time, and
 // so is that which hangs, when it comes back.
 func TestHang(t *testing.T) {
