@@ -249,12 +249,16 @@ func (d Domain) nic(n DomainNIC) libvirtxml.DomainInterface {
 }
 
 // IsolatedNetwork is the definition of a network for rehearsals: a bridge without any
-// address or way out, so that a copy does not meet the server that still runs.
-func IsolatedNetwork(name string) (string, error) {
-	if !networkName.MatchString(name) {
+// address or way out, so that a copy does not meet the server that still runs. The UUID
+// tells it from others of its name.
+func IsolatedNetwork(name, uuid string) (string, error) {
+	switch {
+	case !networkName.MatchString(name):
 		return "", gpu.Errorf(gpu.CodeInvalid, "cannot define the network %q: that is no name of a network", name)
+	case !domainUUID.MatchString(uuid):
+		return "", gpu.Errorf(gpu.CodeInvalid, "cannot define the network %q: %q is no UUID", name, uuid)
 	}
-	net := libvirtxml.Network{Name: name, Bridge: &libvirtxml.NetworkBridge{STP: "on"}}
+	net := libvirtxml.Network{Name: name, UUID: uuid, Bridge: &libvirtxml.NetworkBridge{STP: "on"}}
 	doc, err := net.Marshal()
 	if err != nil {
 		return "", fmt.Errorf("cannot define the network %q: %w", name, err)

@@ -35,7 +35,7 @@ func TestDomain(t *testing.T) {
 		}
 		golden(t, name, got)
 	}
-	got, err := IsolatedNetwork("rehearsal")
+	got, err := IsolatedNetwork("rehearsal", "2b1d6f7e-6f3c-5a5e-9b7e-0f3d2c1b4a59")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestDomainRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := IsolatedNetwork("a b"); err == nil {
+	if _, err := IsolatedNetwork("a b", "2b1d6f7e-6f3c-5a5e-9b7e-0f3d2c1b4a59"); err == nil {
 		t.Error("an odd name is taken")
 	}
 }
