@@ -45,13 +45,13 @@ func TestMigrationForgotten(t *testing.T) {
 			if err != nil || len(all) != 1 || all[0].Phase != move.PhaseFailed || all[0].Reason == "" {
 				t.Errorf("%+v %v", all, err)
 			}
-			if _, err := y.Delete("gpu7"); err == nil {
+			if _, err := y.Delete(t.Context(), "gpu7"); err == nil {
 				t.Error("what somebody else put there is passed over")
 			}
 			if err := os.Remove(filepath.Join(y.storage, "gpu7", "notes.txt")); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := y.Delete("gpu7"); err != nil {
+			if _, err := y.Delete(t.Context(), "gpu7"); err != nil {
 				t.Fatal(err)
 			}
 			y.clean()
@@ -102,7 +102,7 @@ func TestMigrationSetCopyAtItsEnd(t *testing.T) {
 	if v, err := y.Rollback("gpu7"); err != nil || v.Phase != move.PhaseRolledBack {
 		t.Errorf("again: %q %v", v.Phase, err)
 	}
-	if _, err := y.Delete("gpu7"); err != nil {
+	if _, err := y.Delete(t.Context(), "gpu7"); err != nil {
 		t.Error(err)
 	}
 }

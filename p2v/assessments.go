@@ -81,11 +81,19 @@ type Patience struct {
 	Later time.Duration // since it was heard of last: a reboot, a cut network
 	Sync  time.Duration // the same, of a move, until a person is asked
 	Undo  time.Duration // for taking away what is left on it
+
+	Off time.Duration // until a server that was told to power off does not answer any more
+
+	// Of a VM that was started: until its agent answers, and then until all is there.
+	Boot, Settle time.Duration
 }
 
 // DefaultPatience is right for a server room.
 func DefaultPatience() Patience {
-	return Patience{Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour, Undo: 30 * time.Second}
+	return Patience{
+		Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour, Undo: 30 * time.Second,
+		Off: time.Minute, Boot: 5 * time.Minute, Settle: 10 * time.Minute, // an emulated one takes minutes
+	}
 }
 
 // Config is what New and NewMigrations need.
@@ -99,11 +107,15 @@ type Config struct {
 	Patience Patience // zero: DefaultPatience
 
 	// Of moves only.
-	Host    Host
-	Facts   func() assess.HostState // what this host has beside GPUs
-	Storage string                  // folder of the mirrors
-	// Converter is nil where nothing is converted: on a simulated host.
-	Converter Converter
+	Host        Host
+	Facts       func() assess.HostState // what this host has beside GPUs
+	Storage     string                  // folder of the mirrors
+	VMs         VMs
+	Mark        func(doc, mark string) (string, error) // as vmapi.Marked
+	Assignments Assignments
+	Converter   Converter
+	NewUUID     func() string
+	Agent       []string // packages of qemu-guest-agent, for guests that lack it; none: it is not installed
 }
 
 // Assessments are the looks at servers. Its methods may be called concurrently.
@@ -281,5 +293,8 @@ func (a *Assessments) PlanDelete(name string) (report.AssessmentRecord, error) {
 	if err != nil {
 		return rec, err
 	}
-	return rec, a.cfg.Engine.Held(key(name))
+	if err := a.cfg.Engine.Held(key(name)); err != nil {
+		return rec, err
+	}
+	return rec, a.cfg.inUse(name)
 }

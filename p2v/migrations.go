@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -22,8 +24,14 @@ import (
 // The kind of operation that carries a move out, and of its steps.
 const (
 	kindMigrate = "migration.create"
+	stepReserve = "migration.reserve"
 	stepSync    = "migration.sync"
+	stepStart   = "migration.start"
+	stepVerify  = "migration.verify"
 )
+
+// logs is the folder, in that of a move, with what programs said.
+const logs = "log"
 
 // Host is what a plan has to know of this host.
 type Host interface {
@@ -38,6 +46,8 @@ type Migrations struct {
 	saving sync.Mutex
 	limits sync.Map // by name: *block.Limit
 	claims claims
+	// converting is held by who runs programs on disks: one at a time.
+	converting chan struct{}
 }
 
 // NewMigrations returns the moves of a store, and registers their steps with the engine.
@@ -45,13 +55,19 @@ func NewMigrations(cfg Config) *Migrations {
 	if cfg.Patience == (Patience{}) {
 		cfg.Patience = DefaultPatience()
 	}
-	m := &Migrations{cfg: cfg, now: newSignals(), claims: claims{keep: keepFree}}
+	m := &Migrations{cfg: cfg, now: newSignals(), claims: claims{keep: keepFree}, converting: make(chan struct{}, 1)}
+	cfg.Engine.Handle(stepReserve, operation.Handler{Do: m.doReserve, Undo: m.undoReserve})
 	cfg.Engine.Handle(stepSync, operation.Handler{Do: m.doSync, Undo: m.undoSync})
+	cfg.Engine.Handle(stepStart, operation.Handler{Do: m.doStart, Undo: m.undoStart})
+	cfg.Engine.Handle(stepVerify, operation.Handler{Do: m.doVerify})
 	return m
 }
 
 func (m *Migrations) view(r move.Record) (move.Migration, error) {
 	out := move.Migration{Record: r, Phase: r.Ended}
+	if r.Ended == move.PhaseRolledBack && r.Fence != move.FenceNone {
+		out.Reason = "the source was powered off: start it again"
+	}
 	if r.Ended != "" {
 		return out, nil
 	}
@@ -63,9 +79,16 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 	case err != nil:
 		return out, err
 	}
+	if op.Status == operation.Done || op.Status == operation.Undone {
+		// It has ended since the record was read, and was changed before that.
+		if out.Record, err = m.cfg.Store.MigrationRecord(r.Name); err != nil {
+			return out, err
+		}
+	}
+	step := current(op)
 	switch op.Status {
 	case operation.Waiting:
-		out.Phase, out.Reason = move.PhaseWaiting, op.Reason
+		out.Phase, out.Reason, out.Unverified = move.PhaseWaiting, op.Reason, step == stepVerify
 	case operation.Undoing:
 		out.Phase = move.PhaseRollingBack
 	case operation.Undone:
@@ -75,16 +98,46 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 		if op.Problem != nil {
 			out.Reason = op.Problem.Detail
 		}
-	case operation.Ready, operation.Running, operation.Done:
-		out.Phase = move.PhaseSyncing
-		switch {
-		case op.Abort:
+	case operation.Done:
+		out.Phase, out.Ended = move.PhaseDone, move.PhaseDone
+	case operation.Ready, operation.Running:
+		out.Phase = doing(r, step)
+		if op.Abort {
 			out.Phase = move.PhaseRollingBack
-		case r.Forecast != nil && r.Forecast.Fits:
-			out.Phase = move.PhaseReady
 		}
 	}
 	return out, nil
+}
+
+// current is the kind of the step that an operation is at.
+func current(op operation.Operation) string {
+	for _, s := range op.Steps {
+		if s.Status != operation.StepDone {
+			return s.Kind
+		}
+	}
+	return ""
+}
+
+// doing is the phase of a move that goes on.
+func doing(r move.Record, step string) move.Phase {
+	switch step {
+	case stepReserve:
+		return move.PhasePlanned
+	case stepStart:
+		return move.PhaseCuttingOver
+	case stepVerify:
+		return move.PhaseVerifying
+	}
+	switch a := r.Pending(); {
+	case r.Fence != move.FenceNone || a != nil && a.State == move.Running && a.Kind == move.Cutover:
+		return move.PhaseCuttingOver
+	case a != nil && a.State == move.Running:
+		return move.PhaseRehearsing
+	case r.Forecast != nil && r.Forecast.Fits:
+		return move.PhaseReady
+	}
+	return move.PhaseSyncing
 }
 
 // Migrations lists them, sorted by name.
@@ -210,6 +263,11 @@ func (m *Migrations) free(name string) error {
 	case gpu.CodeOf(err) != gpu.CodeNotFound:
 		return err
 	}
+	// A VM may have its disks there, of a move that was done and deleted.
+	if _, err := os.Lstat(m.folder(name)); !errors.Is(err, fs.ErrNotExist) {
+		return gpu.Errorf(gpu.CodeConflict, "cannot migrate %q: there is a folder %q, which may hold disks of a VM", name, m.folder(name)).
+			WithHint("use another name, or remove the folder if nothing in it is in use")
+	}
 	return nil
 }
 
@@ -236,7 +294,7 @@ func (m *Migrations) check(w move.Wish) (report.AssessmentRecord, error) {
 		return seen, cannot(gpu.CodeConflict, "its inspection was carried here, and nobody has said how the server is reached").
 			WithHint("assess it with a source")
 	}
-	if err := w.Copy.Check(); err != nil {
+	if err := errors.Join(w.Copy.Check(), w.VM.Check()); err != nil {
 		return seen, cannot(gpu.CodeInvalid, "%w", err)
 	}
 	return seen, nil
@@ -268,13 +326,23 @@ func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (oper
 	id := m.cfg.Engine.NewID()
 	rec := move.Record{
 		Name: w.Name, Assessment: w.Assessment, Hostname: seen.Report.Hostname, Source: *seen.Source, Plan: w.Plan, Copy: w.Copy.Complete(),
-		Actor: actor, Created: m.cfg.Now().UTC(), Operation: id, Disks: disks,
+		Actor: actor, Created: m.cfg.Now().UTC(), Operation: id, Disks: disks, Wanted: w.VM.Listed(),
+		VM: &move.VM{UUID: m.cfg.NewUUID(), Name: cmp.Or(w.VM.Name, w.Name), Slices: slicesOf(w.Name, plan)},
 	}
+	if _, err := m.definitionOf(rec, *seen.Report); err != nil {
+		return operation.Plan{}, cannot(gpu.CodeInvalid, "%w", err)
+	}
+	args := syncArgs{Name: w.Name}
 	return operation.Plan{
 		ID: id, Kind: kindMigrate, Actor: actor, Summary: fmt.Sprintf("migrate %s as %s", rec.Source.Address, rec.Name),
-		Keys:  keysOf(w, seen),
-		Rows:  []operation.Row{operation.Put(move.RecordMigration, w.Name, rec)},
-		Steps: []operation.PlanStep{{Kind: stepSync, Summary: fmt.Sprintf("copy %d disks while the server runs", len(disks)), Args: syncArgs{Name: w.Name}}},
+		Keys: keysOf(w, seen),
+		Rows: []operation.Row{operation.Put(move.RecordMigration, w.Name, rec)},
+		Steps: []operation.PlanStep{
+			{Kind: stepReserve, Summary: fmt.Sprintf("define VM %s, and reserve %d partitions for it", rec.VM.Name, len(rec.VM.Slices)), Args: args},
+			{Kind: stepSync, Summary: fmt.Sprintf("copy %d disks while the server runs, until it is cut over", len(disks)), Args: args},
+			{Kind: stepStart, Summary: "start VM " + rec.VM.Name, Args: args},
+			{Kind: stepVerify, Summary: "look whether the VM is what the server was", Args: args},
+		},
 	}, nil
 }
 
@@ -356,18 +424,8 @@ func (m *Migrations) SetCopy(name string, c move.Copy) (move.Migration, error) {
 	if err := c.Check(); err != nil {
 		return move.Migration{}, gpu.Errorf(gpu.CodeInvalid, "cannot change migration %q: %w", name, err)
 	}
-	m.saving.Lock()
-	defer m.saving.Unlock()
-	v, err := m.Migration(name)
+	r, err := m.ask(name, move.ActChange, func(_ move.Migration, r *move.Record) error { r.Copy = c.Complete(); return nil })
 	if err != nil {
-		return v, err
-	}
-	if _, err := v.Allows(move.ActChange); err != nil {
-		return v, err
-	}
-	r := v.Record
-	r.Copy = c.Complete()
-	if err := m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, r)); err != nil {
 		return move.Migration{}, err
 	}
 	m.limit(name).Set(int64(r.Copy.Bandwidth)) //nolint:gosec // Check bounds it
@@ -375,19 +433,38 @@ func (m *Migrations) SetCopy(name string, c move.Copy) (move.Migration, error) {
 	return m.view(r)
 }
 
+// ask writes down what somebody asks for, where a move as it is then allows it.
+func (m *Migrations) ask(name string, a move.Act, change func(move.Migration, *move.Record) error) (move.Record, error) {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	v, err := m.Migration(name)
+	if err != nil {
+		return v.Record, err
+	}
+	if _, err := v.Allows(a); err != nil {
+		return v.Record, err
+	}
+	r, err := m.cfg.Store.MigrationRecord(name) // without what view has worked out
+	if err == nil {
+		err = change(v, &r)
+	}
+	if err != nil {
+		return r, err
+	}
+	return r, m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, r))
+}
+
 // Delete forgets a move that has ended. What one left here whose operation was forgotten is
 // removed before.
-func (m *Migrations) Delete(name string) (move.Migration, error) {
+func (m *Migrations) Delete(ctx context.Context, name string) (move.Migration, error) {
 	m.saving.Lock() // of two that delete, one must not meet the next of this name
 	defer m.saving.Unlock()
 	v, err := m.PlanDelete(name)
 	if err != nil {
 		return v, err
 	}
-	if v.Abandoned {
-		if err := m.discard(v.Record); err != nil {
-			return v, gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: its mirrors cannot be removed: %w", name, err)
-		}
+	if err := m.discardForgotten(ctx, v); err != nil {
+		return v, err
 	}
 	m.limits.Delete(name)
 	return v, m.cfg.Store.Apply(operation.Delete(move.RecordMigration, name))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
@@ -39,6 +40,7 @@ type machine struct {
 
 	blind   error // why it does not track
 	forgot  error // why it does not know what was written
+	rest    *rester
 	marks   sync.Mutex
 	written map[string][]block.Range // in ascending order, as the test writes
 
@@ -48,7 +50,7 @@ type machine struct {
 }
 
 func newMachine(t *testing.T, sizes ...int) *machine {
-	m := &machine{t: t, server: &server{placed: map[string]bool{}}, written: map[string][]block.Range{}}
+	m := &machine{t: t, server: &server{placed: map[string]bool{}}, written: map[string][]block.Range{}, rest: &rester{}}
 	m.ctx, m.end = context.WithCancel(context.Background())
 	for i, size := range sizes {
 		name := "nvme" + string(rune('0'+i)) + "n1"
@@ -61,6 +63,10 @@ func newMachine(t *testing.T, sizes ...int) *machine {
 		}
 		m.disks = append(m.disks, block.Disk{Name: name, Path: path, ID: "wwn:" + name})
 	}
+	if err := m.rest.plant(t.TempDir(), m.disks); err != nil {
+		t.Fatal(err)
+	}
+	m.rest.gone, m.rest.end = m.gone, m.ctx.Done()
 	t.Cleanup(func() { m.end(); m.serving.Wait() })
 	m.there()
 	return m
@@ -80,6 +86,9 @@ func (m *machine) gone() {
 }
 
 func (m *machine) serveDisks(_ context.Context, args []string) (io.ReadWriteCloser, error) {
+	if slices.Contains(args, "freeze") {
+		return m.serveRest(), nil
+	}
 	near, far := net.Pipe()
 	if slices.Contains(args, "track") {
 		m.serving.Go(func() {
@@ -159,7 +168,11 @@ type yard struct {
 	storage string
 	engine  *operation.Engine
 	*p2v.Migrations
-	patience p2v.Patience
+	assessments *p2v.Assessments
+	patience    p2v.Patience
+	vms         *vms
+	makers      *makers
+	holders     *holders
 }
 
 func newYard(t *testing.T, m *machine) *yard {
@@ -168,8 +181,11 @@ func newYard(t *testing.T, m *machine) *yard {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	y := &yard{t: t, machine: m, store: db, storage: filepath.Join(t.TempDir(), "migrations")}
-	y.patience = p2v.Patience{Pause: 10 * time.Millisecond, First: time.Minute, Later: time.Minute, Sync: time.Minute}
+	y := &yard{
+		t: t, machine: m, store: db, storage: filepath.Join(t.TempDir(), "migrations"),
+		vms: newVMs(), makers: &makers{}, holders: &holders{held: map[string]gpu.Assignment{}},
+	}
+	y.patience = p2v.Patience{Pause: 10 * time.Millisecond, First: time.Minute, Later: time.Minute, Sync: time.Minute, Boot: time.Second, Settle: time.Second, Off: time.Second}
 	rec := report.AssessmentRecord{Name: "gpu7", Source: ssh(), State: report.StateDone, Report: m.report()}
 	if err := db.Apply(operation.Put(report.RecordAssessment, "gpu7", rec)); err != nil {
 		t.Fatal(err)
@@ -181,14 +197,17 @@ func newYard(t *testing.T, m *machine) *yard {
 
 func (y *yard) start() {
 	y.engine = operation.New(operation.Config{Store: y.store, Log: slog.New(slog.DiscardHandler), Problem: problem, Now: time.Now})
-	y.Migrations = p2v.NewMigrations(p2v.Config{
+	cfg := p2v.Config{
 		Store: y.store, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: time.Now, Dial: y.machine.dial,
 		Open: func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
 		Host: host{}, Facts: func() assess.HostState {
 			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16}
 		},
-		Storage: y.storage, Patience: y.patience,
-	})
+		Storage: y.storage, Patience: y.patience, VMs: y.vms, Converter: y.makers, Assignments: y.holders, NewUUID: uuid.NewString,
+		Mark: func(doc, mark string) (string, error) { return doc + "<!--" + mark + "-->", nil },
+	}
+	y.assessments, y.Migrations = p2v.New(cfg), p2v.NewMigrations(cfg)
+	y.holders.handle(y.engine)
 	if err := y.engine.Start(context.WithoutCancel(y.t.Context())); err != nil {
 		y.t.Fatal(err)
 	}
@@ -236,7 +255,12 @@ func (y *yard) until(what string, is func(move.Migration) bool) move.Migration {
 		case <-tick.C:
 		case <-limit:
 			op, _ := y.engine.Get(v.Operation)
-			y.t.Fatalf("it never is %s: %s %q\n%+v\n%+v", what, v.Phase, v.Reason, v.Record, op)
+			for _, s := range op.Steps {
+				for _, l := range s.Log {
+					y.t.Logf("%s: %s", s.Kind, l.Text)
+				}
+			}
+			y.t.Fatalf("it never is %s: %s %q\n%+v", what, v.Phase, v.Reason, v.Record)
 		}
 	}
 }
@@ -283,7 +307,7 @@ func (y *yard) clean() {
 func TestMigrationSyncs(t *testing.T) {
 	y := newYard(t, newMachine(t, 8*mib, 4*mib))
 	v := y.begin()
-	if v.Phase != move.PhaseSyncing || v.Hostname != "gpu7" || len(v.Disks) != 2 {
+	if v.Phase != move.PhasePlanned && v.Phase != move.PhaseSyncing || v.Hostname != "gpu7" || len(v.Disks) != 2 {
 		t.Errorf("%+v", v)
 	}
 	v = y.until("ready", phase(move.PhaseReady))
@@ -304,7 +328,7 @@ func TestMigrationSyncs(t *testing.T) {
 		t.Errorf("nothing was written: %+v", p)
 	}
 	// It is held, and its server is.
-	if _, err := y.Delete("gpu7"); gpu.CodeOf(err) != gpu.CodeConflict {
+	if _, err := y.Delete(t.Context(), "gpu7"); gpu.CodeOf(err) != gpu.CodeConflict {
 		t.Errorf("got %v", err)
 	}
 	again := y.wish()
@@ -323,7 +347,7 @@ func TestMigrationSyncs(t *testing.T) {
 			t.Errorf("one that is rolled back: %v", err)
 		}
 	}
-	if _, err := y.Delete("gpu7"); err != nil {
+	if _, err := y.Delete(t.Context(), "gpu7"); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 0 {

@@ -1,7 +1,9 @@
 package p2v
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,27 +36,35 @@ type stay struct {
 	server  Server
 	program []string // the inspector, as it is called there
 	tracker *track.Client
+	// held are connections to what serves the disks, that were made before it is frozen: a new
+	// one may take what is frozen.
+	held chan io.ReadWriteCloser
 	// fresh has the disks that were passed over in this stay: of those the tracker tells what
 	// was written since.
 	fresh map[string]bool
 }
 
-// doSync copies the disks again and again. It does not come to an end by itself: the source
-// runs, so there is always more; somebody ends the move.
+// doSync copies the disks again and again, as the source runs and there is always more, until
+// somebody has it cut over: it ends when the source is off.
 func (m *Migrations) doSync(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var args syncArgs
-	if err := t.Args(&args); err != nil {
+	rec, err := m.record(t)
+	if err != nil {
 		return nil, unclean(err)
 	}
-	rec, err := m.stay(ctx, t, args.Name)
+	name := rec.Name
+	if err = m.broken(ctx, t, rec); err == nil {
+		rec, err = m.stay(ctx, t, name)
+	}
 	heard := heardOf(rec)
 	switch {
+	case errors.Is(err, errFenced):
+		return nil, nil // from here on there is only the VM
 	case context.Cause(ctx) != nil:
 		return nil, unclean(context.Cause(ctx))
 	case errors.Is(err, errDraining):
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	case passing(err) && m.cfg.Now().Sub(heard) < m.cfg.Patience.Sync:
-		if err := m.unready(args.Name); err != nil {
+		if err := m.unready(name); err != nil {
 			t.Logf("%v", err)
 		}
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
@@ -68,14 +78,44 @@ func (m *Migrations) doSync(ctx context.Context, t *operation.Task) ([]operation
 // unready forgets what the last pass would take: the source has gone, and nobody tells what it
 // writes meanwhile.
 func (m *Migrations) unready(name string) error {
+	_, err := m.update(name, func(r *move.Record) { r.Forecast = nil })
+	return err
+}
+
+// record is the move that a step works on.
+func (m *Migrations) record(t *operation.Task) (move.Record, error) {
+	var args syncArgs
+	if err := t.Args(&args); err != nil {
+		return move.Record{}, err
+	}
+	return m.cfg.Store.MigrationRecord(args.Name)
+}
+
+// update changes what is kept of a move, as it is then; a change that changes nothing is not
+// written.
+func (m *Migrations) update(name string, change func(*move.Record)) (move.Record, error) {
 	m.saving.Lock()
 	defer m.saving.Unlock()
 	rec, err := m.cfg.Store.MigrationRecord(name)
-	if err != nil || rec.Forecast == nil {
-		return err
+	if err != nil {
+		return rec, err
 	}
-	rec.Forecast = nil
-	return m.cfg.Store.Apply(operation.Put(move.RecordMigration, name, rec))
+	before, err := json.Marshal(rec)
+	if err != nil {
+		return rec, err
+	}
+	change(&rec)
+	row := operation.Put(move.RecordMigration, name, rec)
+	if bytes.Equal(before, row.Value) {
+		return rec, nil
+	}
+	return rec, m.cfg.Store.Apply(row)
+}
+
+// end tells that a move has ended.
+func (m *Migrations) end(name string, as move.Phase) error {
+	_, err := m.update(name, func(r *move.Record) { r.Ended, r.Forecast = as, nil })
+	return err
 }
 
 func unclean(err error) error { return &operation.UncleanError{Err: err} }
@@ -90,26 +130,26 @@ func heardOf(r move.Record) time.Time {
 // undoSync takes away the mirrors, and what may be left in the source's memory if that can be
 // reached.
 func (m *Migrations) undoSync(ctx context.Context, t *operation.Task) ([]operation.Row, error) {
-	var args syncArgs
-	if err := t.Args(&args); err != nil {
-		return nil, err
-	}
-	rec, err := m.cfg.Store.MigrationRecord(args.Name)
+	rec, err := m.record(t)
 	if err != nil {
 		return nil, err
+	}
+	if err := m.strike(ctx, rec); err != nil { // nothing of it has a disk open
+		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	}
 	if err := m.discard(rec); err != nil {
 		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot remove the mirrors of migration %q: %w", rec.Name, err)
 	}
-	m.cfg.sweep(ctx, t, rec.Source)
-	// Not with the step's end: who changes the pace looks whether it has ended, and writes.
-	m.saving.Lock()
-	defer m.saving.Unlock()
-	if rec, err = m.cfg.Store.MigrationRecord(args.Name); err != nil {
-		return nil, err
+	if rec.Fence == move.FenceNone {
+		m.cfg.sweep(ctx, t, rec.Source)
+	} else {
+		t.Logf("the source was powered off: start it again")
 	}
-	rec.Ended, rec.Forecast = move.PhaseRolledBack, nil
-	return nil, m.cfg.Store.Apply(operation.Put(move.RecordMigration, rec.Name, rec))
+	if rec.VM != nil {
+		return nil, nil // there is a step before this one
+	}
+	// Not with the step's end: who changes the pace looks whether it has ended, and writes.
+	return nil, m.end(rec.Name, move.PhaseRolledBack)
 }
 
 // discard removes the files of a move that we know, and then its folder: what somebody else
@@ -123,16 +163,21 @@ func (m *Migrations) discard(rec move.Record) error {
 		return err
 	}
 	defer root.Close() //nolint:errcheck // only looked at
-	var errs []error
+	var names []string
+	for _, path := range m.written(rec) {
+		names = append(names, filepath.Base(path))
+	}
 	for _, d := range rec.Disks {
-		for _, name := range []string{d.Name + ".raw", d.Name + ".map"} {
-			if err := root.Remove(filepath.Join(rec.Name, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+		names = append(names, d.Name+".raw", d.Name+".map")
+		for _, overlay := range []string{m.disk(rec.Name, d.Name), m.trial(rec.Name, d.Name)} {
+			names = append(names, filepath.Base(overlay), filepath.Base(overlay)+".new")
 		}
 	}
-	if err := root.Remove(rec.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	errs := []error{root.RemoveAll(filepath.Join(rec.Name, logs))}
+	for _, name := range append(names, "") {
+		if err := root.Remove(filepath.Join(rec.Name, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -204,6 +249,9 @@ func (s *stay) run(ctx context.Context) error {
 		asked, forget := s.m.now.raised(s.rec.Name)
 		err := s.round(ctx)
 		if err == nil {
+			err = s.attempt(ctx)
+		}
+		if err == nil {
 			err = s.rest(ctx, asked)
 		}
 		forget()
@@ -234,6 +282,46 @@ func (s *stay) open(ctx context.Context, verb string, args ...string) (io.ReadWr
 		words = append(words, "--disk", d.Name)
 	}
 	return s.server.Open(ctx, words[0], words[1:]...)
+}
+
+// dial is a connection to what serves the disks.
+func (s *stay) dial(ctx context.Context) (io.ReadWriteCloser, error) {
+	select {
+	case conn := <-s.held:
+		return conn, nil
+	default:
+		return s.open(ctx, "serve")
+	}
+}
+
+// mostHeld is how many connections are made before: sshd takes ten at once for all.
+const mostHeld = 6
+
+// hold makes connections for the passes to come: one for each disk at least.
+func (s *stay) hold(ctx context.Context) error {
+	s.held = make(chan io.ReadWriteCloser, mostHeld)
+	for range min(max(s.rec.Copy.Connections, len(s.rec.Disks)), mostHeld) {
+		conn, err := s.open(ctx, "serve")
+		if err != nil {
+			s.letGo()
+			return err
+		}
+		s.held <- conn
+	}
+	return nil
+}
+
+// letGo closes those that were not used.
+func (s *stay) letGo() {
+	for {
+		select {
+		case conn := <-s.held:
+			_ = conn.Close()
+		default:
+			s.held = nil
+			return
+		}
+	}
 }
 
 // track has the source tell what is written from now on, where it can.
@@ -292,13 +380,12 @@ func (s *stay) written(ctx context.Context, m *block.Mirror, disk string) []bloc
 // disk passes over one disk.
 func (s *stay) disk(ctx context.Context, i int) error {
 	d := s.rec.Disks[i]
-	path := filepath.Join(s.m.folder(s.rec.Name), d.Name)
-	mirror, err := block.OpenMirror(block.Spec{Path: path + ".raw", Map: path + ".map", ID: d.ID, Size: int64(d.Size)}) //nolint:gosec // report.Check and the kernel bound it
+	mirror, err := s.m.open(s.rec, d)
 	if err != nil {
 		return err
 	}
 	defer mirror.Close() //nolint:errcheck // a pass is durable when it has ended
-	release, err := s.m.claims.claim(path+".raw", mirror)
+	release, err := s.m.claims.claim(s.m.mirror(s.rec.Name, d.Name), mirror)
 	if err != nil {
 		return err
 	}
@@ -310,11 +397,11 @@ func (s *stay) disk(ctx context.Context, i int) error {
 	pulling, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	pass, err := block.Pull(pulling, mirror, d.Name, block.Options{
-		Dial:        func(ctx context.Context) (io.ReadWriteCloser, error) { return s.open(ctx, "serve") },
+		Dial:        s.dial,
 		Connections: s.rec.Copy.Connections, Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
 		Progress: func(p block.Progress) {
 			s.task.Progress(p.Done, p.Total)
-			if err := s.m.claims.check(path+".raw", mirror); err != nil {
+			if err := s.m.claims.check(s.m.mirror(s.rec.Name, d.Name), mirror); err != nil {
 				stop(err)
 			}
 		},
@@ -378,14 +465,14 @@ func (s *stay) heard() error {
 	return s.save()
 }
 
-// save stores what was done. How it is to be copied is what somebody may have changed since.
+// save stores what was done. How it is to be copied, and what is to be tried, is what somebody
+// may have changed since.
 func (s *stay) save() error {
-	s.m.saving.Lock()
-	defer s.m.saving.Unlock()
-	stored, err := s.m.cfg.Store.MigrationRecord(s.rec.Name)
-	if err != nil {
-		return err
+	rec, err := s.m.update(s.rec.Name, func(r *move.Record) {
+		r.Disks, r.Heard, r.Forecast = s.rec.Disks, s.rec.Heard, s.rec.Forecast
+	})
+	if err == nil {
+		s.rec = rec
 	}
-	s.rec.Copy = stored.Copy
-	return s.m.cfg.Store.Apply(operation.Put(move.RecordMigration, s.rec.Name, s.rec))
+	return err
 }

@@ -1,6 +1,11 @@
 package move
 
-import "gpuvirt/gpu"
+import (
+	"errors"
+	"regexp"
+
+	"gpuvirt/gpu"
+)
 
 // An Act is what somebody may ask of a move.
 type Act string
@@ -10,40 +15,129 @@ const (
 	ActSync     Act = "sync"
 	ActRetry    Act = "retry"
 	ActChange   Act = "change" // how it copies
+	ActRehearse Act = "rehearse"
+	ActCutover  Act = "cutover"
+	ActFenced   Act = "fenced" // somebody says that the source is off
+	ActAccept   Act = "accept" // somebody takes the VM though a check failed
 	ActRollback Act = "rollback"
 )
+
+// unitName is what systemd's names of units look like.
+var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.@\\-]{1,240}\.(service|socket|timer|target|path|mount)$`)
 
 // Allows tells whether an act would change anything; the error is why it would be refused,
 // with gpu.CodeConflict.
 func (m Migration) Allows(a Act) (changes bool, err error) {
 	switch a {
 	case ActSync:
-		if m.Phase == PhaseSyncing || m.Phase == PhaseReady {
+		if m.copies() {
 			return true, nil
 		}
-		return false, gpu.Errorf(gpu.CodeConflict, "cannot sync migration %q: it is %s", m.Name, m.Phase)
+		return false, m.refuse("sync", "it is %s", m.Phase)
 	case ActRetry:
 		if !m.Abandoned && (m.Phase == PhaseWaiting || m.Phase == PhaseFailed) {
 			return true, nil
 		}
-		return false, gpu.Errorf(gpu.CodeConflict, "cannot retry migration %q: it is %s, and waits for nobody", m.Name, m.Phase)
+		return false, m.refuse("retry", "it is %s, and waits for nobody", m.Phase)
 	case ActChange:
-		if m.Ended == "" {
+		if m.Ended == "" && m.Fence == FenceNone {
 			return true, nil
 		}
-		return false, gpu.Errorf(gpu.CodeConflict, "cannot change migration %q: it is %s", m.Name, m.Ended)
-	case ActRollback:
-		switch {
-		case m.Ended != "" || m.Phase == PhaseRollingBack:
-			return false, nil
-		case m.Abandoned:
-			return false, gpu.Errorf(gpu.CodeConflict, "cannot roll back migration %q: its operation was forgotten", m.Name).
-				WithHint("delete it, which removes its mirrors: gpuvirt migrate delete %s", m.Name)
-		case m.Phase == PhaseFailed:
-			return false, gpu.Errorf(gpu.CodeConflict, "cannot roll back migration %q: that has failed already", m.Name).
-				WithBlockers(gpu.Blocker{Kind: "operation", ID: m.Operation}).WithHint("try it again: gpuvirt migrate retry %s", m.Name)
+		return false, m.refuse("change", "it is %s", m.Phase)
+	case ActRehearse, ActCutover:
+		if err := m.tries(a); err != nil {
+			return false, err
 		}
 		return true, nil
+	case ActFenced:
+		if m.Phase == PhaseWaiting && m.Fence == FenceAsked {
+			return true, nil
+		}
+		return false, m.refuse("take the word that the source is off for", "it does not wait for that")
+	case ActAccept:
+		if m.Phase == PhaseWaiting && m.Unverified {
+			return true, nil
+		}
+		return false, m.refuse("accept", "it is %s, and no check of its VM has failed", m.Phase)
+	case ActRollback:
+		return m.rollback()
 	}
 	return false, gpu.Errorf(gpu.CodeInternal, "cannot %s a migration", a)
+}
+
+func (m Migration) refuse(verb, why string, args ...any) *gpu.Error {
+	return gpu.Errorf(gpu.CodeConflict, "cannot %s migration %q: "+why, append([]any{verb, m.Name}, args...)...)
+}
+
+// copies reports whether passes are made.
+func (m Migration) copies() bool { return m.Phase == PhaseSyncing || m.Phase == PhaseReady }
+
+// tries says why there can be no rehearsal or cut-over now.
+func (m Migration) tries(a Act) error {
+	verb := map[Act]string{ActRehearse: "rehearse", ActCutover: "cut over"}[a]
+	switch {
+	case m.Pending() != nil:
+		return m.refuse(verb, "a %s is under way", m.Pending().Kind).WithBlockers(gpu.Blocker{Kind: "operation", ID: m.Operation})
+	case !m.copies():
+		return m.refuse(verb, "it is %s", m.Phase)
+	case m.VM == nil:
+		return m.refuse(verb, "it was begun by a version that could only copy").WithHint("roll it back and begin it again")
+	case m.Forecast == nil:
+		return m.refuse(verb, "its disks were not passed over yet since the source was reached")
+	}
+	return nil
+}
+
+// Refuses says why an attempt would be refused now; nil: it would not.
+func (m Migration) Refuses(kind AttemptKind, w CutWish) error {
+	err := w.Check()
+	switch {
+	case err == nil && kind == Cutover && w.Live:
+		err = errors.New("live is of rehearsals")
+	case err == nil && kind == Rehearsal && w.Unrehearsed != "":
+		err = errors.New("unrehearsed is of cut-overs")
+	}
+	if err != nil {
+		return gpu.Errorf(gpu.CodeInvalid, "cannot try a %s of migration %q: %w", kind, m.Name, err)
+	}
+	if kind == Cutover {
+		return m.canCut(w)
+	}
+	return m.tries(ActRehearse)
+}
+
+// canCut says why a cut-over as somebody wants it would be refused.
+func (m Migration) canCut(w CutWish) error {
+	if err := m.tries(ActCutover); err != nil {
+		return err
+	}
+	last := m.Last(Rehearsal)
+	switch {
+	case w.Unrehearsed != "":
+	case last == nil:
+		return m.refuse("cut over", "it was not rehearsed").WithHint("gpuvirt migrate rehearse %s; or say why it need not be: --unrehearsed REASON", m.Name)
+	case last.State != Passed:
+		return m.refuse("cut over", "the last rehearsal has failed: %s", last.Problem).WithHint("rehearse it again, or say why it need not be: --unrehearsed REASON")
+	}
+	if f := m.Forecast; float64(w.Limit) < f.FinalSeconds && !f.Fits {
+		return m.refuse("cut over", "the last pass would take %.0f s, and the source may be at rest for %.0f s", f.FinalSeconds, max(f.BudgetSeconds, float64(w.Limit))).
+			WithHint("wait until less changes, or allow more: --limit")
+	}
+	return nil
+}
+
+func (m Migration) rollback() (changes bool, err error) {
+	switch {
+	case m.Phase == PhaseDone:
+		return false, m.refuse("roll back", "it is done, and its VM goes on by itself")
+	case m.Ended != "" || m.Phase == PhaseRollingBack:
+		return false, nil
+	case m.Abandoned:
+		return false, m.refuse("roll back", "its operation was forgotten").
+			WithHint("delete it, which removes its mirrors: gpuvirt migrate delete %s", m.Name)
+	case m.Phase == PhaseFailed:
+		return false, m.refuse("roll back", "that has failed already").
+			WithBlockers(gpu.Blocker{Kind: "operation", ID: m.Operation}).WithHint("try it again: gpuvirt migrate retry %s", m.Name)
+	}
+	return true, nil
 }

@@ -21,8 +21,13 @@ type Phase string
 
 // The phases of a move.
 const (
+	PhasePlanned     Phase = "planned"      // its VM is defined and its partitions are reserved
 	PhaseSyncing     Phase = "syncing"      // the disks are copied, the source runs
 	PhaseReady       Phase = "ready"        // so little changes that the last pass fits the downtime
+	PhaseRehearsing  Phase = "rehearsing"   // the VM is tried on a copy of the mirrors, the source runs
+	PhaseCuttingOver Phase = "cutting-over" // the source is at rest, then off; the VM is made of its mirrors
+	PhaseVerifying   Phase = "verifying"    // the VM runs, and is looked at
+	PhaseDone        Phase = "done"         // the VM is what the server was
 	PhaseWaiting     Phase = "waiting"      // a person must act: see the operation's reason
 	PhaseRollingBack Phase = "rolling-back" // what was made here is taken away
 	PhaseRolledBack  Phase = "rolled-back"  // nothing of it is left here; the source is as it was
@@ -31,7 +36,7 @@ const (
 
 // Phases are all there are.
 func Phases() []Phase {
-	return []Phase{PhaseSyncing, PhaseReady, PhaseWaiting, PhaseRollingBack, PhaseRolledBack, PhaseFailed}
+	return []Phase{PhasePlanned, PhaseSyncing, PhaseReady, PhaseRehearsing, PhaseCuttingOver, PhaseVerifying, PhaseDone, PhaseWaiting, PhaseRollingBack, PhaseRolledBack, PhaseFailed}
 }
 
 // Limits of what is asked for.
@@ -50,6 +55,7 @@ type Wish struct {
 	Assessment string // of the server that is moved
 	Plan       assess.Wish
 	Copy       Copy
+	VM         VMWish
 }
 
 // Copy says how the disks are copied. Zero values are the defaults.
@@ -96,6 +102,16 @@ type Record struct {
 	Created    time.Time     `json:"created"`
 	Operation  string        `json:"operation"`
 	Disks      []Disk        `json:"disks"`
+	Wanted     VMWish        `json:"wanted"`
+	// VM is the VM to be; nil: it was begun by a version that only copied.
+	VM *VM `json:"vm,omitempty"`
+	// Attempts are the last rehearsals and cut-overs, oldest first.
+	Attempts []Attempt `json:"attempts,omitempty"`
+	Fence    Fence     `json:"fence,omitempty"`
+	// BootID is the source's when it was told to power off.
+	BootID string `json:"boot_id,omitempty"`
+	// Accepted is who has taken the VM though a check failed, and why.
+	Accepted string `json:"accepted,omitempty"`
 	// Heard is when the source was heard of last.
 	Heard time.Time `json:"heard,omitzero"`
 	// Forecast is what the last passes lead to; nil: there was none yet.
@@ -113,6 +129,8 @@ type Migration struct {
 	// Abandoned is set where nobody works on it any more though it has not ended: its mirrors
 	// may still be here.
 	Abandoned bool
+	// Unverified is set where it waits as a check of its VM has failed.
+	Unverified bool
 }
 
 // Disk is a disk that is moved.

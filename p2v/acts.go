@@ -1,0 +1,96 @@
+package p2v
+
+import (
+	"context"
+
+	"gpuvirt/gpu"
+	"gpuvirt/p2v/move"
+)
+
+// Rehearse asks for the VM to be tried on a copy, with its partitions and without a network.
+// The source is at rest for as long as what was written since the last pass takes.
+func (m *Migrations) Rehearse(name, actor string, w move.CutWish) (move.Migration, error) {
+	return m.try(name, actor, move.Rehearsal, w)
+}
+
+// CutOver asks for the server to become the VM now.
+func (m *Migrations) CutOver(name, actor string, w move.CutWish) (move.Migration, error) {
+	return m.try(name, actor, move.Cutover, w)
+}
+
+func (m *Migrations) try(name, actor string, kind move.AttemptKind, w move.CutWish) (move.Migration, error) {
+	act := move.ActRehearse
+	if kind == move.Cutover {
+		act = move.ActCutover
+	}
+	r, err := m.ask(name, act, func(v move.Migration, r *move.Record) error {
+		if err := v.Refuses(kind, w); err != nil {
+			return err
+		}
+		r.Try(move.Attempt{Kind: kind, Wish: w, Actor: actor, Asked: m.cfg.Now().UTC(), State: move.Asked})
+		return nil
+	})
+	if err != nil {
+		return move.Migration{}, err
+	}
+	m.now.raise(name)
+	return m.view(r)
+}
+
+// Fenced takes somebody's word that the source is off, where that could not be found out.
+func (m *Migrations) Fenced(name, actor string) (move.Migration, error) {
+	_, err := m.ask(name, move.ActFenced, func(_ move.Migration, r *move.Record) error {
+		r.Fence = move.FenceOff
+		if a := r.Last(move.Cutover); a != nil {
+			a.State, a.Problem = move.Passed, ""
+			a.Phase = "the source is off, as " + actor + " says"
+		}
+		return nil
+	})
+	if err != nil {
+		return move.Migration{}, err
+	}
+	return m.Retry(name)
+}
+
+// Accept takes a VM as it is though a check of it has failed.
+func (m *Migrations) Accept(name, actor, reason string) (move.Migration, error) {
+	_, err := m.ask(name, move.ActAccept, func(_ move.Migration, r *move.Record) error {
+		r.Accepted = actor + ": " + reason
+		return nil
+	})
+	if err != nil {
+		return move.Migration{}, err
+	}
+	return m.Retry(name)
+}
+
+// inUse says which moves rest on an assessment, nil: none does.
+func (c Config) inUse(assessment string) error {
+	all, err := c.Store.MigrationRecords()
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if r.Assessment == assessment && r.Ended == "" {
+			return gpu.Errorf(gpu.CodeConflict, "cannot delete assessment %q: a migration rests on it", assessment).
+				WithBlockers(gpu.Blocker{Kind: "migration", ID: r.Name})
+		}
+	}
+	return nil
+}
+
+// discardForgotten is Delete's way to what a forgotten move has left.
+func (m *Migrations) discardForgotten(ctx context.Context, v move.Migration) error {
+	if !v.Abandoned {
+		return nil
+	}
+	if v.Fence != move.FenceNone {
+		return gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: its source was powered off, and its VM may be all there is", v.Name).
+			WithHint("look which of them is to stay; what is of no use is in %s", m.folder(v.Name))
+	}
+	if err := m.clear(ctx, v.Record); err != nil {
+		return gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: what it left cannot be removed: %w", v.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package p2v
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/freeze"
+	"gpuvirt/p2v/move"
+)
+
+// errFenced ends the copying: the source is off, and its mirrors are what it was.
+var errFenced = errors.New("the source is off")
+
+// attempt carries out what somebody has asked to be tried, if anything. The error is that of
+// the stay: an attempt that failed is kept as such, and the source goes on.
+func (s *stay) attempt(ctx context.Context) error {
+	if err := s.save(); err != nil {
+		return err
+	}
+	a := s.rec.Pending()
+	if a == nil {
+		return nil
+	}
+	t := &try{stay: s, wish: a.Wish, kind: a.Kind, actor: a.Actor}
+	if err := t.note(func(a *move.Attempt) { a.State, a.Began = move.Running, s.m.cfg.Now().UTC() }); err != nil {
+		return err
+	}
+	s.task.Logf("%s begins, as %s has asked", a.Kind, a.Actor)
+	var err error
+	if a.Kind == move.Rehearsal {
+		err = t.rehearse(ctx)
+	} else {
+		err = t.cutOver(ctx)
+	}
+	if errors.Is(err, errFenced) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		err = cause
+	}
+	if noteErr := t.ended(err); noteErr != nil {
+		return noteErr
+	}
+	if err != nil {
+		s.task.Logf("%s has failed, and the source goes on: %v", t.kind, err)
+	} else {
+		s.task.Logf("%s has passed", t.kind)
+	}
+	return t.lost
+}
+
+// A try is an attempt under way.
+type try struct {
+	*stay
+	kind  move.AttemptKind
+	wish  move.CutWish
+	actor string
+	// quiet is what had been written since the source came to rest, when it was copied.
+	quiet []freeze.Written
+	// lost is why the stay cannot go on, though the attempt has ended.
+	lost error
+}
+
+// note changes what is kept of the attempt.
+func (t *try) note(change func(*move.Attempt)) error {
+	rec, err := t.m.update(t.rec.Name, func(r *move.Record) {
+		if a := r.Pending(); a != nil {
+			change(a)
+		}
+	})
+	if err == nil {
+		t.rec = rec
+	}
+	return err
+}
+
+// phase tells what is being done.
+func (t *try) phase(what string) error {
+	t.task.Logf("%s: %s", t.kind, what)
+	return t.note(func(a *move.Attempt) { a.Phase = what })
+}
+
+func (t *try) ended(err error) error {
+	return t.note(func(a *move.Attempt) { finish(a, t.m.cfg.Now(), err) })
+}
+
+func finish(a *move.Attempt, now time.Time, err error) {
+	a.Ended, a.State = now.UTC(), move.Passed
+	if err != nil {
+		a.State, a.Problem = move.Failed, err.Error()
+		if e, ok := errors.AsType[*gpu.Error](err); ok && e.Hint != "" {
+			a.Problem += "; " + e.Hint
+		}
+	}
+}
+
+// limit is for how long the source may be at rest.
+func (t *try) limit() time.Duration {
+	if t.wish.Limit > 0 {
+		return time.Duration(t.wish.Limit) * time.Second
+	}
+	if t.rec.Plan.DowntimeSeconds > 0 {
+		return time.Duration(t.rec.Plan.DowntimeSeconds * float64(time.Second))
+	}
+	return move.DefaultDowntime
+}
+
+// still has the source at rest while something is done, within the limit; it goes on when
+// that has returned, whatever came of it. In an error of it the source runs already or is
+// about to: it wakes by itself.
+func (t *try) still(ctx context.Context, do func(ctx context.Context, f *freeze.Client) error) error {
+	limit := t.limit()
+	conn, err := t.open(ctx, "freeze")
+	if err != nil {
+		return err
+	}
+	asking, done := context.WithTimeout(ctx, time.Minute)
+	f, err := freeze.Connect(asking, conn)
+	done()
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // the source wakes when it is closed
+	if facts := f.Facts(); facts.HungTaskPanic && limit > time.Duration(facts.HungTaskSeconds)*time.Second/2 {
+		return gpu.Errorf(gpu.CodeConflict, "cannot bring the source to rest for %s: its kernel panics when a program waits for %d s", limit, facts.HungTaskSeconds).
+			WithHint("set kernel.hung_task_panic=0 there meanwhile, or allow less: --limit")
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, gpu.Errorf(gpu.CodeConflict, "the source was at rest for %s, which is the limit", limit).
+		WithHint("allow more with --limit, or rehearse what takes so long"))
+	defer cancel()
+	if err := t.note(func(a *move.Attempt) { a.AtRest = t.m.cfg.Now().UTC() }); err != nil {
+		return err
+	}
+	defer func() { // it may have ended by then
+		_, err := t.m.update(t.rec.Name, func(r *move.Record) {
+			if a := r.Last(t.kind); a != nil {
+				a.Rest = t.m.cfg.Now().Sub(a.AtRest).Seconds()
+			}
+		})
+		if err != nil {
+			t.task.Logf("%v", err)
+		}
+	}()
+	if err := t.hold(ctx); err != nil {
+		return err
+	}
+	defer t.letGo()
+	if err := f.Freeze(ctx, limit, t.wish.Stop); err != nil {
+		return because(ctx, err)
+	}
+	err = do(ctx, f)
+	if errors.Is(err, errFenced) || t.rec.Fence != move.FenceNone {
+		return err // off, or nobody knows: where the order did not arrive it wakes when it is closed
+	}
+	waking, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer done()
+	if thawErr := f.Thaw(waking); thawErr != nil {
+		t.task.Logf("the source was not woken, and wakes by itself: %v", thawErr)
+		t.lost = gpu.Wrap(thawErr, gpu.CodeUnavailable, "cannot go on with the source")
+	}
+	return because(ctx, err)
+}
+
+// because is why something failed: that its time was over, if it was.
+func because(ctx context.Context, err error) error {
+	if err != nil && context.Cause(ctx) != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// looks is how often it is looked whether the source has come to rest: md writes its metadata
+// a moment after the last write.
+const looks = 5
+
+// lastPass copies what was written until the source came to rest, and makes sure that nothing
+// is written any more. Without a client, the source runs.
+func (t *try) lastPass(ctx context.Context, f *freeze.Client) error {
+	if err := t.phase("last pass"); err != nil {
+		return err
+	}
+	if f == nil {
+		return t.round(ctx)
+	}
+	before, err := f.Quiet(ctx)
+	if err != nil {
+		return err
+	}
+	for range looks {
+		// What was written before this pass is known to have been, and it copies that.
+		if err := t.round(ctx); err != nil {
+			return err
+		}
+		if t.wish.Verify {
+			if err := t.phase("comparing all of the disks"); err != nil {
+				return err
+			}
+			if err := t.compare(ctx); err != nil {
+				return err
+			}
+		}
+		now, err := f.Quiet(ctx)
+		if err != nil {
+			return err
+		}
+		if t.quiet = now; slices.Equal(before, now) {
+			return nil
+		}
+		before = now
+	}
+	return restless(before)
+}
+
+// restless is the error of a source on which something is written though it is frozen.
+func restless(written []freeze.Written) error {
+	var where []string
+	for _, w := range written {
+		where = append(where, fmt.Sprintf("%d bytes to %s", w.Bytes, w.Device))
+	}
+	return gpu.Errorf(gpu.CodeConflict, "the source is not at rest, though its filesystems are frozen: %s were written", strings.Join(where, ", ")).
+		WithHint("stop what writes to it past any filesystem, or to one that cannot be frozen: --stop-service")
+}
+
+// broken clears up what an earlier call, or an earlier daemon, left in the middle. The error is
+// errFenced where the source was powered off.
+func (m *Migrations) broken(ctx context.Context, t *operation.Task, rec move.Record) error {
+	switch rec.Fence {
+	case move.FenceOff:
+		return errFenced
+	case move.FenceAsked:
+		return m.resolve(ctx, t, rec)
+	case move.FenceNone:
+	}
+	if err := m.strike(ctx, rec); err != nil {
+		return err
+	}
+	_, err := m.update(rec.Name, func(r *move.Record) {
+		if a := r.Pending(); a != nil {
+			finish(a, m.cfg.Now(), fmt.Errorf("it was broken off, and the source has gone on: ask again"))
+		}
+	})
+	return err
+}

@@ -1,0 +1,185 @@
+package p2v
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/block"
+	"gpuvirt/p2v/freeze"
+	"gpuvirt/p2v/move"
+)
+
+// cutOver brings the source to rest, copies what is left, makes the VM's disks, and powers
+// the source off. Until then all of it can be taken back, and is where something fails: the
+// source goes on as if nothing had been.
+func (t *try) cutOver(ctx context.Context) error {
+	release, err := t.m.converter(ctx, t.rec)
+	if err != nil {
+		return err
+	}
+	defer release()
+	t.baseline(ctx)
+	return t.still(ctx, func(ctx context.Context, f *freeze.Client) error {
+		err := t.lastPass(ctx, f)
+		if err == nil {
+			err = t.convert(ctx, t.m.disk)
+		}
+		if err == nil {
+			err = t.fence(ctx, f)
+		}
+		if err != nil && !errors.Is(err, errFenced) && t.rec.Fence == move.FenceNone {
+			err = errors.Join(err, t.m.removeOverlays(t.rec))
+		}
+		return err
+	})
+}
+
+// fence powers the source off. What comes after the order is known to have arrived cannot be
+// taken back.
+func (t *try) fence(ctx context.Context, f *freeze.Client) error {
+	// It is at rest still, and was all the time.
+	now, err := f.Quiet(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !slices.Equal(now, t.quiet):
+		return restless(now)
+	}
+	if err := t.phase("powering the source off"); err != nil {
+		return err
+	}
+	if err := t.fenced(move.FenceAsked, f.Facts().BootID); err != nil {
+		return err
+	}
+	ordered, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	err = f.PowerOff(ordered)
+	cancel()
+	if err != nil {
+		if _, unsure := errors.AsType[*freeze.UnsureError](err); !unsure {
+			return errors.Join(err, t.fenced(move.FenceNone, ""))
+		}
+		t.lost = err
+		return t.doubt(err)
+	}
+	waiting, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.m.cfg.Patience.Off)
+	defer cancel()
+	if !t.m.away(waiting, t.task, t.rec) {
+		t.lost = errors.New("the source was told to power off, and still answers")
+		return t.doubt(t.lost)
+	}
+	if err := t.fenced(move.FenceOff, t.rec.BootID); err != nil {
+		return err
+	}
+	if err := t.ended(nil); err != nil {
+		t.task.Logf("%v", err)
+	}
+	return errFenced
+}
+
+func (t *try) fenced(as move.Fence, boot string) error {
+	rec, err := t.m.update(t.rec.Name, func(r *move.Record) { r.Fence, r.BootID = as, boot })
+	if err == nil {
+		t.rec = rec
+	}
+	return err
+}
+
+// doubt has a person look: the source may be off, or not.
+func (t *try) doubt(err error) error {
+	return fmt.Errorf("it is not known whether the source is off: %w", err)
+}
+
+// away waits until the source does not answer any more.
+func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Record) bool {
+	again := time.NewTicker(min(m.cfg.Patience.Pause, 500*time.Millisecond))
+	defer again.Stop()
+	for {
+		trying, cancel := context.WithTimeout(ctx, 3*time.Second)
+		server, err := m.cfg.Dial(trying, rec.Source)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case err != nil && gpu.CodeOf(err) == gpu.CodeUnavailable:
+			return true
+		case err != nil:
+			t.Logf("the source still answers: %v", err)
+		default:
+			_ = server.Close()
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// resolve finds out what became of a source that was told to power off.
+func (m *Migrations) resolve(ctx context.Context, t *operation.Task, rec move.Record) error {
+	server, err := m.cfg.Dial(ctx, rec.Source)
+	if passing(err) {
+		return &operation.WaitError{Reason: "it is not known whether the source is off: it does not answer. Make sure that it is, and say so (gpuvirt migrate fenced " + rec.Name +
+			"); or start it, and retry: then it is copied on"}
+	}
+	if err != nil {
+		return err
+	}
+	if err := server.Close(); err != nil {
+		t.Logf("%v", err)
+	}
+	t.Logf("the source runs: it was not powered off, or was started again")
+	if err := m.strike(ctx, rec); err != nil {
+		return err
+	}
+	_, err = m.update(rec.Name, func(r *move.Record) {
+		r.Fence, r.BootID, r.Forecast = move.FenceNone, "", nil
+		if a := r.Pending(); a != nil {
+			finish(a, m.cfg.Now(), errors.New("the source runs: it was not powered off, or was started again"))
+		}
+	})
+	return err
+}
+
+// compare reads all of the disks, on both sides.
+func (t *try) compare(ctx context.Context) error {
+	for _, d := range t.rec.Disks {
+		if err := t.compareDisk(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *try) compareDisk(ctx context.Context, d move.Disk) error {
+	mirror, err := t.m.open(t.rec, d)
+	if err != nil {
+		return err
+	}
+	defer mirror.Close() //nolint:errcheck // it is only read
+	v, err := block.Verify(ctx, mirror, d.Name, block.Options{
+		Dial:        t.dial,
+		Connections: t.rec.Copy.Connections, Limit: t.m.limit(t.rec.Name), Patience: 30 * time.Second,
+		Progress: func(p block.Progress) { t.task.Progress(p.Done, p.Total) },
+	})
+	if err != nil {
+		return err
+	}
+	if len(v.Differ) > 0 {
+		return gpu.Errorf(gpu.CodeConflict, "the mirror of %s is not as the disk is: %d parts of it differ", d.Name, len(v.Differ)).
+			WithHint("sync it, and try again: those are copied anew")
+	}
+	return nil
+}
+
+// open opens the mirror of a disk.
+func (m *Migrations) open(rec move.Record, d move.Disk) (*block.Mirror, error) {
+	path := filepath.Join(m.folder(rec.Name), d.Name)
+	return block.OpenMirror(block.Spec{Path: path + ".raw", Map: path + ".map", ID: d.ID, Size: int64(d.Size)}) //nolint:gosec // report.Check and the kernel bound it
+}

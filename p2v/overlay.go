@@ -1,0 +1,172 @@
+package p2v
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"gpuvirt/gpu"
+	"gpuvirt/p2v/convert"
+	"gpuvirt/p2v/guest"
+	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/report"
+)
+
+// converter waits until nobody else runs programs on disks: they take a processor and
+// gigabytes each. It is had before a source is brought to rest.
+func (m *Migrations) converter(ctx context.Context, rec move.Record) (release func(), err error) {
+	select {
+	case m.converting <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	release = func() { <-m.converting }
+	if rec.Wanted.Convert == move.ConvertNone {
+		return release, nil
+	}
+	tools, err := m.cfg.Converter.Probe(ctx) // minutes, the first time after a boot
+	if err == nil {
+		err = tools.Ready()
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// convert makes the VM's disks over the mirrors, at the paths that name tells. A failure leaves them
+// to who removes them.
+func (t *try) convert(ctx context.Context, name func(name, disk string) string) error {
+	if err := t.phase("making disks"); err != nil {
+		return err
+	}
+	dir := filepath.Join(t.m.folder(t.rec.Name), logs)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	seen, err := t.m.inspected(t.rec.Assessment)
+	if err != nil {
+		return err
+	}
+	domain, err := t.m.domain(t.rec, *seen.Report)
+	if err != nil {
+		return err
+	}
+	job := guest.Job(domain)
+	job.Dir = dir
+	for _, d := range t.rec.Disks {
+		o, err := t.m.cfg.Converter.Overlay(ctx, t.m.mirror(t.rec.Name, d.Name), name(t.rec.Name, d.Name))
+		if err != nil {
+			return err
+		}
+		job.Disks = append(job.Disks, o)
+	}
+	if t.rec.Wanted.Convert == move.ConvertNone {
+		return nil
+	}
+	job.Progress = func(p convert.Progress) { t.task.Logf("%s: %s", p.Phase, report.CleanString(p.Text)) }
+	edits, err := t.edits(ctx, *seen.Report)
+	if err != nil {
+		return err
+	}
+	if len(edits) > 0 {
+		if err := t.phase("changing the guest"); err != nil {
+			return err
+		}
+		if _, err := t.m.cfg.Converter.Customize(ctx, job, edits); err != nil {
+			return err
+		}
+	}
+	if err := t.phase("converting"); err != nil {
+		return err
+	}
+	result, err := t.m.cfg.Converter.Convert(ctx, job)
+	for _, w := range result.Warnings {
+		t.task.Logf("virt-v2v warns: %s", report.CleanString(w))
+	}
+	return err
+}
+
+// edits are what is changed in the guest, as the plan has it now.
+func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, error) {
+	plan, err := t.m.plan(ctx, seen, t.rec.Plan)
+	if err != nil {
+		return nil, err
+	}
+	edits, left, err := guest.Edits(seen, plan, guest.Options{Agent: t.m.cfg.Agent})
+	if err != nil {
+		return nil, err
+	}
+	var told []move.Left
+	for _, l := range left {
+		told = append(told, move.Left{ID: l.Change.ID, What: l.Change.What, By: string(l.By), Why: l.Why, Items: l.Change.Items})
+	}
+	return edits, t.note(func(a *move.Attempt) { a.Left = told })
+}
+
+// removeOverlays deletes the VM's disks, those of rehearsals too, and what the VM has written there.
+func (m *Migrations) removeOverlays(rec move.Record) error {
+	var errs []error
+	for _, d := range rec.Disks {
+		for _, path := range []string{m.disk(rec.Name, d.Name), m.trial(rec.Name, d.Name)} {
+			errs = append(errs, convert.Overlay{Path: path, Mirror: m.mirror(rec.Name, d.Name)}.Remove())
+		}
+	}
+	for _, path := range m.written(rec) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// written are the files that libvirt makes beside the disks: what the VM says on its console,
+// and what a rehearsal's firmware has kept.
+func (m *Migrations) written(rec move.Record) []string {
+	out := []string{m.console(rec.Name)}
+	for _, d := range rec.Disks {
+		out = append(out, m.trial(rec.Name, d.Name)+gpu.TrialNVRAM)
+	}
+	return out
+}
+
+// strike takes down what a try has put up: a VM that runs, its disks, its network. It must not
+// be called where the source is off, or may be.
+func (m *Migrations) strike(ctx context.Context, rec move.Record) error {
+	if rec.VM == nil {
+		return nil
+	}
+	if err := m.cfg.VMs.Stop(ctx, rec.VM.UUID); err != nil {
+		return err
+	}
+	if err := m.cfg.VMs.DestroyNetwork(ctx, network(rec)); err != nil {
+		return err
+	}
+	return m.removeOverlays(rec)
+}
+
+// clear removes all that a move whose operation was forgotten has left.
+func (m *Migrations) clear(ctx context.Context, rec move.Record) error {
+	if rec.VM != nil {
+		if err := m.strike(ctx, rec); err != nil {
+			return err
+		}
+		for _, s := range rec.VM.Slices {
+			a, err := m.cfg.Assignments.Assignment(ctx, s.Assignment)
+			if err == nil && a.Wish.VM == rec.VM.UUID {
+				return gpu.Errorf(gpu.CodeConflict, "assignment %q still holds a partition for its VM", s.Assignment).
+					WithBlockers(gpu.Blocker{Kind: "assignment", ID: s.Assignment}).WithHint("gpuvirt detach %s", s.Assignment)
+			}
+			if err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
+				return err
+			}
+		}
+		if err := m.cfg.VMs.Undefine(ctx, rec.VM.UUID, rec.Operation); err != nil {
+			return err
+		}
+	}
+	return m.discard(rec)
+}

@@ -1,0 +1,115 @@
+package p2v
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"gpuvirt/gpu"
+	"gpuvirt/p2v/convert"
+	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/verify"
+)
+
+// network is the name of the network without a way out that a rehearsal is on.
+func network(rec move.Record) string { return "gpuvirt-" + rec.Operation }
+
+// rehearse starts the VM on a copy of what the source is now, with its partitions and without
+// a network, looks at it, and takes it all down again. The source is at rest for as long as
+// the last pass takes.
+func (t *try) rehearse(ctx context.Context) (err error) {
+	release, err := t.m.converter(ctx, t.rec)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if t.wish.Live {
+		err = t.lastPass(ctx, nil)
+	} else {
+		t.baseline(ctx)
+		err = t.still(ctx, t.lastPass)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		striking, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		err = errors.Join(err, t.m.strike(striking, t.rec))
+	}()
+	if err := t.convert(ctx, t.m.trial); err != nil {
+		return err
+	}
+	if err := t.phase("starting the VM"); err != nil {
+		return err
+	}
+	doc, err := convert.IsolatedNetwork(network(t.rec), uuid.NewSHA1(uuid.NameSpaceOID, []byte(t.rec.VM.UUID)).String())
+	if err != nil {
+		return err
+	}
+	if err := t.m.cfg.VMs.CreateNetwork(ctx, doc); err != nil {
+		return err
+	}
+	trial := gpu.Trial{Disks: map[string]string{}, Network: network(t.rec)}
+	for _, d := range t.rec.Disks {
+		trial.Disks[t.m.disk(t.rec.Name, d.Name)] = t.m.trial(t.rec.Name, d.Name)
+	}
+	if err := t.m.cfg.VMs.StartTrial(ctx, t.rec.VM.UUID, t.rec.Operation, trial); err != nil {
+		return err
+	}
+	if err := t.phase("looking at the VM"); err != nil {
+		return err
+	}
+	a := t.rec.Pending()
+	if a == nil {
+		return errors.New("nobody wants it any more")
+	}
+	r, err := t.m.look(ctx, t.rec, a.Before, false, func(r verify.Result) { t.task.Logf("%s: %s %s", r.Title, r.State, r.Text) })
+	if err != nil {
+		return err
+	}
+	if err := t.note(func(a *move.Attempt) { a.Report = &r }); err != nil {
+		return err
+	}
+	if r.Verdict != verify.StateOK {
+		return failed(r)
+	}
+	return nil
+}
+
+// failed says what of a VM is not as it should be.
+func failed(r verify.Report) error {
+	text := ""
+	for _, c := range r.Results {
+		if c.State == verify.StateFailed || c.State == verify.StateUnknown && r.Verdict == verify.StateUnknown {
+			if text += c.Title + ": " + c.Text + "; "; len(text) > 400 {
+				break
+			}
+		}
+	}
+	return gpu.Errorf(gpu.CodeConflict, "the VM is not what it should be: %s", text)
+}
+
+// baseline has the person's checks run on the source, where it does not matter whether they
+// pass: what they say is compared with.
+func (t *try) baseline(ctx context.Context) {
+	if err := t.phase("the checks on the source"); err != nil {
+		t.task.Logf("%v", err)
+		return
+	}
+	e, err := t.m.expect(ctx, t.rec, false)
+	if err != nil {
+		t.task.Logf("the checks were not run on the source: %v", err)
+		return
+	}
+	b := verify.Before(ctx, verify.Remote{Open: func(ctx context.Context) (io.ReadWriteCloser, error) {
+		return t.server.Open(ctx, t.program[0], append(slices.Clone(t.program[1:]), "run")...)
+	}}, e)
+	if err := t.note(func(a *move.Attempt) { a.Before = &b }); err != nil {
+		t.task.Logf("%v", err)
+	}
+}
