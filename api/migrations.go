@@ -13,6 +13,64 @@ type MigrationRequest struct {
 	Assessment string       `json:"assessment"`
 	Plan       *PlanRequest `json:"plan,omitempty"`
 	Copy       *CopyRequest `json:"copy,omitempty"`
+	VM         *VMRequest   `json:"vm,omitempty"`
+}
+
+// VMRequest says what the VM is to be like, beside what the plan has. All of it may be left
+// out.
+type VMRequest struct {
+	Name string `json:"name,omitempty"` // as the migration if left out
+	// Network and Bridge are where NICs are plugged in that NICs does not name: a network of
+	// libvirt, or a bridge of the host. Neither: their cable is out.
+	Network string       `json:"network,omitempty"`
+	Bridge  string       `json:"bridge,omitempty"`
+	NICs    []NICRequest `json:"nics,omitempty"`
+	// CPU is a model of libvirt, or host-passthrough, host-model, maximum; left out:
+	// host-passthrough.
+	CPU string `json:"cpu,omitempty"`
+	// Emulated has it run without the processor's help, which is slow.
+	Emulated bool `json:"emulated,omitempty"`
+	// Convert is virt-v2v, which is the default, or none.
+	Convert string         `json:"convert,omitempty"`
+	Checks  []CheckRequest `json:"checks,omitempty"`
+}
+
+// NICRequest says where a NIC of the server is plugged in. Neither: its cable is out.
+type NICRequest struct {
+	MAC     string `json:"mac"`
+	Network string `json:"network,omitempty"`
+	Bridge  string `json:"bridge,omitempty"`
+}
+
+// CheckRequest is a command that tells whether the workload is well, in the VM and on the
+// server before.
+type CheckRequest struct {
+	Name    string   `json:"name"`
+	Command []string `json:"command"`           // its words; there is no shell
+	Seconds int      `json:"seconds,omitempty"` // it has; default 60
+	Exit    int      `json:"exit,omitempty"`    // its exit status when all is well
+	Output  string   `json:"output,omitempty"`  // an expression (RE2) that its output matches
+}
+
+// TryRequest says how the server is brought to rest for a rehearsal or a cut-over.
+type TryRequest struct {
+	// StopServices are services of the server that are stopped before, and started again if it
+	// goes on.
+	StopServices []string `json:"stop_services,omitempty"`
+	// LimitSeconds is for how long it may be at rest; then it goes on by itself, and the try
+	// has failed. 0: the plan's downtime.
+	LimitSeconds int `json:"limit_seconds,omitempty"`
+	// Verify compares all of the disks meanwhile.
+	Verify bool `json:"verify,omitempty"`
+	// Live is of rehearsals: the server is not brought to rest.
+	Live bool `json:"live,omitempty"`
+	// Unrehearsed is of cut-overs: why no rehearsal has to have passed.
+	Unrehearsed string `json:"unrehearsed,omitempty"`
+}
+
+// AcceptRequest takes a VM as it is though a check of it has failed.
+type AcceptRequest struct {
+	Reason string `json:"reason"`
 }
 
 // MigrationPatch changes how the disks of a migration are copied.
@@ -83,6 +141,15 @@ type Migration struct {
 	Disks []move.Disk `json:"disks"`
 	// Forecast is what the last passes lead to; nil: there was none yet.
 	Forecast *move.Forecast `json:"forecast,omitempty"`
+
+	Wanted move.VMWish `json:"wanted"`       // of the VM
+	VM     *move.VM    `json:"vm,omitempty"` // nil: it was begun by a version that only copied
+	// Attempts are the last rehearsals and cut-overs, oldest first.
+	Attempts []move.Attempt `json:"attempts"`
+	// Fence is empty while the server runs, asked where it is not known whether it is off, and
+	// off.
+	Fence    string `json:"fence,omitempty"`
+	Accepted string `json:"accepted,omitempty"` // who has taken the VM though a check failed, and why
 }
 
 // MigrationPlan says how a server would be moved to this host as it is now.

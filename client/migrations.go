@@ -63,13 +63,45 @@ func (c *Client) RollbackMigration(ctx context.Context, name string) (api.Migrat
 	return one[api.Migration](ctx, c, acting(name, "rollback"))
 }
 
-// PlanMigration returns what sync, retry or rollback would do.
+// RehearseMigration has the VM of one tried on a copy.
+func (c *Client) RehearseMigration(ctx context.Context, name string, how api.TryRequest) (api.Migration, error) {
+	return one[api.Migration](ctx, c, asking(name, "rehearse", how))
+}
+
+// CutOverMigration has a server become its VM.
+func (c *Client) CutOverMigration(ctx context.Context, name string, how api.TryRequest) (api.Migration, error) {
+	return one[api.Migration](ctx, c, asking(name, "cutover", how))
+}
+
+// PlanTryMigration returns what a rehearsal or a cut-over, by its verb, would do.
+func (c *Client) PlanTryMigration(ctx context.Context, name, verb string, how api.TryRequest) (api.Plan, error) {
+	return one[api.Plan](ctx, c, asking(name, verb, how).dryRun())
+}
+
+// FencedMigration says that the server of one is off.
+func (c *Client) FencedMigration(ctx context.Context, name string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, acting(name, "fenced"))
+}
+
+// AcceptMigration takes the VM of one as it is, though a check of it has failed.
+func (c *Client) AcceptMigration(ctx context.Context, name, reason string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, asking(name, "accept", api.AcceptRequest{Reason: reason}))
+}
+
+// PlanAcceptMigration returns what AcceptMigration would do.
+func (c *Client) PlanAcceptMigration(ctx context.Context, name, reason string) (api.Plan, error) {
+	return one[api.Plan](ctx, c, asking(name, "accept", api.AcceptRequest{Reason: reason}).dryRun())
+}
+
+// PlanMigration returns what sync, retry, rollback or fenced would do.
 func (c *Client) PlanMigration(ctx context.Context, name, verb string) (api.Plan, error) {
 	return one[api.Plan](ctx, c, acting(name, verb).dryRun())
 }
 
-func acting(name, verb string) *request {
-	r := write(http.MethodPost, nil, "migrations", name, verb)
+func acting(name, verb string) *request { return asking(name, verb, nil) }
+
+func asking(name, verb string, body any) *request {
+	r := write(http.MethodPost, body, "migrations", name, verb)
 	r.key = rand.Text() // twice is as once
 	return r
 }

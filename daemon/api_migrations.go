@@ -9,6 +9,7 @@ import (
 	"gpuvirt/operation"
 	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/verify"
 )
 
 // Migrations is what the routes need of the moves of servers. Their errors are as those of
@@ -25,7 +26,12 @@ type Migrations interface {
 	Sync(name string) (move.Migration, error)
 	Retry(name string) (move.Migration, error)
 	Rollback(name string) (move.Migration, error)
-	Delete(name string) (move.Migration, error)
+	Rehearse(name, actor string, w move.CutWish) (move.Migration, error)
+	CutOver(name, actor string, w move.CutWish) (move.Migration, error)
+	// Fenced takes an actor's word that the source is off.
+	Fenced(name, actor string) (move.Migration, error)
+	Accept(name, actor, reason string) (move.Migration, error)
+	Delete(ctx context.Context, name string) (move.Migration, error)
 	PlanDelete(name string) (move.Migration, error)
 }
 
@@ -34,6 +40,7 @@ func migrationOf(m move.Migration) api.Migration {
 		Name: m.Name, Assessment: m.Assessment, Hostname: m.Hostname, Source: api.Source(m.Source), Phase: string(m.Phase), Reason: m.Reason,
 		Operation: m.Operation, CreatedBy: m.Actor, Created: clock(m.Created), Heard: moment(m.Heard),
 		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Forecast: m.Forecast,
+		Wanted: m.Wanted.Listed(), VM: m.VM, Attempts: convert(m.Attempts, attemptOf), Fence: string(m.Fence), Accepted: m.Accepted,
 	}
 	for i := range out.Disks {
 		out.Disks[i].Passes = slices.Clone(list(out.Disks[i].Passes))
@@ -67,8 +74,27 @@ func getMigrationPlan(s *Server, q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
-	p, err := s.migrations.Plan(q.Context(), move.Wish{Name: m.Name, Assessment: m.Assessment, Plan: m.Plan, Copy: m.Copy})
+	p, err := s.migrations.Plan(q.Context(), move.Wish{Name: m.Name, Assessment: m.Assessment, Plan: m.Plan, Copy: m.Copy, VM: m.Wanted})
 	return ok(api.MigrationPlan{Plan: p}), err
+}
+
+func attemptOf(a move.Attempt) move.Attempt {
+	a.Asked, a.Began, a.Ended, a.AtRest = clock(a.Asked), clock(a.Began), clock(a.Ended), clock(a.AtRest)
+	a.Wish.Stop, a.Left = list(a.Wish.Stop), list(slices.Clone(a.Left))
+	for i := range a.Left {
+		a.Left[i].Items = list(a.Left[i].Items)
+	}
+	if a.Before != nil {
+		b := *a.Before
+		b.Taken, b.Failed, b.Results = clock(b.Taken), list(b.Failed), list(b.Results)
+		a.Before = &b
+	}
+	if a.Report != nil {
+		r := *a.Report
+		r.Began, r.Ended, r.Results = clock(r.Began), clock(r.Ended), list(r.Results)
+		a.Report = &r
+	}
+	return a
 }
 
 func createMigration(s *Server, q *request) (response, error) {
@@ -122,7 +148,24 @@ func migrationWish(body api.MigrationRequest, actor string) (move.Wish, error) {
 	if err := w.Copy.Check(); err != nil {
 		return w, invalid("field %q is malformed: %w", "copy", err)
 	}
+	if body.VM != nil {
+		w.VM = vmWish(*body.VM)
+	}
+	if err := w.VM.Check(); err != nil {
+		return w, invalid("field %q is malformed: %w", "vm", err)
+	}
 	return w, nil
+}
+
+func vmWish(r api.VMRequest) move.VMWish {
+	w := move.VMWish{Name: r.Name, Network: r.Network, Bridge: r.Bridge, CPU: r.CPU, Emulated: r.Emulated, Convert: move.Conversion(r.Convert)}
+	for _, n := range r.NICs {
+		w.NICs = append(w.NICs, move.NIC(n))
+	}
+	for _, c := range r.Checks {
+		w.Checks = append(w.Checks, verify.Check(c))
+	}
+	return w
 }
 
 // copyOf lays what was asked for over what is.
@@ -226,6 +269,60 @@ func rollbackMigration(s *Server, q *request) (response, error) {
 	return s.actOn(q, "take "+q.path["migration"]+" back: its mirrors are removed, and the source stays as it is", move.ActRollback, s.migrations.Rollback)
 }
 
+func rehearseMigration(s *Server, q *request) (response, error) {
+	return s.tryOf(q, move.Rehearsal, "start the VM of "+q.path["migration"]+" on a copy, without a network, and take it down again", s.migrations.Rehearse)
+}
+
+func cutOverMigration(s *Server, q *request) (response, error) {
+	return s.tryOf(q, move.Cutover, "power the server of "+q.path["migration"]+" off, and start its VM", s.migrations.CutOver)
+}
+
+func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act func(name, actor string, w move.CutWish) (move.Migration, error)) (response, error) {
+	name := q.path["migration"]
+	body, err := decode[api.TryRequest](q)
+	if err != nil {
+		return response{}, err
+	}
+	if body.Unrehearsed != "" {
+		if err := checkText(body.Unrehearsed); err != nil {
+			return response{}, invalid("field %q is malformed: %w", "unrehearsed", err)
+		}
+	}
+	w := move.CutWish{Stop: list(body.StopServices), Limit: body.LimitSeconds, Verify: body.Verify, Live: body.Live, Unrehearsed: body.Unrehearsed}
+	if err := w.Check(); err != nil {
+		return response{}, invalid("field %w", err)
+	}
+	if err := q.precondition(s.currentMigration(name)); err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		m, err := s.migrations.Migration(name)
+		refusal := m.Refuses(kind, w)
+		return s.planned(q, gpu.Plan{Summary: summary, Changes: refusal == nil, Refusal: refusal}, err)
+	}
+	m, err := act(name, q.who.Actor, w)
+	return object(migrationOf(m)), err
+}
+
+func fencedMigration(s *Server, q *request) (response, error) {
+	return s.actOn(q, "take it that the server of "+q.path["migration"]+" is off, and start its VM", move.ActFenced, func(name string) (move.Migration, error) {
+		return s.migrations.Fenced(name, q.who.Actor)
+	})
+}
+
+func acceptMigration(s *Server, q *request) (response, error) {
+	body, err := decode[api.AcceptRequest](q)
+	if err != nil {
+		return response{}, err
+	}
+	if err := checkText(body.Reason); err != nil {
+		return response{}, invalid("field %q is malformed: %w", "reason", err)
+	}
+	return s.actOn(q, "take the VM of "+q.path["migration"]+" as it is", move.ActAccept, func(name string) (move.Migration, error) {
+		return s.migrations.Accept(name, q.who.Actor, body.Reason)
+	})
+}
+
 func (s *Server) actOn(q *request, summary string, what move.Act, act func(name string) (move.Migration, error)) (response, error) {
 	name := q.path["migration"]
 	if err := q.precondition(s.currentMigration(name)); err != nil {
@@ -249,7 +346,7 @@ func deleteMigration(s *Server, q *request) (response, error) {
 		_, err := s.migrations.PlanDelete(name)
 		return s.planned(q, gpu.Plan{Summary: "delete migration " + name, Changes: err == nil, Refusal: err}, nil)
 	}
-	m, err := s.migrations.Delete(name)
+	m, err := s.migrations.Delete(q.Context(), name)
 	return ok(migrationOf(m)), err
 }
 

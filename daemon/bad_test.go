@@ -57,6 +57,10 @@ func sampleBody(rt route) string {
 		return `{"name":"gpu8","source":` + sourceBody + `}`
 	case rt.path == "/v1/migrations":
 		return `{"name":"new","assessment":"carried"}`
+	case strings.HasSuffix(rt.path, "/rehearse"), strings.HasSuffix(rt.path, "/cutover"):
+		return `{"limit_seconds":60}`
+	case strings.HasSuffix(rt.path, "/accept"):
+		return `{"reason":"it is so"}`
 	case rt.path == "/v1/migrations/{migration}":
 		return `{"copy":{"connections":2}}`
 	case rt.method == patch:

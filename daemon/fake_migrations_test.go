@@ -8,6 +8,7 @@ import (
 	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
+	"gpuvirt/p2v/verify"
 )
 
 // fakeMigrations has one that is ready, "gpu7", and one that was rolled back, "gone".
@@ -25,6 +26,11 @@ func (f *fakeMigrations) Migrations() ([]move.Migration, error) {
 	}
 	running := r
 	running.Name, running.Ended, running.Forecast, running.Heard = "gpu7", "", &move.Forecast{FinalSeconds: 3, BudgetSeconds: 600, Fits: true, Converges: true}, born
+	running.VM = &move.VM{UUID: "5f0c8a5e-3f0e-4b64-9a0b-8c2a4a1d9c10", Name: "gpu7", Slices: []move.Slice{}}
+	running.Attempts = []move.Attempt{{
+		Kind: move.Rehearsal, Actor: "root", Asked: born, State: move.Passed, Began: born, Ended: born, Before: &verify.Baseline{Taken: born},
+		Report: &verify.Report{Began: born, Ended: born, Verdict: verify.StateOK},
+	}}
 	running.Disks = []move.Disk{{Name: "nvme0n1", ID: "wwn:x", Size: 1 << 30, Total: 1, Passes: []move.Pass{{Started: born, Seconds: 3, Complete: true}}}}
 	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack}, {Record: running, Phase: move.PhaseReady}}, nil
 }
@@ -89,7 +95,23 @@ func (f *fakeMigrations) Rollback(name string) (move.Migration, error) {
 	return f.changed("Rollback", name)
 }
 
-func (f *fakeMigrations) Delete(name string) (move.Migration, error) {
+func (f *fakeMigrations) Rehearse(name, _ string, _ move.CutWish) (move.Migration, error) {
+	return f.changed("Rehearse", name)
+}
+
+func (f *fakeMigrations) CutOver(name, _ string, _ move.CutWish) (move.Migration, error) {
+	return f.changed("CutOver", name)
+}
+
+func (f *fakeMigrations) Fenced(name, _ string) (move.Migration, error) {
+	return f.changed("Fenced", name)
+}
+
+func (f *fakeMigrations) Accept(name, _, _ string) (move.Migration, error) {
+	return f.changed("Accept", name)
+}
+
+func (f *fakeMigrations) Delete(_ context.Context, name string) (move.Migration, error) {
 	if _, err := f.write("Delete", ""); err != nil {
 		return move.Migration{}, err
 	}

@@ -206,6 +206,8 @@ func wireTypes() map[string]reflect.Type {
 		"Source": reflect.TypeFor[api.Source](), "Assessment": reflect.TypeFor[api.Assessment](), "AssessmentRequest": reflect.TypeFor[api.AssessmentRequest](),
 		"Migration": reflect.TypeFor[api.Migration](), "MigrationRequest": reflect.TypeFor[api.MigrationRequest](), "MigrationPatch": reflect.TypeFor[api.MigrationPatch](),
 		"CopyRequest": reflect.TypeFor[api.CopyRequest](), "PlanRequest": reflect.TypeFor[api.PlanRequest](), "PlanPartitionRequest": reflect.TypeFor[api.PlanPartitionRequest](),
+		"VMRequest": reflect.TypeFor[api.VMRequest](), "NICRequest": reflect.TypeFor[api.NICRequest](), "CheckRequest": reflect.TypeFor[api.CheckRequest](),
+		"TryRequest": reflect.TypeFor[api.TryRequest](), "AcceptRequest": reflect.TypeFor[api.AcceptRequest](),
 		"WaiverRequest": reflect.TypeFor[api.WaiverRequest](), "MigrationList": reflect.TypeFor[api.List[api.Migration]](),
 		"AssessmentList": reflect.TypeFor[api.List[api.Assessment]](),
 		"TokenList":      reflect.TypeFor[api.List[api.Token]](),
@@ -225,7 +227,7 @@ func movingTypes() map[string]reflect.Type {
 		reflect.TypeFor[report.Report](): "Inspection", reflect.TypeFor[assess.Assessment](): "Findings", reflect.TypeFor[api.MigrationPlan](): "MigrationPlan",
 		reflect.TypeFor[assess.Wish](): "PlanWish",
 	}
-	prefixes := map[string]string{"report": "Inspected", "assess": "Plan", "move": "Migration"}
+	prefixes := map[string]string{"report": "Inspected", "assess": "Plan", "move": "Migration", "verify": "Verify"}
 	var add func(t reflect.Type)
 	add = func(t reflect.Type) {
 		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
@@ -248,6 +250,7 @@ func movingTypes() map[string]reflect.Type {
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[report.Report](), reflect.TypeFor[assess.Assessment](), reflect.TypeFor[api.MigrationPlan](),
 		reflect.TypeFor[move.Copy](), reflect.TypeFor[move.Disk](), reflect.TypeFor[move.Forecast](),
+		reflect.TypeFor[move.VMWish](), reflect.TypeFor[move.VM](), reflect.TypeFor[move.Attempt](),
 	} {
 		add(t)
 	}
@@ -288,7 +291,7 @@ func TestOpenAPITypes(t *testing.T) {
 			if ft.PkgPath() == "time" {
 				want[tag] = "string"
 			}
-			if opts != "omitempty" {
+			if opts != "omitempty" && opts != "omitzero" {
 				required = append(required, tag)
 			}
 		}

@@ -89,6 +89,10 @@ func routes() []route {
 		{method: remove, path: "/v1/migrations/{migration}", access: Admin, handle: deleteMigration, query: dryRunQuery(), conditional: true},
 		{method: get, path: "/v1/migrations/{migration}/plan", access: Operator, handle: getMigrationPlan},
 		{method: post, path: "/v1/migrations/{migration}/sync", access: Admin, handle: syncMigration, query: dryRunQuery(), conditional: true},
+		{method: post, path: "/v1/migrations/{migration}/rehearse", access: Admin, handle: rehearseMigration, query: dryRunQuery(), body: true, conditional: true},
+		{method: post, path: "/v1/migrations/{migration}/cutover", access: Admin, handle: cutOverMigration, query: dryRunQuery(), body: true, conditional: true},
+		{method: post, path: "/v1/migrations/{migration}/fenced", access: Admin, handle: fencedMigration, query: dryRunQuery(), conditional: true},
+		{method: post, path: "/v1/migrations/{migration}/accept", access: Admin, handle: acceptMigration, query: dryRunQuery(), body: true, conditional: true},
 		{method: post, path: "/v1/migrations/{migration}/retry", access: Admin, handle: retryMigration, query: dryRunQuery(), conditional: true},
 		{method: post, path: "/v1/migrations/{migration}/rollback", access: Admin, handle: rollbackMigration, query: dryRunQuery(), conditional: true},
 

@@ -5,6 +5,7 @@ import (
 
 	"gpuvirt/api"
 	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/verify"
 )
 
 const (
@@ -41,6 +42,18 @@ var (
 				{Started: at(6000), Seconds: 6.115, Bytes: 2147483648, Tracked: true, Written: 2147483648, Sent: 2181038080, Complete: true},
 			}}},
 			Forecast: &move.Forecast{FinalSeconds: 598.1, SettledSeconds: -1, BudgetSeconds: 600, Fits: true},
+			VM:       &move.VM{UUID: "5f0c8a5e-3f0e-4b64-9a0b-8c2a4a1d9c10", Name: "gpu7", Slices: []move.Slice{{Assignment: "gpu7", Profile: "H100-2-20C", GPU: "0000:17:00.0"}}},
+			Attempts: []move.Attempt{
+				{Kind: move.Rehearsal, Actor: "root", Asked: at(7000), State: move.Failed, Phase: "converting", Rest: 4.2, Problem: "cannot convert: the guest has no initramfs tool"},
+				{
+					Kind: move.Rehearsal, Actor: "root", Asked: at(8000), State: move.Passed, Phase: "looking at the VM", Rest: 4.3,
+					Left: []move.Left{{ID: "driver-install", What: "Install the vGPU guest driver.", By: "person", Why: "no packages were given"}},
+					Report: &verify.Report{Verdict: verify.StateOK, Results: []verify.Result{
+						{ID: "agent", Title: "The guest agent answers", State: verify.StateOK, Text: "version 8.2"},
+						{ID: "check:health", Title: "Check health", State: verify.StateWarning, Text: "x\x1b[31m"},
+					}},
+				},
+			},
 		},
 		{
 			Name: "old", Assessment: "old", Hostname: "db1", Phase: "waiting", Reason: "the source has not been heard of since 2026-11-22T10:00:00Z", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},

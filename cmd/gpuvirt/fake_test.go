@@ -18,6 +18,7 @@ import (
 
 	"gpuvirt/api"
 	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
 
@@ -115,6 +116,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, accepted{operations["attach"]})
 	case path == "migrations":
 		answer(w, accepted{operations["attach"]})
+	case strings.HasSuffix(path, "/rehearse") && r.FormValue("dry_run") == "":
+		m := migrations[0]
+		m.Phase, m.Attempts = "rehearsing", append(slices.Clone(m.Attempts[:1]), move.Attempt{Kind: move.Rehearsal, State: move.Running, Phase: "last pass"})
+		answer(w, m) // it has passed when it is looked at again
 	case kind == "migrations":
 		answer(w, migrations[0])
 	case path == "assessments" && strings.Contains(string(body), "inspection"):

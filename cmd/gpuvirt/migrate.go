@@ -80,6 +80,7 @@ func migrateCommand(c *cli) *cobra.Command {
 			return cl.Migrations(ctx, o)
 		}), show, migratePlan(c), migrateStart(c), migrateSet(c),
 		migrateAct(c, "sync", "Pass over the disks at once", (*client.Client).SyncMigration),
+		migrateRehearse(c), migrateCutover(c), migrateFenced(c), migrateAccept(c),
 		migrateAct(c, "retry", "Go on with a migration that waits for a person", (*client.Client).RetryMigration),
 		migrateRollback(c), migrateDelete(c))
 }
@@ -106,6 +107,10 @@ func migrationFields(m api.Migration) []field {
 	}
 	fields = append(
 		fields,
+		field{name: "VM", value: vmName(m)},
+		field{name: "Partitions", value: sliceNames(m)},
+		field{name: "Fence", value: m.Fence},
+		field{name: "Accepted", value: m.Accepted},
 		field{name: "Heard", value: orDash(whenever(m.Heard))},
 		field{name: "Operation", value: m.Operation},
 		field{name: "Created", value: when(m.Created)},
@@ -125,7 +130,29 @@ func migrationFields(m api.Migration) []field {
 			rows = append(rows, []string{"  " + when(p.Started), seconds(p.Seconds), how, orDash(size(p.Sent)) + " over the network"})
 		}
 	}
-	return append(fields, field{name: "Disks", below: rows})
+	fields = append(fields, field{name: "Disks", below: rows})
+	rows = nil
+	for _, a := range m.Attempts {
+		rows = append(rows, []string{when(a.Asked), string(a.Kind), string(a.State), "at rest " + orDash(seconds(a.Rest)), a.Problem})
+	}
+	if len(rows) > 0 {
+		fields = append(fields, field{name: "Attempts", below: rows})
+	}
+	if a := lastTry(m); a != nil {
+		fields = append(fields, reportFields(*a)...)
+	}
+	return fields
+}
+
+func sliceNames(m api.Migration) string {
+	if m.VM == nil {
+		return ""
+	}
+	var out []string
+	for _, s := range m.VM.Slices {
+		out = append(out, fmt.Sprintf("%s of %s as %s", s.Profile, s.GPU, s.Assignment))
+	}
+	return strings.Join(out, ", ")
 }
 
 func converging(f move.Forecast) string {
@@ -144,17 +171,23 @@ func bandwidth(c move.Copy) string {
 
 func migrateStart(c *cli) *cobra.Command {
 	var f planFlags
+	var v vmFlags
 	cmd := &cobra.Command{
 		Use: "start NAME --assessment NAME", Short: "Begin to move a server", Args: takes(1),
 		Long: `Begin to move a server that was assessed: its disks are copied while it runs, again
 and again, until little changes. The server is only read. What the plan says is in the
 way has to be mended or waived first; see "gpuvirt migrate plan".
 
-Cutting over to the VM is not there yet. "gpuvirt migrate rollback" takes it back.`,
+Its VM is defined at once, and its partitions are reserved. When the migration is ready,
+"gpuvirt migrate rehearse" tries it and "gpuvirt migrate cutover" carries it out;
+"gpuvirt migrate rollback" takes it back.`,
 		Example: `  gpuvirt migrate plan gpu7 --assessment gpu7
-  gpuvirt migrate start gpu7 --assessment gpu7 --bandwidth 200M --downtime 10m`,
+  gpuvirt migrate start gpu7 --assessment gpu7 --bandwidth 200M --downtime 10m --bridge br0`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			want, err := f.request(cmd, args[0])
+			if err == nil {
+				want.VM, err = v.request(cmd)
+			}
 			if err != nil {
 				return err
 			}
@@ -175,6 +208,7 @@ Cutting over to the VM is not there yet. "gpuvirt migrate rollback" takes it bac
 		},
 	}
 	f.add(c, cmd)
+	v.add(cmd)
 	return cmd
 }
 

@@ -20,10 +20,11 @@ import (
 	"gpuvirt/p2v/inspect"
 	"gpuvirt/p2v/report"
 	"gpuvirt/p2v/track"
+	"gpuvirt/p2v/verify"
 )
 
 func p2vCommand(c *cli) *cobra.Command {
-	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), serveCommand(c), trackCommand(c), freezeCommand(c), guardCommand(c))
+	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), serveCommand(c), trackCommand(c), freezeCommand(c), guardCommand(c), runCommand(c))
 }
 
 // serveCommand is what the daemon runs on a server whose disks it copies.
@@ -93,6 +94,21 @@ func servedDisks(o inspect.Options, names []string) ([]servedDisk, error) {
 }
 
 // trackCommand is what the daemon runs on a server beside serve, for as long as it copies.
+func runCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Short: "Let a daemon run a program on this server", Args: takes(0), Hidden: true,
+		Long: `Run the program that is named on the standard input, without a shell, and tell on the
+standard output what came of it. A daemon runs it over ssh for the checks of a migration.`,
+		Annotations: map[string]string{offline: "yes"},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.noDryRun(cmd); err != nil {
+				return err
+			}
+			return verify.Serve(cmd.Context(), c.in, c.out)
+		},
+	}
+}
+
 func trackCommand(c *cli) *cobra.Command {
 	var names []string
 	var chunk int64

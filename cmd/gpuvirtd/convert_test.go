@@ -21,7 +21,7 @@ func TestConverter(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	if got, err := converter(t.Context(), c, true, false, log); got != nil || err != nil {
+	if got, err := converter(t.Context(), c, true, false, log); got == nil || err != nil {
 		t.Errorf("simulated: %v, %v", got, err)
 	}
 	if _, err := os.Stat(left); err != nil {

@@ -18,6 +18,7 @@ import (
 	"gpuvirt/inventory"
 	"gpuvirt/mdev"
 	"gpuvirt/mig"
+	"gpuvirt/p2v"
 	"gpuvirt/sriov"
 	"gpuvirt/vmapi"
 )
@@ -35,6 +36,7 @@ type parts struct {
 	vms     interface {
 		inventory.VMs
 		host.VMs
+		p2v.VMs
 	}
 	devices        <-chan string // names of devices that changed
 	hostID, bootID string

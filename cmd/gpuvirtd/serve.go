@@ -26,6 +26,7 @@ import (
 	"gpuvirt/p2v/source"
 	"gpuvirt/store"
 	"gpuvirt/token"
+	"gpuvirt/vmapi"
 )
 
 const (
@@ -85,6 +86,7 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 			return source.Dial(ctx, s, source.Options{Credentials: o.Credentials})
 		},
 		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors, Converter: converts,
+		VMs: p.vms, Mark: vmapi.Marked, Assignments: h, NewUUID: uuid.NewString,
 	}
 	assessments, migrations := p2v.New(moving), p2v.NewMigrations(moving)
 	set := &settings{loaded: o.Loaded, load: o.reload, log: log}

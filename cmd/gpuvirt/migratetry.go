@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gpuvirt/api"
+	"gpuvirt/client"
+	"gpuvirt/p2v/move"
+)
+
+// tryFlags say how a server is brought to rest.
+type tryFlags struct {
+	how   api.TryRequest
+	limit time.Duration
+}
+
+func (f *tryFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&f.how.StopServices, "stop-service", nil, "`services` of the server that are stopped before, and started again if it goes on")
+	cmd.Flags().DurationVar(&f.limit, "limit", 0, "for `how long` the server may be at rest; the plan's downtime if not given")
+	cmd.Flags().BoolVar(&f.how.Verify, "verify", false, "compare all of the disks while the server is at rest, and not only what was written")
+}
+
+func (f *tryFlags) request() api.TryRequest {
+	how := f.how
+	how.LimitSeconds = int(f.limit.Seconds())
+	return how
+}
+
+func migrateRehearse(c *cli) *cobra.Command {
+	var f tryFlags
+	cmd := completeArgs(c, &cobra.Command{
+		Use: "rehearse NAME", Short: "Try a migration's VM on a copy", Args: takes(1),
+		Long: `Try a migration's VM on a copy: the server is brought to rest for the moment that the
+last pass takes and goes on; the VM starts from a copy of that moment, with its
+partitions, on a network of its own without a way out; it is looked at, and taken down
+again. The copying waits meanwhile. It can be done as often as wanted.`,
+		Example: "  gpuvirt migrate rehearse gpu7\n  gpuvirt migrate rehearse gpu7 --live",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			how := f.request()
+			if c.dryRun {
+				return c.showPlan(c.client().PlanTryMigration(cmd.Context(), args[0], "rehearse", how))
+			}
+			m, err := c.client().RehearseMigration(cmd.Context(), args[0], how)
+			if err != nil {
+				return err
+			}
+			return c.tried(cmd.Context(), m)
+		},
+	}, 1, migrationNames)
+	f.add(cmd)
+	cmd.Flags().BoolVar(&f.how.Live, "live", false, "do not bring the server to rest: the copy is as after a power cut that took a while")
+	return cmd
+}
+
+func migrateCutover(c *cli) *cobra.Command {
+	var f tryFlags
+	cmd := completeArgs(c, &cobra.Command{
+		Use: "cutover NAME", Short: "Power a server off and start its VM", Args: takes(1),
+		Long: `Power a server off and start its VM. The server is brought to rest: services that are
+named are stopped, and its filesystems are frozen. What was written since the last pass is
+copied, and the VM's disks are made. Until then the server goes on by itself where
+something fails or the limit is over. Then it is powered off, and the VM starts and is
+looked at. "gpuvirt migrate rollback" takes the VM away even then; somebody has to start
+the server again.
+
+A rehearsal must have passed, or --unrehearsed says why it need not.`,
+		Example: "  gpuvirt migrate cutover gpu7 --stop-service model-server.service",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, how := cmd.Context(), f.request()
+			if c.dryRun {
+				return c.showPlan(c.client().PlanTryMigration(ctx, args[0], "cutover", how))
+			}
+			if c.asks() {
+				m, err := c.client().Migration(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				if err := c.confirm(ctx, "Power %s off, and start VM %s?", m.Hostname, vmName(m)); err != nil {
+					return err
+				}
+			}
+			m, err := c.client().CutOverMigration(ctx, args[0], how)
+			if err != nil {
+				return err
+			}
+			return c.tried(ctx, m)
+		},
+	}, 1, migrationNames)
+	f.add(cmd)
+	cmd.Flags().StringVar(&f.how.Unrehearsed, "unrehearsed", "", "the `reason` why no rehearsal has to have passed")
+	return cmd
+}
+
+func vmName(m api.Migration) string {
+	if m.VM == nil {
+		return m.Name
+	}
+	return m.VM.Name
+}
+
+// tried waits for what was begun, and shows what came of it.
+func (c *cli) tried(ctx context.Context, m api.Migration) error {
+	if !c.waits() {
+		return printRow(c, migrationTable, m)
+	}
+	ctx, cancel := c.limited(ctx)
+	defer cancel()
+	said, again := "", time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		if at := tryPhase(m); at != said {
+			c.say("%s", at)
+			said = at
+		}
+		if settled(m) {
+			break
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return &goesOnError{op: m.Operation, err: ctx.Err()}
+		}
+		next, err := c.client().Migration(ctx, m.Name)
+		if err != nil {
+			return err
+		}
+		m = next
+	}
+	if a := lastTry(m); a != nil && a.State == move.Failed || m.Phase == "waiting" {
+		if err := printOne(c, m, m.Name, tryFields(m)); err != nil {
+			return err
+		}
+		return &operationError{api.Operation{ID: m.Operation, Kind: "migration", Status: "waiting", Reason: tryProblem(m)}}
+	}
+	return printOne(c, m, m.Name, tryFields(m))
+}
+
+func lastTry(m api.Migration) *move.Attempt {
+	if len(m.Attempts) == 0 {
+		return nil
+	}
+	return &m.Attempts[len(m.Attempts)-1]
+}
+
+func tryProblem(m api.Migration) string {
+	if a := lastTry(m); a != nil && m.Reason == "" {
+		return a.Problem
+	}
+	return m.Reason
+}
+
+// tryPhase is what is being done, in a line.
+func tryPhase(m api.Migration) string {
+	if a := lastTry(m); a != nil && !a.Over() && a.Phase != "" {
+		return m.Phase + ": " + a.Phase
+	}
+	return m.Phase
+}
+
+// settled reports whether what was begun has come to an end, or to a person.
+func settled(m api.Migration) bool {
+	a := lastTry(m)
+	switch {
+	case m.Phase == "waiting" || m.Phase == "done" || m.Phase == "failed" || m.Phase == "rolled-back":
+		return true
+	case a == nil:
+		return true
+	case a.Kind == move.Cutover && a.State == move.Passed:
+		return false // the VM starts, and is looked at
+	}
+	return a.Over()
+}
+
+// tryFields show the last try of a migration.
+func tryFields(m api.Migration) []field {
+	fields := []field{{name: "Name", value: m.Name}, {name: "Phase", value: m.Phase}, {name: "Reason", value: m.Reason}}
+	a := lastTry(m)
+	if a == nil {
+		return fields
+	}
+	fields = append(
+		fields,
+		field{name: "Tried", value: fmt.Sprintf("%s, %s", a.Kind, a.State)},
+		field{name: "Problem", value: a.Problem},
+		field{name: "At rest", value: seconds(a.Rest)},
+	)
+	return append(fields, reportFields(*a)...)
+}
+
+// reportFields show what was found in the VM, and what nobody has changed in it.
+func reportFields(a move.Attempt) []field {
+	var fields []field
+	var rows [][]string
+	for _, l := range a.Left {
+		rows = append(rows, []string{l.By, l.What, l.Why})
+	}
+	if len(rows) > 0 {
+		fields = append(fields, field{name: "Left to do", below: rows})
+	}
+	if a.Report == nil {
+		return fields
+	}
+	rows = nil
+	for _, r := range a.Report.Results {
+		rows = append(rows, []string{string(r.State), r.Title, r.Text})
+	}
+	return append(fields, field{name: "Verdict", value: string(a.Report.Verdict)}, field{name: "Looked at", below: rows})
+}
+
+func migrateAccept(c *cli) *cobra.Command {
+	var reason string
+	cmd := completeArgs(c, &cobra.Command{
+		Use: "accept NAME --reason REASON", Short: "Take a migration's VM as it is", Args: takes(1),
+		Long: "Take a migration's VM as it is, though a check of it has failed.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if c.dryRun {
+				return c.showPlan(c.client().PlanAcceptMigration(cmd.Context(), args[0], reason))
+			}
+			m, err := c.client().AcceptMigration(cmd.Context(), args[0], reason)
+			if err != nil {
+				return err
+			}
+			return printRow(c, migrationTable, m)
+		},
+	}, 1, migrationNames)
+	cmd.Flags().StringVar(&reason, "reason", "", "the `reason` (required)")
+	must(cmd.MarkFlagRequired("reason"))
+	return cmd
+}
+
+func migrateFenced(c *cli) *cobra.Command {
+	cmd := migrateAct(c, "fenced", "Say that a migration's server is off", (*client.Client).FencedMigration)
+	cmd.Long = `Say that a migration's server is off, where that could not be found out: it was told to
+power off, and does not answer. Look at it before: a server that only cannot be reached
+would run beside its VM.`
+	return cmd
+}
