@@ -35,6 +35,7 @@ type Config struct {
 	Mirrors        string        // folder of the copies of disks, absolute
 	Scratch        string        // folder of what conversions need while they go on, absolute
 	ConvertUser    string        // who they run as, by name
+	GuestFiles     string        // folder of packages for guests, absolute
 	LogLevel       slog.Level
 
 	TLSListen      string // address and port; empty: not over the network
@@ -52,6 +53,6 @@ func Default() Config {
 		LibvirtURI: "qemu:///system", DetachTimeout: 30 * time.Second, RestoreTimeout: 90 * time.Second,
 		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, Placement: "pack",
 		Credentials: "/etc/gpuvirt/credentials", Inspector: "/usr/bin/gpuvirt", Mirrors: "/var/lib/libvirt/images/gpuvirt",
-		Scratch: "/var/cache/gpuvirt", ConvertUser: "gpuvirt-p2v", LogLevel: slog.LevelInfo,
+		Scratch: "/var/cache/gpuvirt", ConvertUser: "gpuvirt-p2v", GuestFiles: "/usr/local/share/gpuvirt/guest", LogLevel: slog.LevelInfo,
 	}
 }

@@ -70,7 +70,7 @@ func TestReference(t *testing.T) {
 func TestFormat(t *testing.T) {
 	want := config.Loaded{Config: config.Config{
 		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 10 * time.Second,
-		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", Credentials: "/etc/keys", Inspector: "/bin/gpuvirt", Mirrors: "/srv/m", Scratch: "/srv/s", ConvertUser: "someone", LogLevel: slog.LevelDebug,
+		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", Credentials: "/etc/keys", Inspector: "/bin/gpuvirt", Mirrors: "/srv/m", Scratch: "/srv/s", ConvertUser: "someone", GuestFiles: "/srv/g", LogLevel: slog.LevelDebug,
 		TLSListen: "[::]:8443", TLSCertificate: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		TLSAdmins: []string{"subject:CN=alice,O=A: B"}, TLSOperators: []string{"cn:#1"}, TLSViewers: []string{"any"},
 	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}

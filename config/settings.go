@@ -127,6 +127,10 @@ func Settings() []Setting {
 			Doc: "User whom conversions of disks run as. It must not be root, nor anybody who has other things to do.", at: func(c *Config) any { return &c.ConvertUser },
 		},
 		{
+			Key: "p2v.guest_files", Flag: "guest-files", Arg: "folder", check: plainPath,
+			Doc: "Folder of packages for VMs that servers become, in SYSTEM/agent (QEMU's guest agent) and\nSYSTEM/driver (NVIDIA's guest driver), where SYSTEM is such as debian-12 or rhel-9. They must be\nreadable to the user above.", at: func(c *Config) any { return &c.GuestFiles },
+		},
+		{
 			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
 			Doc: "debug, info, warn or error.", at: func(c *Config) any { return &c.LogLevel },
 		},

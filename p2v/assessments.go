@@ -16,6 +16,7 @@ import (
 	"gpuvirt/operation"
 	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/convert"
+	"gpuvirt/p2v/guest"
 	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/report"
 )
@@ -115,7 +116,8 @@ type Config struct {
 	Assignments Assignments
 	Converter   Converter
 	NewUUID     func() string
-	Agent       []string // packages of qemu-guest-agent, for guests that lack it; none: it is not installed
+	// Guest tells what operators bring for a guest; nil: nothing.
+	Guest func(report.OS, assess.Wish) (guest.Options, error)
 }
 
 // Assessments are the looks at servers. Its methods may be called concurrently.

@@ -96,7 +96,13 @@ func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, er
 	if err != nil {
 		return nil, err
 	}
-	edits, left, err := guest.Edits(seen, plan, guest.Options{Agent: t.m.cfg.Agent})
+	var brought guest.Options
+	if t.m.cfg.Guest != nil {
+		if brought, err = t.m.cfg.Guest(seen.OS, t.rec.Plan); err != nil {
+			return nil, err
+		}
+	}
+	edits, left, err := guest.Edits(seen, plan, brought)
 	if err != nil {
 		return nil, err
 	}
