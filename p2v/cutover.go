@@ -28,7 +28,7 @@ func (t *try) cutOver(ctx context.Context) error {
 	return t.still(ctx, func(ctx context.Context, f *freeze.Client) error {
 		err := t.lastPass(ctx, f)
 		if err == nil {
-			err = t.convert(ctx, t.m.disk)
+			err = t.convert(ctx, t.m.making)
 		}
 		if err == nil {
 			err = t.fence(ctx, f)

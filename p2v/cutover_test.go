@@ -77,16 +77,23 @@ func TestCutover(t *testing.T) {
 	var v move.Migration
 	// It is written until it is frozen; not tracked, so that it is found by nobody but the last pass.
 	m.rest.set(func(r *rester) { r.still = func() { m.write(1, 2*mib+3, "written last of all") } })
+	disk := filepath.Join(y.storage, "gpu7", "nvme0n1.qcow2")
 	y.vms.set(func(v *vms) {
 		v.on = func(trial *gpu.Trial) {
 			if _, off := m.rest.is(); !off || trial != nil {
 				t.Errorf("the VM starts, and the source is off: %v", off)
+			}
+			if _, err := os.Stat(disk); err != nil {
+				t.Error(err)
 			}
 		}
 	})
 	y.makers.set(func(what string, job convert.Job) {
 		if frozen, _ := m.rest.is(); !frozen && what == "convert" {
 			t.Error("it is converted while the source runs")
+		}
+		if _, err := os.Stat(disk); err == nil {
+			t.Error("the VM has a disk and the source runs: somebody could start it")
 		}
 		if what == "convert" && (job.Name != "gpu7" || len(job.Disks) != 2) {
 			t.Errorf("%+v", job)

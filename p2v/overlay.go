@@ -117,7 +117,7 @@ func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, er
 func (m *Migrations) removeOverlays(rec move.Record) error {
 	var errs []error
 	for _, d := range rec.Disks {
-		for _, path := range []string{m.disk(rec.Name, d.Name), m.trial(rec.Name, d.Name)} {
+		for _, path := range m.overlays(rec.Name, d.Name) {
 			errs = append(errs, convert.Overlay{Path: path, Mirror: m.mirror(rec.Name, d.Name)}.Remove())
 		}
 	}
@@ -127,6 +127,25 @@ func (m *Migrations) removeOverlays(rec move.Record) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// overlays are all that there may be over the mirror of a disk.
+func (m *Migrations) overlays(name, disk string) []string {
+	return []string{m.disk(name, disk), m.making(name, disk), m.trial(name, disk)}
+}
+
+// place puts the VM's disks where its definition has them. It can be done again.
+func (m *Migrations) place(rec move.Record) error {
+	for _, d := range rec.Disks {
+		err := os.Rename(m.making(rec.Name, d.Name), m.disk(rec.Name, d.Name))
+		if errors.Is(err, fs.ErrNotExist) { // it is there already
+			_, err = os.Stat(m.disk(rec.Name, d.Name))
+		}
+		if err != nil {
+			return gpu.Errorf(gpu.CodeInternal, "cannot give VM %q its disk: %w", rec.VM.Name, err)
+		}
+	}
+	return nil
 }
 
 // written are the files that libvirt makes beside the disks: what the VM says on its console,

@@ -98,6 +98,12 @@ func (m *Migrations) disk(name, disk string) string {
 	return filepath.Join(m.folder(name), disk+".qcow2")
 }
 
+// making is where a VM's disk is made. It comes to its own place when the source is off: until
+// then nobody starts the VM, as it has no disks.
+func (m *Migrations) making(name, disk string) string {
+	return filepath.Join(m.folder(name), disk+".making.qcow2")
+}
+
 func (m *Migrations) trial(name, disk string) string {
 	return filepath.Join(m.folder(name), disk+".trial.qcow2")
 }

@@ -25,7 +25,9 @@ func (m *Migrations) doStart(ctx context.Context, t *operation.Task) ([]operatio
 	if rec.Fence != move.FenceOff {
 		return nil, unclean(fmt.Errorf("the source is not known to be off"))
 	}
-	err = m.cfg.VMs.Start(ctx, rec.VM.UUID)
+	if err = m.place(rec); err == nil {
+		err = m.cfg.VMs.Start(ctx, rec.VM.UUID)
+	}
 	switch {
 	case context.Cause(ctx) != nil:
 		return nil, unclean(context.Cause(ctx))

@@ -169,7 +169,7 @@ func (m *Migrations) discard(rec move.Record) error {
 	}
 	for _, d := range rec.Disks {
 		names = append(names, d.Name+".raw", d.Name+".map")
-		for _, overlay := range []string{m.disk(rec.Name, d.Name), m.trial(rec.Name, d.Name)} {
+		for _, overlay := range m.overlays(rec.Name, d.Name) {
 			names = append(names, filepath.Base(overlay), filepath.Base(overlay)+".new")
 		}
 	}
