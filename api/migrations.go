@@ -64,6 +64,8 @@ type TryRequest struct {
 	Verify bool `json:"verify,omitempty"`
 	// Live is of rehearsals: the server is not brought to rest.
 	Live bool `json:"live,omitempty"`
+	// WhenReady is of cut-overs: it waits until the last pass fits the limit.
+	WhenReady bool `json:"when_ready,omitempty"`
 	// Unrehearsed is of cut-overs: why no rehearsal has to have passed.
 	Unrehearsed string `json:"unrehearsed,omitempty"`
 }

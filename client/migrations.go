@@ -78,6 +78,11 @@ func (c *Client) PlanTryMigration(ctx context.Context, name, verb string, how ap
 	return one[api.Plan](ctx, c, asking(name, verb, how).dryRun())
 }
 
+// WithdrawMigration ends what was asked for of one, or is under way.
+func (c *Client) WithdrawMigration(ctx context.Context, name string) (api.Migration, error) {
+	return one[api.Migration](ctx, c, acting(name, "withdraw"))
+}
+
 // FencedMigration says that the server of one is off.
 func (c *Client) FencedMigration(ctx context.Context, name string) (api.Migration, error) {
 	return one[api.Migration](ctx, c, acting(name, "fenced"))
@@ -93,7 +98,7 @@ func (c *Client) PlanAcceptMigration(ctx context.Context, name, reason string) (
 	return one[api.Plan](ctx, c, asking(name, "accept", api.AcceptRequest{Reason: reason}).dryRun())
 }
 
-// PlanMigration returns what sync, retry, rollback or fenced would do.
+// PlanMigration returns what sync, retry, rollback, withdraw or fenced would do.
 func (c *Client) PlanMigration(ctx context.Context, name, verb string) (api.Plan, error) {
 	return one[api.Plan](ctx, c, acting(name, verb).dryRun())
 }

@@ -28,6 +28,7 @@ type Migrations interface {
 	Rollback(name string) (move.Migration, error)
 	Rehearse(name, actor string, w move.CutWish) (move.Migration, error)
 	CutOver(name, actor string, w move.CutWish) (move.Migration, error)
+	Withdraw(name, actor string) (move.Migration, error)
 	// Fenced takes an actor's word that the source is off.
 	Fenced(name, actor string) (move.Migration, error)
 	Accept(name, actor, reason string) (move.Migration, error)
@@ -288,7 +289,7 @@ func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act fu
 			return response{}, invalid("field %q is malformed: %w", "unrehearsed", err)
 		}
 	}
-	w := move.CutWish{Stop: list(body.StopServices), Limit: body.LimitSeconds, Verify: body.Verify, Live: body.Live, Unrehearsed: body.Unrehearsed}
+	w := move.CutWish{Stop: list(body.StopServices), Limit: body.LimitSeconds, Verify: body.Verify, Live: body.Live, WhenReady: body.WhenReady, Unrehearsed: body.Unrehearsed}
 	if err := w.Check(); err != nil {
 		return response{}, invalid("field %w", err)
 	}
@@ -302,6 +303,12 @@ func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act fu
 	}
 	m, err := act(name, q.who.Actor, w)
 	return object(migrationOf(m)), err
+}
+
+func withdrawMigration(s *Server, q *request) (response, error) {
+	return s.actOn(q, "end what is asked for or under way of "+q.path["migration"]+", and let its server go on", move.ActWithdraw, func(name string) (move.Migration, error) {
+		return s.migrations.Withdraw(name, q.who.Actor)
+	})
 }
 
 func fencedMigration(s *Server, q *request) (response, error) {

@@ -103,6 +103,10 @@ func (f *fakeMigrations) CutOver(name, _ string, _ move.CutWish) (move.Migration
 	return f.changed("CutOver", name)
 }
 
+func (f *fakeMigrations) Withdraw(name, _ string) (move.Migration, error) {
+	return f.changed("Withdraw", name)
+}
+
 func (f *fakeMigrations) Fenced(name, _ string) (move.Migration, error) {
 	return f.changed("Fenced", name)
 }

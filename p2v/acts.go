@@ -2,6 +2,7 @@ package p2v
 
 import (
 	"context"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/p2v/move"
@@ -35,6 +36,33 @@ func (m *Migrations) try(name, actor string, kind move.AttemptKind, w move.CutWi
 	}
 	m.now.raise(name)
 	return m.view(r)
+}
+
+// Withdraw ends what is asked for or under way, unless the source was told to power off.
+func (m *Migrations) Withdraw(name, actor string) (move.Migration, error) {
+	r, err := m.ask(name, move.ActWithdraw, func(_ move.Migration, r *move.Record) error {
+		if a := r.Pending(); a.State == move.Asked {
+			withdrawn(a, m.cfg.Now(), actor)
+		}
+		return nil
+	})
+	if err != nil {
+		return move.Migration{}, err
+	}
+	if cancel, there := m.trying.Load(name); there {
+		cancel.(context.CancelCauseFunc)(&withdrawnError{actor}) //nolint:forcetypeassert,errcheck // nothing else is put there
+	}
+	return m.view(r)
+}
+
+// A withdrawnError is the cause of the context of an attempt that somebody does not want any
+// more.
+type withdrawnError struct{ actor string }
+
+func (e *withdrawnError) Error() string { return e.actor + " does not want it any more" }
+
+func withdrawn(a *move.Attempt, now time.Time, actor string) {
+	a.Ended, a.State, a.Problem = now.UTC(), move.Withdrawn, (&withdrawnError{actor}).Error()
 }
 
 // Fenced takes somebody's word that the source is off, where that could not be found out.

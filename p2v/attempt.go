@@ -24,7 +24,7 @@ func (s *stay) attempt(ctx context.Context) error {
 		return err
 	}
 	a := s.rec.Pending()
-	if a == nil {
+	if a == nil || a.Waits(s.rec.Forecast) {
 		return nil
 	}
 	t := &try{stay: s, wish: a.Wish, kind: a.Kind, actor: a.Actor}
@@ -32,12 +32,7 @@ func (s *stay) attempt(ctx context.Context) error {
 		return err
 	}
 	s.task.Logf("%s begins, as %s has asked", a.Kind, a.Actor)
-	var err error
-	if a.Kind == move.Rehearsal {
-		err = t.rehearse(ctx)
-	} else {
-		err = t.cutOver(ctx)
-	}
+	err := t.carry(ctx)
 	if errors.Is(err, errFenced) {
 		return err
 	}
@@ -67,6 +62,29 @@ type try struct {
 	lost error
 }
 
+// carry carries it out, until somebody does not want it any more.
+func (t *try) carry(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t.m.trying.Store(t.rec.Name, cancel)
+	defer t.m.trying.Delete(t.rec.Name)
+	// Of one that was withdrawn before it could be called off.
+	switch rec, err := t.m.cfg.Store.MigrationRecord(t.rec.Name); {
+	case err != nil:
+		return err
+	case rec.Pending() == nil:
+		return &withdrawnError{"somebody"}
+	}
+	if t.kind == move.Rehearsal {
+		return because(ctx, t.rehearse(ctx))
+	}
+	err := t.cutOver(ctx)
+	if errors.Is(err, errFenced) || t.rec.Fence != move.FenceNone {
+		return err
+	}
+	return because(ctx, err)
+}
+
 // note changes what is kept of the attempt.
 func (t *try) note(change func(*move.Attempt)) error {
 	rec, err := t.m.update(t.rec.Name, func(r *move.Record) {
@@ -91,6 +109,10 @@ func (t *try) ended(err error) error {
 }
 
 func finish(a *move.Attempt, now time.Time, err error) {
+	if enough, is := errors.AsType[*withdrawnError](err); is {
+		withdrawn(a, now, enough.actor)
+		return
+	}
 	a.Ended, a.State = now.UTC(), move.Passed
 	if err != nil {
 		a.State, a.Problem = move.Failed, err.Error()
@@ -241,7 +263,7 @@ func (m *Migrations) broken(ctx context.Context, t *operation.Task, rec move.Rec
 		return err
 	}
 	_, err := m.update(rec.Name, func(r *move.Record) {
-		if a := r.Pending(); a != nil {
+		if a := r.Pending(); a != nil && (a.State == move.Running || !a.Wish.WhenReady) {
 			finish(a, m.cfg.Now(), fmt.Errorf("it was broken off, and the source has gone on: ask again"))
 		}
 	})

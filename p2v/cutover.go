@@ -57,6 +57,9 @@ func (t *try) fence(ctx context.Context, f *freeze.Client) error {
 	if err := t.fenced(move.FenceAsked, f.Facts().BootID); err != nil {
 		return err
 	}
+	if cause := context.Cause(ctx); cause != nil { // that somebody does not want it any more, last of all
+		return errors.Join(t.fenced(move.FenceNone, ""), cause)
+	}
 	ordered, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	err = f.PowerOff(ordered)
 	cancel()

@@ -262,6 +262,82 @@ func TestRehearsal(t *testing.T) {
 	y.until("done", phase(move.PhaseDone))
 }
 
+// What is asked for can be withdrawn, before it begins and in its middle.
+func TestWithdraw(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	if _, err := y.Withdraw("gpu7", "boss"); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("of nothing: %v", err)
+	}
+	there := make(chan struct{})
+	y.makers.set(func(what string, _ convert.Job) {
+		if what == "convert" {
+			close(there)
+		}
+	})
+	y.makers.fail("convert", errWaits)
+	y.cutOver()
+	<-there
+	if _, err := y.Withdraw("gpu7", "boss"); err != nil {
+		t.Fatal(err)
+	}
+	if a := y.over(1); a.State != move.Withdrawn || !strings.Contains(a.Problem, "boss") {
+		t.Errorf("%+v", a)
+	}
+	y.awake()
+	if left := y.overlays(); len(left) > 0 || y.vms.started != 0 {
+		t.Errorf("left: %q, started %d", left, y.vms.started)
+	}
+	y.makers.set(nil)
+	y.makers.fail("convert", nil)
+	y.until("ready", phase(move.PhaseReady))
+	y.cutOver()
+	y.until("done", phase(move.PhaseDone))
+	if _, err := y.Withdraw("gpu7", "boss"); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("of what is done: %v", err)
+	}
+}
+
+// A cut-over that is to come when it can waits for that, also over a restart of the daemon.
+func TestCutoverWhenReady(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	y := newYard(t, m)
+	y.budget = 1e-9 // no pass is as short
+	y.begin()
+	y.until("passed over", passes(1))
+	for range 2 {
+		if _, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := y.Rehearse("gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict {
+			t.Errorf("a rehearsal beside it: %v", err)
+		}
+		if _, err := y.Sync("gpu7"); err != nil {
+			t.Fatal(err)
+		}
+		y.engine.Stop()
+		y.start()
+		n := y.until("known", func(move.Migration) bool { return true }).Disks[0].Total
+		v := y.until("passed over again", func(v move.Migration) bool { return v.Disks[0].Total > n && v.Forecast != nil })
+		if a := v.Pending(); a == nil || a.State != move.Asked || !a.Began.IsZero() {
+			t.Fatalf("%+v", v.Attempts)
+		}
+		if _, err := y.Withdraw("gpu7", "tester"); err != nil {
+			t.Fatal(err)
+		}
+		if a := y.over(len(v.Attempts)); a.State != move.Withdrawn {
+			t.Errorf("%+v", a)
+		}
+	}
+	// With a longer limit it can.
+	if _, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true, Limit: 600}); err != nil {
+		t.Fatal(err)
+	}
+	y.until("done", phase(move.PhaseDone))
+	y.same()
+}
+
 // A VM that is not what it should be waits for a person, who takes it or rolls back.
 func TestCutoverUnverified(t *testing.T) {
 	for _, end := range []string{"accept", "retry", "rollback"} {

@@ -48,6 +48,7 @@ type Migrations struct {
 	claims claims
 	// converting is held by who runs programs on disks: one at a time.
 	converting chan struct{}
+	trying     sync.Map // by name: the context.CancelCauseFunc of the attempt under way
 }
 
 // NewMigrations returns the moves of a store, and registers their steps with the engine.

@@ -170,6 +170,7 @@ type yard struct {
 	*p2v.Migrations
 	assessments *p2v.Assessments
 	patience    p2v.Patience
+	budget      float64 // for the downtime, seconds; 0: none is given
 	vms         *vms
 	makers      *makers
 	holders     *holders
@@ -215,7 +216,10 @@ func (y *yard) start() {
 
 // waivers are for what is not known of the test's machine and does not matter here.
 func (y *yard) wish() move.Wish {
-	w := move.Wish{Name: "gpu7", Assessment: "gpu7", Copy: move.Copy{Connections: 2}}
+	w := move.Wish{Name: "gpu7", Assessment: "gpu7", Copy: move.Copy{Connections: 2}, Plan: assess.Wish{DowntimeSeconds: y.budget}}
+	if y.budget > 0 {
+		w.Plan.Waivers = waived("downtime")
+	}
 	plan, err := y.Plan(y.t.Context(), w)
 	if err != nil {
 		y.t.Fatal(err)

@@ -80,7 +80,7 @@ func migrateCommand(c *cli) *cobra.Command {
 			return cl.Migrations(ctx, o)
 		}), show, migratePlan(c), migrateStart(c), migrateSet(c),
 		migrateAct(c, "sync", "Pass over the disks at once", (*client.Client).SyncMigration),
-		migrateRehearse(c), migrateCutover(c), migrateFenced(c), migrateAccept(c),
+		migrateRehearse(c), migrateCutover(c), migrateWithdraw(c), migrateFenced(c), migrateAccept(c),
 		migrateAct(c, "retry", "Go on with a migration that waits for a person", (*client.Client).RetryMigration),
 		migrateRollback(c), migrateDelete(c))
 }

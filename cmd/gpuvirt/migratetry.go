@@ -67,7 +67,8 @@ something fails or the limit is over. Then it is powered off, and the VM starts 
 looked at. "gpuvirt migrate rollback" takes the VM away even then; somebody has to start
 the server again.
 
-A rehearsal must have passed, or --unrehearsed says why it need not.`,
+A rehearsal must have passed, or --unrehearsed says why it need not. "gpuvirt migrate
+withdraw" ends a cut-over that waits or is under way, until the server is powered off.`,
 		Example: "  gpuvirt migrate cutover gpu7 --stop-service model-server.service",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, how := cmd.Context(), f.request()
@@ -87,10 +88,14 @@ A rehearsal must have passed, or --unrehearsed says why it need not.`,
 			if err != nil {
 				return err
 			}
+			if how.WhenReady {
+				return printRow(c, migrationTable, m)
+			}
 			return c.tried(ctx, m)
 		},
 	}, 1, migrationNames)
 	f.add(cmd)
+	cmd.Flags().BoolVar(&f.how.WhenReady, "when-ready", false, "wait until the last pass fits the limit, and do it then, unattended")
 	cmd.Flags().StringVar(&f.how.Unrehearsed, "unrehearsed", "", "the `reason` why no rehearsal has to have passed")
 	return cmd
 }
@@ -130,7 +135,7 @@ func (c *cli) tried(ctx context.Context, m api.Migration) error {
 		}
 		m = next
 	}
-	if a := lastTry(m); a != nil && a.State == move.Failed || m.Phase == "waiting" {
+	if a := lastTry(m); a != nil && (a.State == move.Failed || a.State == move.Withdrawn) || m.Phase == "waiting" {
 		if err := printOne(c, m, m.Name, tryFields(m)); err != nil {
 			return err
 		}
@@ -229,6 +234,14 @@ func migrateAccept(c *cli) *cobra.Command {
 	}, 1, migrationNames)
 	cmd.Flags().StringVar(&reason, "reason", "", "the `reason` (required)")
 	must(cmd.MarkFlagRequired("reason"))
+	return cmd
+}
+
+func migrateWithdraw(c *cli) *cobra.Command {
+	cmd := migrateAct(c, "withdraw", "End a rehearsal or cut-over of a migration", (*client.Client).WithdrawMigration)
+	cmd.Long = `End a rehearsal or a cut-over that waits or is under way. The server goes on as before, and
+so does the copying. A server that was told to power off stays so: see "gpuvirt migrate
+rollback".`
 	return cmd
 }
 

@@ -17,8 +17,9 @@ const (
 	ActChange   Act = "change" // how it copies
 	ActRehearse Act = "rehearse"
 	ActCutover  Act = "cutover"
-	ActFenced   Act = "fenced" // somebody says that the source is off
-	ActAccept   Act = "accept" // somebody takes the VM though a check failed
+	ActWithdraw Act = "withdraw" // what is asked for or under way is not wanted any more
+	ActFenced   Act = "fenced"   // somebody says that the source is off
+	ActAccept   Act = "accept"   // somebody takes the VM though a check failed
 	ActRollback Act = "rollback"
 )
 
@@ -47,6 +48,14 @@ func (m Migration) Allows(a Act) (changes bool, err error) {
 	case ActRehearse, ActCutover:
 		if err := m.tries(a); err != nil {
 			return false, err
+		}
+		return true, nil
+	case ActWithdraw:
+		switch a := m.Pending(); {
+		case a == nil || m.Ended != "":
+			return false, m.refuse("withdraw from", "nothing is asked for or under way")
+		case m.Fence != FenceNone:
+			return false, m.refuse("withdraw from", "its source was told to power off").WithHint("gpuvirt migrate rollback %s takes its VM away", m.Name)
 		}
 		return true, nil
 	case ActFenced:
@@ -82,7 +91,7 @@ func (m Migration) tries(a Act) error {
 		return m.refuse(verb, "it is %s", m.Phase)
 	case m.VM == nil:
 		return m.refuse(verb, "it was begun by a version that could only copy").WithHint("roll it back and begin it again")
-	case m.Forecast == nil:
+	case m.Forecast == nil && a == ActRehearse:
 		return m.refuse(verb, "its disks were not passed over yet since the source was reached")
 	}
 	return nil
@@ -94,8 +103,8 @@ func (m Migration) Refuses(kind AttemptKind, w CutWish) error {
 	switch {
 	case err == nil && kind == Cutover && w.Live:
 		err = errors.New("live is of rehearsals")
-	case err == nil && kind == Rehearsal && w.Unrehearsed != "":
-		err = errors.New("unrehearsed is of cut-overs")
+	case err == nil && kind == Rehearsal && (w.Unrehearsed != "" || w.WhenReady):
+		err = errors.New("unrehearsed and when_ready are of cut-overs")
 	}
 	if err != nil {
 		return gpu.Errorf(gpu.CodeInvalid, "cannot try a %s of migration %q: %w", kind, m.Name, err)
@@ -119,9 +128,14 @@ func (m Migration) canCut(w CutWish) error {
 	case last.State != Passed:
 		return m.refuse("cut over", "the last rehearsal has failed: %s", last.Problem).WithHint("rehearse it again, or say why it need not be: --unrehearsed REASON")
 	}
-	if f := m.Forecast; float64(w.Limit) < f.FinalSeconds && !f.Fits {
+	f := m.Forecast
+	switch {
+	case w.WhenReady:
+	case f == nil:
+		return m.refuse("cut over", "its disks were not passed over yet since the source was reached").WithHint("wait, or have it done then: --when-ready")
+	case float64(w.Limit) < f.FinalSeconds && !f.Fits:
 		return m.refuse("cut over", "the last pass would take %.0f s, and the source may be at rest for %.0f s", f.FinalSeconds, max(f.BudgetSeconds, float64(w.Limit))).
-			WithHint("wait until less changes, or allow more: --limit")
+			WithHint("wait until less changes (--when-ready does), or allow more: --limit")
 	}
 	return nil
 }

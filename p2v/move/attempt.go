@@ -26,6 +26,8 @@ const (
 	Running AttemptState = "running"
 	Passed  AttemptState = "passed"
 	Failed  AttemptState = "failed" // the source goes on as before
+	// Withdrawn is one that somebody did not want any more; the source goes on as before.
+	Withdrawn AttemptState = "withdrawn"
 )
 
 // Attempt is a rehearsal or a cut-over.
@@ -63,7 +65,14 @@ type Left struct {
 }
 
 // Over reports whether nothing more comes of it.
-func (a Attempt) Over() bool { return a.State == Passed || a.State == Failed }
+func (a Attempt) Over() bool {
+	return a.State == Passed || a.State == Failed || a.State == Withdrawn
+}
+
+// Waits reports whether it is not begun before the last pass fits.
+func (a Attempt) Waits(f *Forecast) bool {
+	return a.State == Asked && a.Wish.WhenReady && (f == nil || !f.Fits && f.FinalSeconds > float64(a.Wish.Limit))
+}
 
 // CutWish says how the source is brought to rest.
 type CutWish struct {
@@ -79,6 +88,8 @@ type CutWish struct {
 	// Live is of rehearsals only: the source is not brought to rest, and the copy is as if
 	// its cable had been pulled over a while.
 	Live bool `json:"live,omitempty"`
+	// WhenReady has it wait until the last pass fits the limit, days if need be.
+	WhenReady bool `json:"when_ready,omitempty"`
 	// Unrehearsed is of cut-overs only: why there need be no rehearsal that passed.
 	Unrehearsed string `json:"unrehearsed,omitempty"`
 }
