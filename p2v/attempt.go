@@ -12,6 +12,7 @@ import (
 	"gpuvirt/operation"
 	"gpuvirt/p2v/freeze"
 	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/report"
 )
 
 // errFenced ends the copying: the source is off, and its mirrors are what it was.
@@ -46,6 +47,9 @@ func (s *stay) attempt(ctx context.Context) error {
 		s.task.Logf("%s has failed, and the source goes on: %v", t.kind, err)
 	} else {
 		s.task.Logf("%s has passed", t.kind)
+	}
+	if t.lost == nil && t.rec.Fence != move.FenceNone {
+		return err // it may be off: no pass is made any more before that is known
 	}
 	return t.lost
 }
@@ -119,6 +123,7 @@ func finish(a *move.Attempt, now time.Time, err error) {
 		if e, ok := errors.AsType[*gpu.Error](err); ok && e.Hint != "" {
 			a.Problem += "; " + e.Hint
 		}
+		a.Problem = report.CleanString(a.Problem)
 	}
 }
 
