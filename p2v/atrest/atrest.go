@@ -36,8 +36,8 @@ type Disk struct {
 
 // Options say what may be read, and how.
 type Options struct {
-	// Folders are those below which images and devices may lie, such as /dev: what a path may
-	// lead to is up to whoever sets them. None lets no Image be read.
+	// Folders are those below which images, devices and sockets of NBD may lie, such as /dev: what
+	// a path may lead to is up to whoever sets them. None lets none be used.
 	Folders []string
 	NBD     nbd.Options
 	Log     *slog.Logger // nil: nothing is logged

@@ -234,13 +234,13 @@ func TestRefusedImages(t *testing.T) {
 		{path: busy, code: gpu.CodeBusy, want: "open for writing", hint: "lsof"},
 		{path: path + "x", code: gpu.CodeNotFound, want: "it is not there"},
 		{path: filepath.Join(folder, "fifo"), code: gpu.CodeInvalid, want: "neither an image nor a block device"},
-		{path: folder, code: gpu.CodeForbidden, want: "may lie below"},
+		{path: folder, code: gpu.CodeForbidden, want: "disks may be read from"},
 		{path: folder + "/out/passwd", code: gpu.CodeInvalid, want: "escapes"},
 		{path: folder + "/../" + filepath.Base(folder) + "/gpu7 sda.raw", code: gpu.CodeInvalid, want: ". or .. in it"},
 		{path: "gpu7 sda.raw", code: gpu.CodeInvalid, want: "no absolute path"},
-		{path: "/etc/shadow", code: gpu.CodeForbidden, want: "images may lie below", folders: []string{folder}},
-		{path: path, code: gpu.CodeForbidden, want: "images may lie below", folders: []string{}},
-		{path: path, code: gpu.CodeForbidden, want: "images may lie below", folders: []string{folder + "x", folder[:len(folder)-1]}},
+		{path: "/etc/shadow", code: gpu.CodeForbidden, want: "disks may be read from", hint: "p2v.images", folders: []string{folder}},
+		{path: path, code: gpu.CodeForbidden, want: "no folder is set", hint: "p2v.images", folders: []string{}},
+		{path: path, code: gpu.CodeForbidden, want: "disks may be read from", folders: []string{folder + "x", folder[:len(folder)-1]}},
 		{path: "/dev/zero", code: gpu.CodeInvalid, want: "neither an image nor a block device", folders: []string{"/dev"}},
 	} {
 		if c.folders == nil {

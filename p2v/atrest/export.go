@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"time"
 
 	"gpuvirt/gpu"
@@ -19,6 +21,9 @@ const probeTime = 30 * time.Second
 type export struct{ client *nbd.Client }
 
 func openExport(ctx context.Context, uri string, o Options) (*export, error) {
+	if err := mayConnect(uri, o.Folders); err != nil {
+		return nil, err
+	}
 	c, err := nbd.Dial(ctx, uri, o.NBD)
 	if err != nil {
 		return nil, err
@@ -31,6 +36,33 @@ func openExport(ctx context.Context, uri string, o Options) (*export, error) {
 		o.Log.WarnContext(ctx, "an export can be written to by whoever reaches it", "export", c.URI().String())
 	}
 	return e, nil
+}
+
+// mayConnect refuses a socket of this host that lies below none of the folders: many take orders
+// from root.
+func mayConnect(uri string, folders []string) error {
+	u, err := nbd.ParseURI(uri)
+	if err != nil || u.Network != "unix" {
+		return err
+	}
+	for folder, inside := range above(u.Address, folders) {
+		root, err := os.OpenRoot(folder)
+		if err != nil {
+			return gpu.Errorf(gpu.CodeInvalid, "cannot use %q: %w", u.Address, err)
+		}
+		info, err := root.Stat(inside)
+		_ = root.Close()
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return gpu.Errorf(gpu.CodeNotFound, "cannot use %q: it is not there", u.Address)
+		case err != nil:
+			return gpu.Errorf(gpu.CodeInvalid, "cannot use %q: %w", u.Address, err)
+		case info.Mode().Type() != fs.ModeSocket:
+			return gpu.Errorf(gpu.CodeInvalid, "cannot use %q: it is no socket", u.Address)
+		}
+		return nil
+	}
+	return elsewhere(u.Address, folders)
 }
 
 func (e *export) block(d Disk) block.Disk {

@@ -193,6 +193,55 @@ func TestRefusedExports(t *testing.T) {
 	}
 }
 
+// A socket of this host is one that takes orders of root, but where the folders say otherwise.
+func TestSockets(t *testing.T) {
+	folder, other := t.TempDir(), t.TempDir()
+	at := func(path string) string { return "nbd+unix:///?socket=" + path }
+	l, err := net.Listen("unix", filepath.Join(other, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = errors.Join(os.Symlink(filepath.Join(other, "s"), filepath.Join(folder, "out")), os.WriteFile(filepath.Join(folder, "file"), nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		uri     string
+		code    gpu.Code
+		want    string
+		folders []string
+	}{
+		{uri: at(filepath.Join(other, "s")), code: gpu.CodeForbidden, want: "no folder is set"},
+		{uri: at(filepath.Join(other, "s")), code: gpu.CodeForbidden, want: "disks may be read from", folders: []string{folder}},
+		{uri: at(folder + "/../" + filepath.Base(other) + "/s"), code: gpu.CodeForbidden, want: "disks may be read from", folders: []string{folder}},
+		{uri: at(filepath.Join(folder, "out")), code: gpu.CodeInvalid, want: "escapes", folders: []string{folder}},
+		{uri: at(filepath.Join(folder, "file")), code: gpu.CodeInvalid, want: "it is no socket", folders: []string{folder}},
+		{uri: at(filepath.Join(folder, "none")), code: gpu.CodeNotFound, want: "it is not there", folders: []string{folder}},
+	} {
+		_, err := atrest.Dial(t.Context(), []atrest.Disk{exported(c.uri)}, atrest.Options{Folders: c.folders})
+		if gpu.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s of %q: %v", c.uri, c.folders, err)
+		}
+	}
+
+	if _, err := exec.LookPath("nbdkit"); err != nil {
+		t.Skip("nbdkit is not installed")
+	}
+	_, path := write(t, disk(t))
+	r := newRescue(t)
+	own, err := net.Listen("unix", filepath.Join(folder, "own"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	if r.socket, err = own.(*net.UnixListener).File(); err != nil {
+		t.Fatal(err)
+	}
+	r.start(t, "file", path)
+	dialled(t, []atrest.Disk{exported(at(filepath.Join(folder, "own")))}, atrest.Options{Folders: []string{folder}})
+}
+
 // An export that others may write to is told in the log.
 func TestWritableExport(t *testing.T) {
 	_, path := write(t, disk(t))

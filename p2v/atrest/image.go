@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,11 +33,7 @@ func openImage(path string, folders []string) (*image, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return nil, cannot(gpu.CodeInvalid, "it is no absolute path, or has . or .. in it")
 	}
-	for _, folder := range folders {
-		inside, err := filepath.Rel(folder, path)
-		if err != nil || inside == "." || !filepath.IsLocal(inside) {
-			continue
-		}
+	for folder, inside := range above(path, folders) {
 		i, err := openBelow(folder, inside)
 		_, known := errors.AsType[*gpu.Error](err)
 		switch {
@@ -51,7 +49,29 @@ func openImage(path string, folders []string) (*image, error) {
 		}
 		return nil, cannot(gpu.CodeInvalid, "%w", err)
 	}
-	return nil, cannot(gpu.CodeForbidden, "images may lie below %q only", folders)
+	return nil, elsewhere(path, folders)
+}
+
+// above are the folders that a path lies below, each with the path from there.
+func above(path string, folders []string) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, folder := range folders {
+			inside, err := filepath.Rel(folder, path)
+			if err == nil && inside != "." && filepath.IsLocal(inside) && !yield(folder, inside) {
+				return
+			}
+		}
+	}
+}
+
+// elsewhere is the error of a path that lies below none of the folders.
+func elsewhere(path string, folders []string) error {
+	if len(folders) == 0 {
+		return gpu.Errorf(gpu.CodeForbidden, "cannot use %q: no folder is set from which disks may be read", path).
+			WithHint("set p2v.images, and restart the daemon")
+	}
+	return gpu.Errorf(gpu.CodeForbidden, "cannot use %q: disks may be read from %s only", path, strings.Join(folders, ", ")).
+		WithHint("these are p2v.images; a link may not lead out of them")
 }
 
 func openBelow(folder, path string) (*image, error) {
