@@ -14,6 +14,18 @@ type MigrationRequest struct {
 	Plan       *PlanRequest `json:"plan,omitempty"`
 	Copy       *CopyRequest `json:"copy,omitempty"`
 	VM         *VMRequest   `json:"vm,omitempty"`
+	// DisksFrom says where each disk is read of a server that is off; left out: it runs, and is
+	// reached as it was when it was assessed. Certificates names a folder, in the host's folder of
+	// credentials, with those of NBD.
+	DisksFrom    []DiskFromRequest `json:"disks_from,omitempty"`
+	Certificates string            `json:"certificates,omitempty"`
+}
+
+// DiskFromRequest says where a disk is read: one of Image and NBD.
+type DiskFromRequest struct {
+	Disk  string `json:"disk"`            // as the server was inspected with: "nvme0n1"
+	Image string `json:"image,omitempty"` // the absolute path of a raw image or a block device of the host
+	NBD   string `json:"nbd,omitempty"`   // the URI of an export
 }
 
 // VMRequest says what the VM is to be like, beside what the plan has. All of it may be left
@@ -68,6 +80,9 @@ type TryRequest struct {
 	WhenReady bool `json:"when_ready,omitempty"`
 	// Unrehearsed is of cut-overs: why no rehearsal has to have passed.
 	Unrehearsed string `json:"unrehearsed,omitempty"`
+	// SourceOff is of cut-overs of servers whose disks alone are read: the server is off, and stays
+	// so. Nobody can see that from the host.
+	SourceOff bool `json:"source_off,omitempty"`
 }
 
 // AcceptRequest takes a VM as it is though a check of it has failed.
@@ -129,8 +144,8 @@ type WaiverRequest struct {
 type Migration struct {
 	Name       string     `json:"name"`
 	Assessment string     `json:"assessment"`
-	Hostname   string     `json:"hostname"` // as the server said
-	Source     Source     `json:"source"`
+	Hostname   string     `json:"hostname"`         // as the server said
+	Source     *Source    `json:"source,omitempty"` // nil: it was never reached from the host
 	Phase      string     `json:"phase"`
 	Reason     string     `json:"reason,omitempty"` // why a person must act
 	Operation  string     `json:"operation"`
@@ -148,6 +163,9 @@ type Migration struct {
 	VM     *move.VM    `json:"vm,omitempty"` // nil: it was begun by a version that only copied
 	// Attempts are the last rehearsals and cut-overs, oldest first.
 	Attempts []move.Attempt `json:"attempts"`
+	// DisksFrom says where each disk is read of a server that is off, and Certificates what with.
+	DisksFrom    []move.DiskFrom `json:"disks_from,omitempty"`
+	Certificates string          `json:"certificates,omitempty"`
 	// Fence is empty while the server runs, asked where it is not known whether it is off, and
 	// off.
 	Fence    string `json:"fence,omitempty"`

@@ -36,6 +36,7 @@ type Config struct {
 	Scratch        string        // folder of what conversions need while they go on, absolute
 	ConvertUser    string        // who they run as, by name
 	GuestFiles     string        // folder of packages for guests, absolute
+	Images         []string      // folders from which disks of servers that are off may be read, absolute
 	LogLevel       slog.Level
 
 	TLSListen      string // address and port; empty: not over the network

@@ -157,6 +157,8 @@ func TestWrongFiles(t *testing.T) {
 		"p2v: {mirrors: '/a:b'}\n":       {`:1: p2v.mirrors: "/a:b" has a colon, a comma or a control character`},
 		"p2v: {scratch: tmp}\n":          {`:1: p2v.scratch: "tmp" is no absolute path`},
 		"p2v: {convert_user: root}\n":    {`:1: p2v.convert_user: "root" is no name of a user, or root`},
+		"p2v: {images: [srv]}\n":         {`:1: p2v.images: "srv" is no absolute path`},
+		"p2v: {images: [/dev/../]}\n":    {`:1: p2v.images: it is everything`},
 		"p2v: {convert_user: '0'}\n":     {`:1: p2v.convert_user: "0" is no name of a user, or root`},
 		"tls: {listen: '8443'}\n":        {`:1: tls.listen: "8443" is no address with a port`},
 		"tls: {listen: 'host:8443'}\n":   {`:1: tls.listen: "host:8443" is no address with a port`},

@@ -108,7 +108,7 @@ func Settings() []Setting {
 		},
 		{
 			Key: "p2v.credentials", Flag: "credentials", Arg: "folder", check: absolute,
-			Doc: "Folder with the private keys that physical servers are reached with by ssh. A request\nnames a file in it.", at: func(c *Config) any { return &c.Credentials },
+			Doc: "Folder with the private keys that physical servers are reached with by ssh, and with folders of\ncertificates for disks that come by NBD. A request names a file or a folder in it.", at: func(c *Config) any { return &c.Credentials },
 		},
 		{
 			Key: "p2v.inspector", Flag: "inspector", Arg: "program", check: absolute,
@@ -129,6 +129,10 @@ func Settings() []Setting {
 		{
 			Key: "p2v.guest_files", Flag: "guest-files", Arg: "folder", check: plainPath,
 			Doc: "Folder of packages for VMs that servers become, in SYSTEM/agent (QEMU's guest agent) and\nSYSTEM/driver (NVIDIA's guest driver), where SYSTEM is such as debian-12 or rhel-9. They must be\nreadable to the user above.", at: func(c *Config) any { return &c.GuestFiles },
+		},
+		{
+			Key: "p2v.images", Flag: "images", Arg: "folder", check: folder,
+			Doc: "Folders from which migrations may read disks of servers that are off: raw images, and sockets of\nNBD; /dev for disks that are plugged in here. Whoever may begin migrations has a VM made of any file\nin them. Empty: none. What lies in /home, /root or /tmp is not seen by the daemon.", at: func(c *Config) any { return &c.Images },
 		},
 		{
 			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
@@ -228,6 +232,17 @@ func absolute(text string) (string, error) {
 		return "", fmt.Errorf("%q is no absolute path", text)
 	}
 	return text, nil
+}
+
+// folder takes a folder other than that of everything.
+func folder(text string) (string, error) {
+	if _, err := absolute(text); err != nil {
+		return "", err
+	}
+	if filepath.Clean(text) == "/" {
+		return "", errors.New("it is everything")
+	}
+	return filepath.Clean(text), nil
 }
 
 // plainPath takes a path that programs of others take as no more than that.

@@ -20,7 +20,7 @@ type Migrations interface {
 	// Plan says how a move would be carried out now; a blocked one is no error.
 	Plan(ctx context.Context, w move.Wish) (assess.Plan, error)
 	// Refusal says why Create would refuse for another reason than what the plan says.
-	Refusal(w move.Wish) error
+	Refusal(ctx context.Context, w move.Wish) error
 	Create(ctx context.Context, actor string, w move.Wish, idem gpu.Idempotency) (operation.Operation, error)
 	SetCopy(name string, c move.Copy) (move.Migration, error)
 	Sync(name string) (move.Migration, error)
@@ -38,10 +38,15 @@ type Migrations interface {
 
 func migrationOf(m move.Migration) api.Migration {
 	out := api.Migration{
-		Name: m.Name, Assessment: m.Assessment, Hostname: m.Hostname, Source: api.Source(m.Source), Phase: string(m.Phase), Reason: m.Reason,
+		Name: m.Name, Assessment: m.Assessment, Hostname: m.Hostname, Phase: string(m.Phase), Reason: m.Reason,
 		Operation: m.Operation, CreatedBy: m.Actor, Created: clock(m.Created), Heard: moment(m.Heard),
 		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Forecast: m.Forecast,
 		Wanted: m.Wanted.Listed(), VM: m.VM, Attempts: convert(m.Attempts, attemptOf), Fence: string(m.Fence), Accepted: m.Accepted,
+		DisksFrom: m.DisksFrom, Certificates: m.Certificates,
+	}
+	if m.Source.Address != "" {
+		s := api.Source(m.Source)
+		out.Source = &s
 	}
 	for i := range out.Disks {
 		out.Disks[i].Passes = slices.Clone(list(out.Disks[i].Passes))
@@ -117,7 +122,7 @@ func createMigration(s *Server, q *request) (response, error) {
 			return response{}, err
 		}
 		out := api.MigrationPlan{Plan: p}
-		if refusal := s.migrations.Refusal(w); refusal != nil {
+		if refusal := s.migrations.Refusal(q.Context(), w); refusal != nil {
 			out.Problem = problemOf(refusal)
 		}
 		return ok(out), nil
@@ -154,6 +159,13 @@ func migrationWish(body api.MigrationRequest, actor string) (move.Wish, error) {
 	}
 	if err := w.VM.Check(); err != nil {
 		return w, invalid("field %q is malformed: %w", "vm", err)
+	}
+	for _, d := range body.DisksFrom {
+		w.DisksFrom = append(w.DisksFrom, move.DiskFrom(d))
+	}
+	w.Certificates = body.Certificates
+	if err := move.CheckFrom(w.DisksFrom, w.Certificates); err != nil {
+		return w, invalid("field %w", err)
 	}
 	return w, nil
 }
@@ -289,7 +301,7 @@ func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act fu
 			return response{}, invalid("field %q is malformed: %w", "unrehearsed", err)
 		}
 	}
-	w := move.CutWish{Stop: list(body.StopServices), Limit: body.LimitSeconds, Verify: body.Verify, Live: body.Live, WhenReady: body.WhenReady, Unrehearsed: body.Unrehearsed}
+	w := move.CutWish{Stop: list(body.StopServices), Limit: body.LimitSeconds, Verify: body.Verify, Live: body.Live, WhenReady: body.WhenReady, Unrehearsed: body.Unrehearsed, SourceOff: body.SourceOff}
 	if err := w.Check(); err != nil {
 		return response{}, invalid("field %w", err)
 	}
@@ -299,6 +311,9 @@ func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act fu
 	if q.dryRun() {
 		m, err := s.migrations.Migration(name)
 		refusal := m.Refuses(kind, w)
+		if kind == move.Cutover && m.AtRest() {
+			summary = "start the VM of " + name + ", whose server is off"
+		}
 		return s.planned(q, gpu.Plan{Summary: summary, Changes: refusal == nil, Refusal: refusal}, err)
 	}
 	m, err := act(name, q.who.Actor, w)

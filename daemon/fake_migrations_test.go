@@ -11,7 +11,8 @@ import (
 	"gpuvirt/p2v/verify"
 )
 
-// fakeMigrations has one that is ready, "gpu7", and one that was rolled back, "gone".
+// fakeMigrations has one that is ready, "gpu7", one that was rolled back, "gone", and one of a
+// server that is off, "rest".
 type fakeMigrations struct{ *fakeAssessments }
 
 func (f *fakeMigrations) Migrations() ([]move.Migration, error) {
@@ -32,7 +33,9 @@ func (f *fakeMigrations) Migrations() ([]move.Migration, error) {
 		Report: &verify.Report{Began: born, Ended: born, Verdict: verify.StateOK},
 	}}
 	running.Disks = []move.Disk{{Name: "nvme0n1", ID: "wwn:x", Size: 1 << 30, Total: 1, Passes: []move.Pass{{Started: born, Seconds: 3, Complete: true}}}}
-	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack}, {Record: running, Phase: move.PhaseReady}}, nil
+	rest := running
+	rest.Name, rest.Source, rest.DisksFrom, rest.Attempts = "rest", report.Source{}, []move.DiskFrom{{Disk: "nvme0n1", Image: "/srv/images/x.raw"}}, nil
+	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack}, {Record: running, Phase: move.PhaseReady}, {Record: rest, Phase: move.PhaseReady}}, nil
 }
 
 func (f *fakeMigrations) Migration(name string) (move.Migration, error) {
@@ -59,7 +62,7 @@ func (f *fakeMigrations) Plan(_ context.Context, w move.Wish) (assess.Plan, erro
 	return assess.NewPlan(*r.Report, w.Plan, assess.HostState{}, assess.Policy{}, assess.BuiltInDrivers()), nil
 }
 
-func (f *fakeMigrations) Refusal(w move.Wish) error {
+func (f *fakeMigrations) Refusal(_ context.Context, w move.Wish) error {
 	if _, err := f.Assessment(w.Assessment); err != nil {
 		return err
 	}
@@ -69,8 +72,8 @@ func (f *fakeMigrations) Refusal(w move.Wish) error {
 	return nil
 }
 
-func (f *fakeMigrations) Create(_ context.Context, actor string, w move.Wish, _ gpu.Idempotency) (operation.Operation, error) {
-	if err := f.Refusal(w); err != nil {
+func (f *fakeMigrations) Create(ctx context.Context, actor string, w move.Wish, _ gpu.Idempotency) (operation.Operation, error) {
+	if err := f.Refusal(ctx, w); err != nil {
 		return operation.Operation{}, err
 	}
 	return f.write("Create", actor)

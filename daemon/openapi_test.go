@@ -207,7 +207,8 @@ func wireTypes() map[string]reflect.Type {
 		"Migration": reflect.TypeFor[api.Migration](), "MigrationRequest": reflect.TypeFor[api.MigrationRequest](), "MigrationPatch": reflect.TypeFor[api.MigrationPatch](),
 		"CopyRequest": reflect.TypeFor[api.CopyRequest](), "PlanRequest": reflect.TypeFor[api.PlanRequest](), "PlanPartitionRequest": reflect.TypeFor[api.PlanPartitionRequest](),
 		"VMRequest": reflect.TypeFor[api.VMRequest](), "NICRequest": reflect.TypeFor[api.NICRequest](), "CheckRequest": reflect.TypeFor[api.CheckRequest](),
-		"TryRequest": reflect.TypeFor[api.TryRequest](), "AcceptRequest": reflect.TypeFor[api.AcceptRequest](),
+		"DiskFromRequest": reflect.TypeFor[api.DiskFromRequest](),
+		"TryRequest":      reflect.TypeFor[api.TryRequest](), "AcceptRequest": reflect.TypeFor[api.AcceptRequest](),
 		"WaiverRequest": reflect.TypeFor[api.WaiverRequest](), "MigrationList": reflect.TypeFor[api.List[api.Migration]](),
 		"AssessmentList": reflect.TypeFor[api.List[api.Assessment]](),
 		"TokenList":      reflect.TypeFor[api.List[api.Token]](),
@@ -250,7 +251,7 @@ func movingTypes() map[string]reflect.Type {
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[report.Report](), reflect.TypeFor[assess.Assessment](), reflect.TypeFor[api.MigrationPlan](),
 		reflect.TypeFor[move.Copy](), reflect.TypeFor[move.Disk](), reflect.TypeFor[move.Forecast](),
-		reflect.TypeFor[move.VMWish](), reflect.TypeFor[move.VM](), reflect.TypeFor[move.Attempt](),
+		reflect.TypeFor[move.VMWish](), reflect.TypeFor[move.VM](), reflect.TypeFor[move.Attempt](), reflect.TypeFor[move.DiskFrom](),
 	} {
 		add(t)
 	}

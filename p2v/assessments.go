@@ -15,6 +15,7 @@ import (
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
 	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/atrest"
 	"gpuvirt/p2v/convert"
 	"gpuvirt/p2v/guest"
 	"gpuvirt/p2v/move"
@@ -108,6 +109,8 @@ type Config struct {
 	Patience Patience // zero: DefaultPatience
 
 	// Of moves only.
+	// DialAtRest opens the disks of a server that is off, with the certificates of a name.
+	DialAtRest  func(ctx context.Context, disks []atrest.Disk, certificates string) (Server, error)
 	Host        Host
 	Facts       func() assess.HostState // what this host has beside GPUs
 	Storage     string                  // folder of the mirrors

@@ -132,6 +132,9 @@ func (t *try) limit() time.Duration {
 	if t.wish.Limit > 0 {
 		return time.Duration(t.wish.Limit) * time.Second
 	}
+	if t.rec.AtRest() {
+		return move.MaxLimit // nobody waits for it to go on
+	}
 	if t.rec.Plan.DowntimeSeconds > 0 {
 		return time.Duration(t.rec.Plan.DowntimeSeconds * float64(time.Second))
 	}

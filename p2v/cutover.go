@@ -24,6 +24,9 @@ func (t *try) cutOver(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if err := t.off(ctx); err != nil {
+		return err
+	}
 	t.baseline(ctx)
 	return t.still(ctx, func(ctx context.Context, f *freeze.Client) error {
 		err := t.lastPass(ctx, f)
@@ -50,6 +53,9 @@ func (t *try) fence(ctx context.Context, f *freeze.Client) error {
 		return err
 	case !slices.Equal(now, t.quiet):
 		return restless(now)
+	}
+	if t.rec.AtRest() {
+		return t.taken(ctx)
 	}
 	if err := t.phase("powering the source off"); err != nil {
 		return err

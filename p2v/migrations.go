@@ -66,10 +66,8 @@ func NewMigrations(cfg Config) *Migrations {
 
 func (m *Migrations) view(r move.Record) (move.Migration, error) {
 	out := move.Migration{Record: r, Phase: r.Ended}
-	if r.Ended == move.PhaseRolledBack && r.Fence != move.FenceNone {
-		out.Reason = "the source was powered off: start it again"
-	}
 	if r.Ended != "" {
+		out.Reason = afterwards(r)
 		return out, nil
 	}
 	op, err := m.cfg.Engine.Get(r.Operation)
@@ -94,6 +92,7 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 		out.Phase = move.PhaseRollingBack
 	case operation.Undone:
 		out.Phase, out.Ended = move.PhaseRolledBack, move.PhaseRolledBack
+		out.Reason = afterwards(out.Record)
 	case operation.Failed:
 		out.Phase, out.Abandoned = move.PhaseFailed, op.Forgot
 		if op.Problem != nil {
@@ -108,6 +107,17 @@ func (m *Migrations) view(r move.Record) (move.Migration, error) {
 		}
 	}
 	return out, nil
+}
+
+// afterwards says what is left to do of a move that has ended.
+func afterwards(r move.Record) string {
+	switch {
+	case r.Ended != move.PhaseRolledBack || r.Fence == move.FenceNone:
+		return ""
+	case r.AtRest():
+		return "the source is off: start it again"
+	}
+	return "the source was powered off: start it again"
 }
 
 // current is the kind of the step that an operation is at.
@@ -230,13 +240,17 @@ func (m *Migrations) Create(ctx context.Context, actor string, w move.Wish, idem
 
 // Refusal says why Create would refuse a wish for another reason than what its plan says;
 // nil: for none.
-func (m *Migrations) Refusal(w move.Wish) error {
+func (m *Migrations) Refusal(ctx context.Context, w move.Wish) error {
 	r, err := m.check(w)
 	if err != nil {
 		return err
 	}
-	if _, err := disksOf(*r.Report, w.Plan); err != nil {
+	disks, err := disksOf(*r.Report, w.Plan)
+	if err != nil {
 		return gpu.Errorf(gpu.CodeInvalid, "cannot migrate %q: %w", w.Name, err)
+	}
+	if err := m.openable(ctx, w, disks); err != nil {
+		return err
 	}
 	return m.cfg.Engine.Held(keysOf(w, r)...)
 }
@@ -244,7 +258,11 @@ func (m *Migrations) Refusal(w move.Wish) error {
 // keysOf are what nobody else may work on meanwhile. One server is moved once at a time,
 // whatever the move is called.
 func keysOf(w move.Wish, r report.AssessmentRecord) []string {
-	return []string{move.RecordMigration + "/" + w.Name, "server/" + cmp.Or(r.Report.OS.MachineID, r.Source.Address)}
+	address := ""
+	if r.Source != nil {
+		address = r.Source.Address
+	}
+	return []string{move.RecordMigration + "/" + w.Name, "server/" + cmp.Or(r.Report.OS.MachineID, address, r.Report.Hostname, r.Name)}
 }
 
 // add begins a move whose name nobody has taken while it was planned.
@@ -291,11 +309,11 @@ func (m *Migrations) check(w move.Wish) (report.AssessmentRecord, error) {
 	case seen.State != report.StateDone:
 		return seen, cannot(gpu.CodeConflict, "assessment %q is still %s", w.Assessment, seen.State).
 			WithBlockers(gpu.Blocker{Kind: "operation", ID: seen.Operation}).WithHint("gpuvirt assessment finish %s", w.Assessment)
-	case seen.Source == nil:
+	case seen.Source == nil && len(w.DisksFrom) == 0:
 		return seen, cannot(gpu.CodeConflict, "its inspection was carried here, and nobody has said how the server is reached").
-			WithHint("assess it with a source")
+			WithHint("assess it with a source; or shut it down, and say where its disks are read: --image, --nbd")
 	}
-	if err := errors.Join(w.Copy.Check(), w.VM.Check()); err != nil {
+	if err := errors.Join(w.Copy.Check(), w.VM.Check(), move.CheckFrom(w.DisksFrom, w.Certificates)); err != nil {
 		return seen, cannot(gpu.CodeInvalid, "%w", err)
 	}
 	return seen, nil
@@ -324,23 +342,30 @@ func (m *Migrations) draft(ctx context.Context, actor string, w move.Wish) (oper
 	if err != nil {
 		return operation.Plan{}, cannot(gpu.CodeInvalid, "%w", err)
 	}
+	if err := m.openable(ctx, w, disks); err != nil {
+		return operation.Plan{}, err
+	}
 	id := m.cfg.Engine.NewID()
 	rec := move.Record{
-		Name: w.Name, Assessment: w.Assessment, Hostname: seen.Report.Hostname, Source: *seen.Source, Plan: w.Plan, Copy: w.Copy.Complete(),
+		Name: w.Name, Assessment: w.Assessment, Hostname: seen.Report.Hostname, Plan: w.Plan, Copy: w.Copy.Complete(),
 		Actor: actor, Created: m.cfg.Now().UTC(), Operation: id, Disks: disks, Wanted: w.VM.Listed(),
+		DisksFrom: w.DisksFrom, Certificates: w.Certificates,
 		VM: &move.VM{UUID: m.cfg.NewUUID(), Name: cmp.Or(w.VM.Name, w.Name), Slices: slicesOf(w.Name, plan)},
+	}
+	if seen.Source != nil {
+		rec.Source = *seen.Source
 	}
 	if _, err := m.definitionOf(rec, *seen.Report); err != nil {
 		return operation.Plan{}, cannot(gpu.CodeInvalid, "%w", err)
 	}
 	args := syncArgs{Name: w.Name}
 	return operation.Plan{
-		ID: id, Kind: kindMigrate, Actor: actor, Summary: fmt.Sprintf("migrate %s as %s", rec.Source.Address, rec.Name),
+		ID: id, Kind: kindMigrate, Actor: actor, Summary: fmt.Sprintf("migrate %s as %s", cmp.Or(rec.Source.Address, rec.Hostname), rec.Name),
 		Keys: keysOf(w, seen),
 		Rows: []operation.Row{operation.Put(move.RecordMigration, w.Name, rec)},
 		Steps: []operation.PlanStep{
 			{Kind: stepReserve, Summary: fmt.Sprintf("define VM %s, and reserve %d partitions for it", rec.VM.Name, len(rec.VM.Slices)), Args: args},
-			{Kind: stepSync, Summary: fmt.Sprintf("copy %d disks while the server runs, until it is cut over", len(disks)), Args: args},
+			{Kind: stepSync, Summary: copying(rec), Args: args},
 			{Kind: stepStart, Summary: "start VM " + rec.VM.Name, Args: args},
 			{Kind: stepVerify, Summary: "look whether the VM is what the server was", Args: args},
 		},

@@ -25,6 +25,7 @@ import (
 	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/block"
 	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/nbd"
 	"gpuvirt/p2v/report"
 	"gpuvirt/p2v/track"
 	"gpuvirt/store"
@@ -174,6 +175,8 @@ type yard struct {
 	vms         *vms
 	makers      *makers
 	holders     *holders
+	images      []string // folders
+	rescue      nbd.Options
 }
 
 func newYard(t *testing.T, m *machine) *yard {
@@ -200,8 +203,9 @@ func (y *yard) start() {
 	y.engine = operation.New(operation.Config{Store: y.store, Log: slog.New(slog.DiscardHandler), Problem: problem, Now: time.Now})
 	cfg := p2v.Config{
 		Store: y.store, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: time.Now, Dial: y.machine.dial,
-		Open: func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
-		Host: host{}, Facts: func() assess.HostState {
+		Open:       func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
+		DialAtRest: y.dialAtRest,
+		Host:       host{}, Facts: func() assess.HostState {
 			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16}
 		},
 		Storage: y.storage, Patience: y.patience, VMs: y.vms, Converter: y.makers, Assignments: y.holders, NewUUID: uuid.NewString,
@@ -495,13 +499,13 @@ func TestMigrationOnce(t *testing.T) {
 	if _, err := y.Create(t.Context(), "tester", y.wish(), gpu.Idempotency{Key: "k", Request: "other"}); gpu.CodeOf(err) != gpu.CodeConflict {
 		t.Errorf("got %v", err)
 	}
-	if err := y.Refusal(y.wish()); err == nil || !strings.Contains(err.Error(), "of this name") {
+	if err := y.Refusal(t.Context(), y.wish()); err == nil || !strings.Contains(err.Error(), "of this name") {
 		t.Errorf("got %v", err)
 	}
 	other := y.wish()
 	other.Name = "other"
 	var held *operation.ConflictError
-	if err := y.Refusal(other); !errors.As(err, &held) {
+	if err := y.Refusal(t.Context(), other); !errors.As(err, &held) {
 		t.Errorf("a dry run of a second move of the server: %v", err)
 	}
 }
@@ -601,7 +605,7 @@ func TestMigrationRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		// A dry run tells the same: in its plan, or beside it.
-		if told := y.Refusal(c.w); c.text != "Blocked" && (told == nil || told.Error() != err.Error()) {
+		if told := y.Refusal(t.Context(), c.w); c.text != "Blocked" && (told == nil || told.Error() != err.Error()) {
 			t.Errorf("%s: a dry run says %v", name, told)
 		}
 	}

@@ -140,9 +140,11 @@ func (m *Migrations) undoSync(ctx context.Context, t *operation.Task) ([]operati
 	if err := m.discard(rec); err != nil {
 		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot remove the mirrors of migration %q: %w", rec.Name, err)
 	}
-	if rec.Fence == move.FenceNone {
+	switch {
+	case rec.AtRest(): // nothing was ever put there
+	case rec.Fence == move.FenceNone:
 		m.cfg.sweep(ctx, t, rec.Source)
-	} else {
+	default:
 		t.Logf("the source was powered off: start it again")
 	}
 	if rec.VM != nil {
@@ -213,7 +215,7 @@ func (s *stay) run(ctx context.Context) error {
 	if err := makeFolders(s.m.cfg.Storage, s.rec.Name); err != nil {
 		return err
 	}
-	server, err := s.m.cfg.Dial(ctx, s.rec.Source)
+	server, err := s.m.reach(ctx, s.rec)
 	if err != nil {
 		return err
 	}
@@ -453,7 +455,7 @@ func (s *stay) forecast() error {
 			sum.SettledSeconds += f.Settled.Seconds()
 		}
 	}
-	sum.Fits = sum.FinalSeconds <= budget
+	sum.Fits = sum.FinalSeconds <= budget || s.rec.AtRest() // which is down all the time
 	sum.Converges = sum.SettledSeconds >= 0 && sum.SettledSeconds <= budget
 	s.rec.Forecast = &sum
 	return s.save()

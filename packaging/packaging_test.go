@@ -301,6 +301,14 @@ func TestUnitConverts(t *testing.T) {
 	}
 }
 
+// To find out who has an image open for writing takes a lease on it, of files of other users
+// too: without the capability nobody is found.
+func TestUnitLeases(t *testing.T) {
+	if !slices.Contains(words(read(t, "gpuvirtd.service"), "CapabilityBoundingSet"), "CAP_LEASE") {
+		t.Error("gpuvirtd.service does not let images be leased")
+	}
+}
+
 // What the daemon needs and may not load itself is loaded at boot.
 func TestModules(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("modules-load.d", "gpuvirt.conf"))

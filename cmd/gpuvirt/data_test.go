@@ -35,7 +35,7 @@ var (
 	migrations = []api.Migration{
 		{
 			Name: "gpu7", Assessment: "gpu7", Hostname: "gpu7", Phase: "ready", Operation: "01KAR2Z7T4Y2M8Q6V0R9X3B0AD", CreatedBy: "root", Created: at(0), Heard: moment(60),
-			Source: api.Source{Address: "gpu7.example", Port: 22, User: "root", HostKey: hostKey, Credential: "gpu7"},
+			Source: &api.Source{Address: "gpu7.example", Port: 22, User: "root", HostKey: hostKey, Credential: "gpu7"},
 			Copy:   move.Copy{Bandwidth: 200e6, Interval: 600, Connections: 4},
 			Disks: []move.Disk{{Name: "nvme0n1", ID: "wwn:eui.0025388b91b0a1c2", Size: 960197124096, Total: 2, Passes: []move.Pass{
 				{Started: at(0), Seconds: 4810.2, Bytes: 960197124096, Written: 412316860416, Sent: 412316860416},
@@ -57,7 +57,12 @@ var (
 		},
 		{
 			Name: "old", Assessment: "old", Hostname: "db1", Phase: "waiting", Reason: "the source has not been heard of since 2026-11-22T10:00:00Z", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
-			Source: api.Source{Address: "db1.example", Port: 22, User: "root", HostKey: hostKey, Credential: "db1"},
+			Source: &api.Source{Address: "db1.example", Port: 22, User: "root", HostKey: hostKey, Credential: "db1"},
+		},
+		{
+			Name: "rest", Assessment: "carried", Hostname: "db1", Phase: "ready", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
+			DisksFrom:    []move.DiskFrom{{Disk: "sda", Image: "/srv/images/db1.raw"}, {Disk: "sdb", NBD: "nbds://db1.example/"}},
+			Certificates: "db1",
 		},
 	}
 

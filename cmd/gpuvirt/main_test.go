@@ -96,6 +96,8 @@ func TestGolden(t *testing.T) {
 			"migrate set gpu7 --bandwidth 0", "migrate set gpu7", "migrate set gpu7 --connections 2 --dry-run",
 			"migrate rehearse gpu7", "migrate rehearse gpu7 --live --dry-run", "migrate cutover gpu7 --stop-service vllm.service --limit 5m --no-wait", "migrate cutover gpu7 --unrehearsed why --dry-run",
 			"migrate cutover none", "migrate cutover gpu7 --when-ready", "migrate withdraw gpu7", "migrate fenced gpu7", "migrate accept gpu7", "migrate accept gpu7 --reason why", "migrate start gpu7 --assessment gpu7 --bridge br0 --nic 3c:ec:ef:01:02:04=network:storage --check health=/bin/true",
+			"migrate start gpu7 --assessment carried --image x",
+			"migrate start gpu7 --assessment carried --nbd =nbds://gpu7/", "migrate show rest",
 			"migrate start gpu7 --assessment gpu7 --nic x", "migrate start gpu7 --assessment gpu7 --check x",
 			"migrate sync gpu7", "migrate sync gpu7 --dry-run", "migrate retry gpu7", "migrate rollback gpu7 --no-wait --yes", "migrate rollback gpu7 --dry-run", "migrate delete old", "migrate delete old --dry-run",
 			"p2v serve", "p2v serve --disk none", "p2v freeze", "p2v freeze --disk none",

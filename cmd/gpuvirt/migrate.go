@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -91,7 +90,8 @@ func migrationFields(m api.Migration) []field {
 		{name: "Phase", value: m.Phase},
 		{name: "Reason", value: m.Reason},
 		{name: "Hostname", value: m.Hostname},
-		{name: "Source", value: m.Source.User + "@" + net.JoinHostPort(m.Source.Address, strconv.Itoa(m.Source.Port))},
+		{name: "Source", value: fromWhere(m)},
+		{name: "Certificates", value: m.Certificates},
 		{name: "Assessment", value: m.Assessment},
 		{name: "Bandwidth", value: bandwidth(m.Copy)},
 		{name: "Connections", value: strconv.Itoa(m.Copy.Connections)},
@@ -116,6 +116,7 @@ func migrationFields(m api.Migration) []field {
 		field{name: "Created", value: when(m.Created)},
 		field{name: "Created by", value: m.CreatedBy},
 	)
+	fields = append(fields, field{name: "Read from", below: fromRows(m)})
 	var rows [][]string
 	for _, d := range m.Disks {
 		rows = append(rows, []string{d.Name, size(d.Size), fmt.Sprintf("%d passes", d.Total), d.ID})
@@ -178,11 +179,18 @@ func migrateStart(c *cli) *cobra.Command {
 and again, until little changes. The server is only read. What the plan says is in the
 way has to be mended or waived first; see "gpuvirt migrate plan".
 
+A server that is off is moved from its disks: --image reads one on the daemon's host, below
+a folder of its setting p2v.images, and --nbd from a rescue system. All that are moved are
+named, and have to be as they were inspected. Then an inspection is enough that was carried
+here.
+
 Its VM is defined at once, and its partitions are reserved. When the migration is ready,
 "gpuvirt migrate rehearse" tries it and "gpuvirt migrate cutover" carries it out;
 "gpuvirt migrate rollback" takes it back.`,
 		Example: `  gpuvirt migrate plan gpu7 --assessment gpu7
-  gpuvirt migrate start gpu7 --assessment gpu7 --bandwidth 200M --downtime 10m --bridge br0`,
+  gpuvirt migrate start gpu7 --assessment gpu7 --bandwidth 200M --downtime 10m --bridge br0
+  gpuvirt migrate start gpu7 --assessment gpu7 --image nvme0n1=/srv/images/gpu7.raw
+  gpuvirt migrate start gpu7 --assessment gpu7 --nbd nvme0n1=nbds://gpu7.bank.example/ --certificates gpu7`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			want, err := f.request(cmd, args[0])
 			if err == nil {

@@ -31,3 +31,28 @@ func TestPlanRequest(t *testing.T) {
 		t.Errorf("%s\n%s", s, strings.Join(f.requests, "\n"))
 	}
 }
+
+// Where the disks of a server that is off are read goes on the wire as it was said, and so does
+// that it is off.
+func TestDisksFrom(t *testing.T) {
+	f, socket := startFake(t)
+	for _, args := range []string{
+		"migrate start gpu7 --assessment a --image sda=/srv/a=b.raw --nbd sdb=nbds://h/x?tls-hostname=y --certificates c",
+		"migrate cutover rest --source-off --yes --no-wait",
+	} {
+		s := &session{args: strings.Fields(args)}
+		s.run(t.Context(), socket)
+		if s.code != exitDone {
+			t.Errorf("%s", s)
+		}
+	}
+	sent := strings.Join(f.requests, "\n")
+	for _, want := range []string{
+		`"disks_from":[{"disk":"sda","image":"/srv/a=b.raw"},{"disk":"sdb","nbd":"nbds://h/x?tls-hostname=y"}],"certificates":"c"}`,
+		`POST /v1/migrations/rest/cutover {"source_off":true}`,
+	} {
+		if !strings.Contains(sent, want) {
+			t.Errorf("%s is not in\n%s", want, sent)
+		}
+	}
+}

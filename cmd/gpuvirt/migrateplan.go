@@ -57,6 +57,7 @@ func (f *copyFlags) request(cmd *cobra.Command) (*api.CopyRequest, error) {
 // planFlags are what a person asks of a plan.
 type planFlags struct {
 	copyFlags
+	fromFlags
 
 	assessment string
 	profiles   []string
@@ -82,6 +83,7 @@ func (f *planFlags) add(c *cli, cmd *cobra.Command) {
 	flags.DurationVar(&f.downtime, "downtime", 0, "`how long` the server may be away while it is cut over")
 	flags.StringArrayVar(&f.waivers, "waive", nil, "a blocker that does not count, as `id=reason`; more than once for several")
 	f.copyFlags.add(cmd)
+	f.fromFlags.add(cmd)
 }
 
 func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationRequest, error) {
@@ -91,6 +93,10 @@ func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationReque
 		return want, err
 	}
 	want.Copy = how
+	want.Certificates = f.certificates
+	if want.DisksFrom, err = f.fromFlags.request(cmd); err != nil {
+		return want, err
+	}
 	p := f.plan
 	p.DowntimeSeconds = f.downtime.Seconds()
 	if f.memory != "" {

@@ -68,8 +68,11 @@ looked at. "gpuvirt migrate rollback" takes the VM away even then; somebody has 
 the server again.
 
 A rehearsal must have passed, or --unrehearsed says why it need not. "gpuvirt migrate
-withdraw" ends a cut-over that waits or is under way, until the server is powered off.`,
-		Example: "  gpuvirt migrate cutover gpu7 --stop-service model-server.service",
+withdraw" ends a cut-over that waits or is under way, until the server is powered off.
+
+Where a server is moved from its disks alone (--image, --nbd), nothing is powered off and
+nobody can see whether it is off: it takes --source-off, which says so in your name.`,
+		Example: "  gpuvirt migrate cutover gpu7 --stop-service model-server.service\n  gpuvirt migrate cutover gpu7 --source-off",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, how := cmd.Context(), f.request()
 			if c.dryRun {
@@ -80,7 +83,11 @@ withdraw" ends a cut-over that waits or is under way, until the server is powere
 				if err != nil {
 					return err
 				}
-				if err := c.confirm(ctx, "Power %s off, and start VM %s?", m.Hostname, vmName(m)); err != nil {
+				question := "Power %s off, and start VM %s?"
+				if len(m.DisksFrom) > 0 {
+					question = "Is %s off, and to stay so? VM %s starts in its place."
+				}
+				if err := c.confirm(ctx, question, m.Hostname, vmName(m)); err != nil {
 					return err
 				}
 			}
@@ -97,6 +104,7 @@ withdraw" ends a cut-over that waits or is under way, until the server is powere
 	f.add(cmd)
 	cmd.Flags().BoolVar(&f.how.WhenReady, "when-ready", false, "wait until the last pass fits the limit, and do it then, unattended")
 	cmd.Flags().StringVar(&f.how.Unrehearsed, "unrehearsed", "", "the `reason` why no rehearsal has to have passed")
+	cmd.Flags().BoolVar(&f.how.SourceOff, "source-off", false, "of a server whose disks alone are read: it is off, and stays so")
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -13,9 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gpuvirt/config"
 	"gpuvirt/gpu"
 	"gpuvirt/p2v"
 	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/atrest"
 )
 
 // inspector opens the program that looks at servers.
@@ -30,6 +33,22 @@ func inspector(path string) func() (p2v.Inspector, error) {
 			return nil, errors.Join(err, f.Close())
 		}
 		return program{f, info.Size()}, nil
+	}
+}
+
+// diskReader opens disks of servers that are off, with the certificates of a folder of the
+// credentials.
+func diskReader(c config.Config, log *slog.Logger) func(context.Context, []atrest.Disk, string) (p2v.Server, error) {
+	return func(ctx context.Context, disks []atrest.Disk, certificates string) (p2v.Server, error) {
+		o := atrest.Options{Folders: c.Images, Log: log}
+		if certificates != "" {
+			o.NBD.Certificates = filepath.Join(c.Credentials, certificates)
+		}
+		s, err := atrest.Dial(ctx, disks, o)
+		if err != nil {
+			return nil, err // and no server that is nil
+		}
+		return s, nil
 	}
 }
 

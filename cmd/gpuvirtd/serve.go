@@ -85,7 +85,8 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 		Dial: func(ctx context.Context, s report.Source) (p2v.Server, error) {
 			return source.Dial(ctx, s, source.Options{Credentials: o.Credentials})
 		},
-		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors, Converter: converts,
+		DialAtRest: diskReader(o.Config, log),
+		Host:       h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors, Converter: converts,
 		VMs: p.vms, Mark: vmapi.Marked, Assignments: h, NewUUID: uuid.NewString, Guest: guestFiles(o.GuestFiles, o.Credentials),
 	}
 	assessments, migrations := p2v.New(moving), p2v.NewMigrations(moving)

@@ -103,8 +103,10 @@ func (m Migration) Refuses(kind AttemptKind, w CutWish) error {
 	switch {
 	case err == nil && kind == Cutover && w.Live:
 		err = errors.New("live is of rehearsals")
-	case err == nil && kind == Rehearsal && (w.Unrehearsed != "" || w.WhenReady):
-		err = errors.New("unrehearsed and when_ready are of cut-overs")
+	case err == nil && kind == Rehearsal && (w.Unrehearsed != "" || w.WhenReady || w.SourceOff):
+		err = errors.New("unrehearsed, when_ready and source_off are of cut-overs")
+	case err == nil && m.AtRest() && len(w.Stop) > 0:
+		err = errors.New("stop_services are of servers that run")
 	}
 	if err != nil {
 		return gpu.Errorf(gpu.CodeInvalid, "cannot try a %s of migration %q: %w", kind, m.Name, err)
@@ -122,6 +124,11 @@ func (m Migration) canCut(w CutWish) error {
 	}
 	last := m.Last(Rehearsal)
 	switch {
+	case m.AtRest() && !w.SourceOff:
+		return m.refuse("cut over", "its disks are read without the server, and nobody has said that it is off").
+			WithHint("look at it, and say so: --source-off. Two machines with one address are worse than none")
+	case !m.AtRest() && w.SourceOff:
+		return m.refuse("cut over", "its server runs, and is powered off as the last step").WithHint("leave out --source-off")
 	case w.Unrehearsed != "":
 	case last == nil:
 		return m.refuse("cut over", "it was not rehearsed").WithHint("gpuvirt migrate rehearse %s; or say why it need not be: --unrehearsed REASON", m.Name)

@@ -92,6 +92,9 @@ type CutWish struct {
 	WhenReady bool `json:"when_ready,omitempty"`
 	// Unrehearsed is of cut-overs only: why there need be no rehearsal that passed.
 	Unrehearsed string `json:"unrehearsed,omitempty"`
+	// SourceOff is of cut-overs of servers whose disks alone are read: whoever asks says that the
+	// server is off, and stays so. Nobody can see that from here.
+	SourceOff bool `json:"source_off,omitempty"`
 }
 
 // Limits of what is asked for.

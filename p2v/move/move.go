@@ -56,6 +56,10 @@ type Wish struct {
 	Plan       assess.Wish
 	Copy       Copy
 	VM         VMWish
+	// DisksFrom says where each disk is read of a server that is off; none: it runs, and is
+	// reached by ssh. Certificates names a folder with those of NBD.
+	DisksFrom    []DiskFrom
+	Certificates string
 }
 
 // Copy says how the disks are copied. Zero values are the defaults.
@@ -95,7 +99,7 @@ type Record struct {
 	Name       string        `json:"name"`
 	Assessment string        `json:"assessment"`
 	Hostname   string        `json:"hostname"` // as the source said
-	Source     report.Source `json:"source"`
+	Source     report.Source `json:"source"`   // zero: nobody has said how it is reached
 	Plan       assess.Wish   `json:"plan"`
 	Copy       Copy          `json:"copy"`
 	Actor      string        `json:"actor"`
@@ -103,6 +107,10 @@ type Record struct {
 	Operation  string        `json:"operation"`
 	Disks      []Disk        `json:"disks"`
 	Wanted     VMWish        `json:"wanted"`
+	// DisksFrom says where each disk is read of a source that is off, with the certificates of this
+	// name; none: it is reached by ssh.
+	DisksFrom    []DiskFrom `json:"disks_from,omitempty"`
+	Certificates string     `json:"certificates,omitempty"`
 	// VM is the VM to be; nil: it was begun by a version that only copied.
 	VM *VM `json:"vm,omitempty"`
 	// Attempts are the last rehearsals and cut-overs, oldest first.

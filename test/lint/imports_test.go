@@ -69,7 +69,7 @@ var folders = []folder{
 	{dir: "mig/migtest", may: []string{"gpu", "mig", "mig/cards"}},
 	{dir: "operation"},
 	{dir: "operation/operationtest", may: []string{"operation"}},
-	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/assess", "p2v/block", "p2v/convert", "p2v/freeze", "p2v/guest", "p2v/move", "p2v/report", "p2v/track", "p2v/verify"}},
+	{dir: "p2v", may: []string{"gpu", "internal/run", "operation", "p2v/assess", "p2v/atrest", "p2v/block", "p2v/convert", "p2v/freeze", "p2v/guest", "p2v/move", "p2v/report", "p2v/track", "p2v/verify"}},
 	{dir: "p2v/assess", may: []string{"gpu", "p2v/report"}},
 	{dir: "p2v/atrest", may: []string{"gpu", "p2v/block", "p2v/freeze", "p2v/nbd", "p2v/track"}},
 	{dir: "p2v/block"},
