@@ -70,9 +70,8 @@ func (m *Migrations) openable(ctx context.Context, w move.Wish, disks []move.Dis
 		return nil
 	}
 	refusal := gpu.Wrap(err, gpu.CodeUnavailable, "cannot migrate %q", w.Name)
-	switch refusal.Code {
-	case gpu.CodeUnauthorized, gpu.CodeForbidden, gpu.CodeNotFound: // of the disk: who asks is let in, and the path of the request is there
-		refusal.Code = gpu.CodeConflict
+	if slices.Contains([]gpu.Code{gpu.CodeUnauthorized, gpu.CodeForbidden, gpu.CodeNotFound}, refusal.Code) {
+		refusal.Code = gpu.CodeConflict // it is of the disk: who asks is let in
 	}
 	return refusal
 }

@@ -218,6 +218,29 @@ func TestAtRestRuns(t *testing.T) {
 	y.same()
 }
 
+// Somebody who does not want it any more is heard until the VM starts.
+func TestAtRestWithdrawn(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.carried()
+	y.beginAtRest(y.fromImages())
+	y.makers.set(func(what string, _ convert.Job) {
+		if what == "convert" {
+			if _, err := y.Withdraw("gpu7", "boss"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if _, err := y.CutOver("gpu7", "tester", move.CutWish{SourceOff: true, WhenReady: true, Unrehearsed: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	if a := y.over(1); a.State != move.Withdrawn {
+		t.Errorf("%+v", a)
+	}
+	if v := y.until("ready", phase(move.PhaseReady)); v.Fence != move.FenceNone || y.vms.started != 0 || len(y.overlays()) != 0 {
+		t.Errorf("fence %q, started %d times, %q", v.Fence, y.vms.started, y.overlays())
+	}
+}
+
 // One that is reached is not taken for one that is off.
 func TestSourceOffOfOneThatRuns(t *testing.T) {
 	y := newYard(t, newMachine(t, 4*mib))
