@@ -12,9 +12,10 @@ import (
 	"gpuvirt/p2v/move"
 )
 
-// How long is tried before it is taken that disks cannot be read, and that a server is off.
+// How long is tried before it is taken that disks cannot be read, and that a server is off. Who
+// asks for a move waits for the first.
 const (
-	openTime   = 30 * time.Second
+	openTime   = 15 * time.Second
 	answerTime = 3 * time.Second
 )
 
@@ -52,7 +53,7 @@ func (m *Migrations) openable(ctx context.Context, w move.Wish, disks []move.Dis
 	}
 	for _, d := range disks {
 		if !slices.ContainsFunc(w.DisksFrom, func(f move.DiskFrom) bool { return f.Disk == d.Name }) {
-			return cannot("nothing is said of where disk %q is read: all that are moved come in one way", d.Name)
+			return cannot("nothing is said of where disk %q is read, which is moved, too", d.Name)
 		}
 	}
 	for _, f := range w.DisksFrom {
