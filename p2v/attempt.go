@@ -267,13 +267,14 @@ func (m *Migrations) broken(ctx context.Context, t *operation.Task, rec move.Rec
 		return m.resolve(ctx, t, rec)
 	case move.FenceNone:
 	}
-	if err := m.strike(ctx, rec); err != nil {
-		return err
-	}
-	_, err := m.update(rec.Name, func(r *move.Record) {
+	// First: nothing is asked for that would be taken for what was broken off.
+	if _, err := m.update(rec.Name, func(r *move.Record) {
+		r.Forecast = nil
 		if a := r.Pending(); a != nil && (a.State == move.Running || !a.Wish.WhenReady) {
 			finish(a, m.cfg.Now(), fmt.Errorf("it was broken off, and the source has gone on: ask again"))
 		}
-	})
-	return err
+	}); err != nil {
+		return err
+	}
+	return m.strike(ctx, rec)
 }

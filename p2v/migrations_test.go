@@ -166,6 +166,7 @@ type yard struct {
 	t       *testing.T
 	machine *machine
 	store   *store.Store
+	life    *life // of the daemon
 	storage string
 	engine  *operation.Engine
 	*p2v.Migrations
@@ -200,15 +201,17 @@ func newYard(t *testing.T, m *machine) *yard {
 }
 
 func (y *yard) start() {
-	y.engine = operation.New(operation.Config{Store: y.store, Log: slog.New(slog.DiscardHandler), Problem: problem, Now: time.Now})
+	y.life = newLife(y.t)
+	db := mortalStore{y.store, y.life}
+	y.engine = operation.New(operation.Config{Store: db, Log: slog.New(slog.DiscardHandler), Problem: problem, Now: time.Now})
 	cfg := p2v.Config{
-		Store: y.store, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: time.Now, Dial: y.machine.dial,
+		Store: db, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: time.Now, Dial: y.life.dials(y.machine.dial),
 		Open:       func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
 		DialAtRest: y.dialAtRest,
 		Host:       host{}, Facts: func() assess.HostState {
 			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16}
 		},
-		Storage: y.storage, Patience: y.patience, VMs: y.vms, Converter: y.makers, Assignments: y.holders, NewUUID: uuid.NewString,
+		Storage: y.storage, Patience: y.patience, VMs: mortalVMs{y.vms, y.life}, Converter: y.makers, Assignments: y.holders, NewUUID: uuid.NewString,
 		Mark: func(doc, mark string) (string, error) { return doc + "<!--" + mark + "-->", nil },
 	}
 	y.assessments, y.Migrations = p2v.New(cfg), p2v.NewMigrations(cfg)
