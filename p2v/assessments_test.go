@@ -248,7 +248,7 @@ func sees(seconds int, memory float64) report.Line {
 
 var end = report.Line{End: true}
 
-var away = gpu.Errorf(gpu.CodeUnavailable, "no route to host")
+var away = gpu.Errorf(gpu.CodeUnavailable, "no route to host: %w", report.ErrSilent)
 
 func reasons(r *report.Report) []string {
 	out := []string{}
@@ -317,7 +317,7 @@ func TestAssessGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage(t, visit{lines: []report.Line{looks("1"), sees(60, 1<<30)}, then: away}, visit{dial: away})
 		rec := s.done(s.begin(time.Hour).ID)
-		if diff := cmp.Diff([]string{"usage: it ended 59m0s early: no route to host"}, reasons(rec.Report)); diff != "" || rec.Watched() != 60 {
+		if diff := cmp.Diff([]string{"usage: it ended 59m0s early: no route to host: nobody answers there"}, reasons(rec.Report)); diff != "" || rec.Watched() != 60 {
 			t.Errorf("%v %s", rec.Watched(), diff)
 		}
 	})

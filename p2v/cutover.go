@@ -13,6 +13,7 @@ import (
 	"gpuvirt/p2v/block"
 	"gpuvirt/p2v/freeze"
 	"gpuvirt/p2v/move"
+	"gpuvirt/p2v/report"
 )
 
 // cutOver brings the source to rest, copies what is left, makes the VM's disks, and powers
@@ -104,7 +105,8 @@ func (t *try) doubt(err error) error {
 	return fmt.Errorf("it is not known whether the source is off: %w", err)
 }
 
-// away waits until the source does not answer any more.
+// away waits until the source does not answer any more. One that hangs does: its kernel takes
+// the connection, and it may go on.
 func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Record) bool {
 	again := time.NewTicker(min(m.cfg.Patience.Pause, 500*time.Millisecond))
 	defer again.Stop()
@@ -115,7 +117,7 @@ func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Recor
 		switch {
 		case ctx.Err() != nil:
 			return false
-		case err != nil && gpu.CodeOf(err) == gpu.CodeUnavailable:
+		case errors.Is(err, report.ErrSilent):
 			return true
 		case err != nil:
 			t.Logf("the source still answers: %v", err)

@@ -572,3 +572,23 @@ func TestAssessmentInUse(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A source that is told to power off and hangs is not off: it takes connections, and lets
+// nobody in.
+func TestFenceHangs(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	y := newYard(t, m)
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	m.rest.set(func(r *rester) {
+		r.gone = func() {
+			m.server.mu.Lock()
+			defer m.server.mu.Unlock()
+			m.visits = []visit{{dial: gpu.Errorf(gpu.CodeUnavailable, "cannot reach it: no answer within 3s")}}
+		}
+	})
+	y.cutOver()
+	if v := y.until("waiting", phase(move.PhaseWaiting)); v.Fence != move.FenceAsked || y.vms.started != 0 {
+		t.Errorf("fence %q, started %d times", v.Fence, y.vms.started)
+	}
+}

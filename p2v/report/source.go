@@ -9,6 +9,11 @@ import (
 	"strings"
 )
 
+// ErrSilent is in the error of a server of which nothing is heard: nobody takes the connection.
+// One that is there and does not let us in, for whatever reason, is not silent, nor is one of
+// which the name or the way to it is not known.
+var ErrSilent = errors.New("nobody answers there")
+
 // Source is a server that is reached by ssh, and how. It holds no secret: the key is a file
 // of the host, named here.
 type Source struct {

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -51,6 +52,7 @@ type Conn struct {
 
 // Dial connects to a server. The kind of its error is gpu.CodeUnavailable where it may pass
 // by itself, and gpu.CodeUnauthorized where the server is another, or does not let us in.
+// report.ErrSilent is in it where nobody took the connection.
 func Dial(ctx context.Context, s report.Source, o Options) (*Conn, error) {
 	if o.Connect == 0 {
 		o.Connect = 20 * time.Second
@@ -70,9 +72,9 @@ func Dial(ctx context.Context, s report.Source, o Options) (*Conn, error) {
 	client, err := dial(limited, s, key)
 	switch {
 	case ctx.Err() != nil:
-		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach %s: %w", name(s), context.Cause(ctx))
+		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach %s: %w", name(s), silentAs(err, context.Cause(ctx)))
 	case err != nil && limited.Err() != nil:
-		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach %s: no answer within %s", name(s), o.Connect)
+		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach %s: %w", name(s), silentAs(err, fmt.Errorf("no answer within %s", o.Connect)))
 	case err != nil:
 		return nil, err
 	}
@@ -120,7 +122,7 @@ func dial(ctx context.Context, s report.Source, key ssh.Signer) (*ssh.Client, er
 		case err == nil:
 			return client, nil
 		case ctx.Err() != nil:
-			return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach %s: %w", name(s), ctx.Err())
+			return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot reach %s: %w", name(s), silentAs(err, ctx.Err()))
 		case isOther:
 			shown = append(shown, other.shown)
 		case lacks && strings.Contains(err.Error(), "host key"):
@@ -142,7 +144,7 @@ func dialWith(ctx context.Context, s report.Source, key ssh.Signer, algorithms [
 	address := net.JoinHostPort(s.Address, strconv.Itoa(s.Port))
 	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, err
+		return nil, silence(err)
 	}
 	// What x/crypto reads and writes knows no context.
 	unblock := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
@@ -164,6 +166,30 @@ func dialWith(ctx context.Context, s report.Source, key ssh.Signer, algorithms [
 		return nil, errors.Join(ctx.Err(), conn.Close())
 	}
 	return ssh.NewClient(conn, channels, requests), nil
+}
+
+// silentError is report.ErrSilent with why.
+type silentError struct{ error }
+
+func (e silentError) Unwrap() []error { return []error{e.error, report.ErrSilent} }
+
+// silence tells a server that does not answer from one that cannot be asked.
+func silence(err error) error {
+	if _, name := errors.AsType[*net.DNSError](err); name {
+		return err
+	}
+	if failed, is := errors.AsType[net.Error](err); is && failed.Timeout() || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) {
+		return silentError{err}
+	}
+	return err
+}
+
+// silentAs is another error, of a server as silent as in the first.
+func silentAs(was, err error) error {
+	if errors.Is(was, report.ErrSilent) {
+		return silentError{err}
+	}
+	return err
 }
 
 // watch cuts the connection when the server answers no more: a cable that was pulled says

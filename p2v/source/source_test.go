@@ -118,7 +118,7 @@ func TestDialRefuses(t *testing.T) {
 	}
 	s.Stop()
 	_, err = source.Dial(t.Context(), s.Source, source.Options{Credentials: s.Credentials})
-	if gpu.CodeOf(err) != gpu.CodeUnavailable {
+	if gpu.CodeOf(err) != gpu.CodeUnavailable || !errors.Is(err, report.ErrSilent) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
@@ -135,6 +135,18 @@ func TestDialIsLimited(t *testing.T) {
 	_, err = source.Dial(t.Context(), s.Source, source.Options{Credentials: s.Credentials, Connect: 50 * time.Millisecond})
 	if gpu.CodeOf(err) != gpu.CodeUnavailable || !strings.Contains(err.Error(), "no answer within 50ms") {
 		t.Errorf("got %v", err)
+	}
+	// Somebody is there, as far as one knows, whoever it was that did not want to wait.
+	short, end := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer end()
+	_, shortErr := source.Dial(short, s.Source, source.Options{Credentials: s.Credentials})
+	unknown := s.Source
+	unknown.Address = "none.invalid"
+	_, nameErr := source.Dial(t.Context(), unknown, source.Options{Credentials: s.Credentials})
+	for _, err := range []error{err, shortErr, nameErr} {
+		if gpu.CodeOf(err) != gpu.CodeUnavailable || errors.Is(err, report.ErrSilent) {
+			t.Errorf("silent: %v", err)
+		}
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("enough"))
