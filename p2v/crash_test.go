@@ -117,40 +117,45 @@ type mortalVMs struct {
 	l   *life
 }
 
+func (v mortalVMs) VM(ctx context.Context, uuid string) (out gpu.VM, err error) {
+	err = whileAlive(v.l, func() error { out, err = v.vms.VM(ctx, uuid); return err })
+	return out, err
+}
+
 func (v mortalVMs) Define(ctx context.Context, doc string) error {
-	return cmpErr(v.l, func() error { return v.vms.Define(ctx, doc) })
+	return whileAlive(v.l, func() error { return v.vms.Define(ctx, doc) })
 }
 
 func (v mortalVMs) Undefine(ctx context.Context, uuid, mark string) error {
-	return cmpErr(v.l, func() error { return v.vms.Undefine(ctx, uuid, mark) })
+	return whileAlive(v.l, func() error { return v.vms.Undefine(ctx, uuid, mark) })
 }
 
 func (v mortalVMs) Start(ctx context.Context, uuid string) error {
-	return cmpErr(v.l, func() error { return v.vms.Start(ctx, uuid) })
+	return whileAlive(v.l, func() error { return v.vms.Start(ctx, uuid) })
 }
 
 func (v mortalVMs) StartTrial(ctx context.Context, uuid, mark string, t gpu.Trial) error {
-	return cmpErr(v.l, func() error { return v.vms.StartTrial(ctx, uuid, mark, t) })
+	return whileAlive(v.l, func() error { return v.vms.StartTrial(ctx, uuid, mark, t) })
 }
 
 func (v mortalVMs) Stop(ctx context.Context, uuid string) error {
-	return cmpErr(v.l, func() error { return v.vms.Stop(ctx, uuid) })
+	return whileAlive(v.l, func() error { return v.vms.Stop(ctx, uuid) })
 }
 
 func (v mortalVMs) Agent(ctx context.Context, uuid, request string) (out string, err error) {
-	err = cmpErr(v.l, func() error { out, err = v.vms.Agent(ctx, uuid, request); return err })
+	err = whileAlive(v.l, func() error { out, err = v.vms.Agent(ctx, uuid, request); return err })
 	return out, err
 }
 
 func (v mortalVMs) CreateNetwork(ctx context.Context, doc string) error {
-	return cmpErr(v.l, func() error { return v.vms.CreateNetwork(ctx, doc) })
+	return whileAlive(v.l, func() error { return v.vms.CreateNetwork(ctx, doc) })
 }
 
 func (v mortalVMs) DestroyNetwork(ctx context.Context, name string) error {
-	return cmpErr(v.l, func() error { return v.vms.DestroyNetwork(ctx, name) })
+	return whileAlive(v.l, func() error { return v.vms.DestroyNetwork(ctx, name) })
 }
 
-func cmpErr(l *life, f func() error) error {
+func whileAlive(l *life, f func() error) error {
 	if l.ctx.Err() != nil {
 		return errDead
 	}

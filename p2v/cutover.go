@@ -20,6 +20,9 @@ import (
 // the source off. Until then all of it can be taken back, and is where something fails: the
 // source goes on as if nothing had been.
 func (t *try) cutOver(ctx context.Context) error {
+	if err := t.m.reserved(ctx, t.rec); err != nil {
+		return err
+	}
 	release, err := t.m.converter(ctx, t.rec)
 	if err != nil {
 		return err
@@ -54,6 +57,9 @@ func (t *try) fence(ctx context.Context, f *freeze.Client) error {
 		return err
 	case !slices.Equal(now, t.quiet):
 		return restless(now)
+	}
+	if err := t.m.reserved(ctx, t.rec); err != nil { // nobody has changed it since
+		return err
 	}
 	if t.rec.AtRest() {
 		return t.taken(ctx)

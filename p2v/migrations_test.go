@@ -155,9 +155,13 @@ func (m *machine) report() *report.Report {
 	return &r
 }
 
-type host struct{}
+type host struct{ *holders }
 
-func (host) GPUs(context.Context) ([]gpu.GPU, error) { return nil, nil }
+func (h host) GPUs(context.Context) ([]gpu.GPU, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.gpus), nil
+}
 
 func (host) Profiles(context.Context, gpu.ID) ([]gpu.Profile, error, error) { return nil, nil, nil }
 
@@ -208,7 +212,7 @@ func (y *yard) start() {
 		Store: db, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: time.Now, Dial: y.life.dials(y.machine.dial),
 		Open:       func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
 		DialAtRest: y.dialAtRest,
-		Host:       host{}, Facts: func() assess.HostState {
+		Host:       host{y.holders}, Facts: func() assess.HostState {
 			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16}
 		},
 		Storage: y.storage, Patience: y.patience, VMs: mortalVMs{y.vms, y.life}, Converter: y.makers, Assignments: y.holders, NewUUID: uuid.NewString,

@@ -22,6 +22,9 @@ func network(rec move.Record) string { return "gpuvirt-" + rec.Operation }
 // a network, looks at it, and takes it all down again. The source is at rest for as long as
 // the last pass takes.
 func (t *try) rehearse(ctx context.Context) (err error) {
+	if err := t.m.reserved(ctx, t.rec); err != nil {
+		return err
+	}
 	release, err := t.m.converter(ctx, t.rec)
 	if err != nil {
 		return err

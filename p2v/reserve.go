@@ -25,6 +25,7 @@ type Assignments interface {
 
 // VMs is what a move needs of libvirt, as vmapi.Client has it.
 type VMs interface {
+	VM(ctx context.Context, uuid string) (gpu.VM, error)
 	Define(ctx context.Context, doc string) error
 	Undefine(ctx context.Context, uuid, mark string) error
 	Start(ctx context.Context, uuid string) error
@@ -165,6 +166,49 @@ func (m *Migrations) reserve(ctx context.Context, t *operation.Task, rec move.Re
 		return err
 	}
 	return m.carried(ctx, t, op)
+}
+
+// reserved makes sure that the VM can start: it is there as it was defined, does not run, and
+// has its partitions. Somebody may have changed that since they were reserved, and a card may
+// be gone.
+func (m *Migrations) reserved(ctx context.Context, rec move.Record) error {
+	vm, err := m.cfg.VMs.VM(ctx, rec.VM.UUID)
+	cannot := func(why string, args ...any) *gpu.Error {
+		return gpu.Errorf(gpu.CodeConflict, "VM %s could not start: "+why, append([]any{rec.VM.Name}, args...)...)
+	}
+	is := gpu.Blocker{Kind: "vm", ID: rec.VM.UUID, Name: rec.VM.Name}
+	switch {
+	case err != nil:
+		return gpu.Wrap(err, gpu.CodeUnavailable, "VM %s could not start", rec.VM.Name)
+	case vm.Mark != rec.Operation || !vm.Persistent:
+		return cannot("somebody has defined another in its place").WithBlockers(is)
+	case vm.State.Active():
+		return cannot("it runs already").WithBlockers(is).WithHint("stop it")
+	}
+	for _, s := range rec.VM.Slices {
+		a, err := m.cfg.Assignments.Assignment(ctx, s.Assignment)
+		blocked := gpu.Blocker{Kind: "assignment", ID: s.Assignment}
+		switch {
+		case err != nil:
+			return gpu.Wrap(err, gpu.CodeUnavailable, "VM %s could not start", rec.VM.Name)
+		case a.Wish.VM != rec.VM.UUID:
+			return cannot("assignment %s is of another VM", s.Assignment).WithBlockers(blocked)
+		case a.State != gpu.AssignmentAttached:
+			why := string(a.State)
+			for _, c := range a.Conditions {
+				why += ": " + c.Message
+			}
+			return cannot("assignment %s is %s", s.Assignment, why).WithBlockers(blocked)
+		}
+		g, err := m.gpu(ctx, a.GPU)
+		if err != nil {
+			return gpu.Wrap(err, gpu.CodeUnavailable, "VM %s could not start", rec.VM.Name)
+		}
+		if g.Quarantined {
+			return cannot("GPU %s of assignment %s is in quarantine", g.ID, s.Assignment).WithBlockers(blocked)
+		}
+	}
+	return nil
 }
 
 // carried waits for an operation that a step has begun; nil: none was needed.

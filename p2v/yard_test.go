@@ -186,6 +186,19 @@ func between(text, before, after string) string {
 	return text
 }
 
+func (v *vms) VM(_ context.Context, uuid string) (gpu.VM, error) {
+	leave, err := v.enter("vm")
+	defer leave()
+	if _, there := v.docs[uuid]; err == nil && !there {
+		err = gpu.Errorf(gpu.CodeVMNotFound, "there is no such VM")
+	}
+	vm := gpu.VM{UUID: uuid, Persistent: true, Mark: v.marks[uuid], State: gpu.VMShutoff}
+	if v.runs[uuid] {
+		vm.State = gpu.VMRunning
+	}
+	return vm, err
+}
+
 func (v *vms) Define(_ context.Context, doc string) error {
 	leave, err := v.enter("define")
 	defer leave()
@@ -401,7 +414,15 @@ type holders struct {
 	mu     sync.Mutex
 	engine *operation.Engine
 	held   map[string]gpu.Assignment
+	gpus   []gpu.GPU
 	fails  error
+}
+
+// set changes what they hold.
+func (h *holders) set(change func(*holders)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change(h)
 }
 
 const stepHold = "test.hold"
@@ -424,7 +445,7 @@ func (h *holders) handle(e *operation.Engine) {
 			return nil, h.fails
 		}
 		for _, w := range args.Wishes {
-			h.held[w.Name] = gpu.Assignment{Name: w.Name, Wish: w.Wish, GPU: w.Wish.GPU}
+			h.held[w.Name] = gpu.Assignment{Name: w.Name, Wish: w.Wish, GPU: w.Wish.GPU, State: gpu.AssignmentAttached}
 		}
 		delete(h.held, args.Drop)
 		return nil, nil

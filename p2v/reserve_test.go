@@ -1,0 +1,109 @@
+package p2v_test
+
+import (
+	"strings"
+	"testing"
+
+	"gpuvirt/gpu"
+	"gpuvirt/operation"
+	"gpuvirt/p2v/convert"
+	"gpuvirt/p2v/move"
+)
+
+const card = gpu.ID("0000:41:00.0")
+
+// beginWith begins a move with a partition, which the test's plan does not choose.
+func (y *yard) beginWith(slice move.Slice) {
+	y.t.Helper()
+	y.vms.fail("define", gpu.Errorf(gpu.CodeUnavailable, "libvirt is away"))
+	y.begin()
+	rec, err := y.store.MigrationRecord("gpu7")
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	rec.VM.Slices = []move.Slice{slice}
+	if err := y.store.Apply(operation.Put(move.RecordMigration, "gpu7", rec)); err != nil {
+		y.t.Fatal(err)
+	}
+	y.holders.set(func(h *holders) { h.gpus = []gpu.GPU{{ID: card, Vendor: "NVIDIA"}} })
+	y.vms.fail("define", nil)
+}
+
+// Where the VM could not start any more, its source is not powered off, and not even brought
+// to rest where that is known before.
+func TestCutoverIsReserved(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	y := newYard(t, m)
+	y.beginWith(move.Slice{Assignment: "gpu7", Profile: "1g.12gb", GPU: card})
+	y.until("ready", phase(move.PhaseReady))
+	held := func(change func(*gpu.Assignment)) func() {
+		return func() {
+			y.holders.set(func(h *holders) { a := h.held["gpu7"]; change(&a); h.held["gpu7"] = a })
+		}
+	}
+	vm := y.until("", func(move.Migration) bool { return true }).VM.UUID
+	was, mark := y.vms.docs[vm], y.vms.marks[vm]
+	tries := 0
+	for says, c := range map[string]struct{ breaks, mends func() }{
+		"cannot find assignment": {
+			func() { y.holders.set(func(h *holders) { delete(h.held, "gpu7") }) },
+			held(func(a *gpu.Assignment) {
+				*a = gpu.Assignment{Name: "gpu7", GPU: card, State: gpu.AssignmentAttached, Wish: gpu.Wish{VM: vm}}
+			}),
+		},
+		"of another VM": {held(func(a *gpu.Assignment) { a.Wish.VM = "other" }), held(func(a *gpu.Assignment) { a.Wish.VM = vm })},
+		"drifted: its partition is gone": {
+			held(func(a *gpu.Assignment) {
+				a.State, a.Conditions = gpu.AssignmentDrifted, []gpu.Condition{{Message: "its partition is gone"}}
+			}),
+			held(func(a *gpu.Assignment) { a.State = gpu.AssignmentAttached }),
+		},
+		"in quarantine": {
+			func() { y.holders.set(func(h *holders) { h.gpus[0].Quarantined = true }) },
+			func() { y.holders.set(func(h *holders) { h.gpus[0].Quarantined = false }) },
+		},
+		"cannot find GPU": {
+			func() { y.holders.set(func(h *holders) { h.gpus = nil }) },
+			func() { y.holders.set(func(h *holders) { h.gpus = []gpu.GPU{{ID: card}} }) },
+		},
+		"no such VM":      {func() { y.vms.set(func(v *vms) { delete(v.docs, vm) }) }, func() { y.vms.set(func(v *vms) { v.docs[vm] = was }) }},
+		"defined another": {func() { y.vms.set(func(v *vms) { v.marks[vm] = "" }) }, func() { y.vms.set(func(v *vms) { v.marks[vm] = mark }) }},
+		"runs already":    {func() { y.vms.set(func(v *vms) { v.runs[vm] = true }) }, func() { y.vms.set(func(v *vms) { delete(v.runs, vm) }) }},
+	} {
+		for _, late := range []bool{false, true} {
+			froze := m.rest.froze
+			if late {
+				y.makers.set(func(what string, _ convert.Job) {
+					if what == "convert" {
+						c.breaks()
+					}
+				})
+			} else {
+				c.breaks()
+			}
+			y.cutOver()
+			tries++
+			a := y.over(min(tries, move.MaxAttempts))
+			if a.State != move.Failed || !strings.Contains(a.Problem, says) {
+				t.Errorf("%s: %+v", says, a)
+			}
+			y.awake()
+			if !late && m.rest.froze != froze {
+				t.Errorf("%s: the source was brought to rest", says)
+			}
+			if got := y.overlays(); len(got) != 0 || y.vms.started != 0 {
+				t.Errorf("%s: left: %q, started %d times", says, got, y.vms.started)
+			}
+			y.makers.set(nil)
+			c.mends()
+		}
+	}
+	if a := y.rehearse(move.CutWish{}); !strings.Contains(a.Phase, "looking") { // the test's guest shows no devices
+		t.Errorf("%+v", a)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	y.gone4good()
+}
