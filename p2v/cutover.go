@@ -111,13 +111,16 @@ func (t *try) doubt(err error) error {
 	return fmt.Errorf("it is not known whether the source is off: %w", err)
 }
 
+// answerLimit is how long a source may take that is asked whether it is there.
+const answerLimit = 3 * time.Second
+
 // away waits until the source does not answer any more. One that hangs does: its kernel takes
 // the connection, and it may go on.
 func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Record) bool {
 	again := time.NewTicker(min(m.cfg.Patience.Pause, 500*time.Millisecond))
 	defer again.Stop()
 	for {
-		trying, cancel := context.WithTimeout(ctx, 3*time.Second)
+		trying, cancel := context.WithTimeout(ctx, answerLimit)
 		server, err := m.cfg.Dial(trying, rec.Source)
 		cancel()
 		switch {

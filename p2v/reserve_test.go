@@ -107,3 +107,33 @@ func TestCutoverIsReserved(t *testing.T) {
 	y.until("rolled back", phase(move.PhaseRolledBack))
 	y.gone4good()
 }
+
+// A source that somebody has started again while its VM could not be is not met by it.
+func TestStartIsAlone(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	y := newYard(t, m)
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	off := make(chan struct{})
+	y.vms.fail("start", gpu.Errorf(gpu.CodeUnavailable, "libvirt is away"))
+	m.rest.set(func(r *rester) { r.gone = func() { m.gone(); close(off) } })
+	y.cutOver()
+	<-off
+	y.until("off", func(v move.Migration) bool { return v.Fence == move.FenceOff })
+	m.there()
+	y.until("waiting", phase(move.PhaseWaiting))
+	y.vms.fail("start", nil)
+	if _, err := y.Retry("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	if v := y.until("waiting again", phase(move.PhaseWaiting)); !strings.Contains(v.Reason, "answers again") || y.vms.started != 0 {
+		t.Errorf("%q, started %d times", v.Reason, y.vms.started)
+	}
+	m.gone()
+	if _, err := y.Retry("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("started", func(v move.Migration) bool { return v.Phase == move.PhaseVerifying || v.Phase == move.PhaseDone })
+	m.there() // as which the VM answers
+	y.until("done", phase(move.PhaseDone))
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
@@ -25,7 +26,10 @@ func (m *Migrations) doStart(ctx context.Context, t *operation.Task) ([]operatio
 	if rec.Fence != move.FenceOff {
 		return nil, unclean(fmt.Errorf("the source is not known to be off"))
 	}
-	if err = m.place(rec); err == nil {
+	if err = m.alone(ctx, t, rec); err == nil {
+		err = m.place(rec)
+	}
+	if err == nil {
 		err = m.cfg.VMs.Start(ctx, rec.VM.UUID)
 	}
 	switch {
@@ -33,11 +37,44 @@ func (m *Migrations) doStart(ctx context.Context, t *operation.Task) ([]operatio
 		return nil, unclean(context.Cause(ctx))
 	case holdsUp(err):
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
+	case errors.Is(err, errBack):
+		return nil, &operation.WaitError{Reason: err.Error()}
 	case err != nil:
 		return nil, &operation.WaitError{Reason: fmt.Sprintf("VM %s does not start: %v. Mend it and retry; or roll back, and start the source again", rec.VM.Name, err)}
 	}
 	t.Logf("VM %s runs", rec.VM.Name)
 	return nil, nil
+}
+
+// errBack is why a VM is not started whose source was.
+var errBack = errors.New("the source answers again: somebody has started it. Power it off and retry, so that the VM runs alone; or roll back, and it goes on")
+
+// justNow is how long it is not looked again whether a source is off that was seen to be.
+const justNow = 30 * time.Second
+
+// alone makes sure that nobody has started the source since it was off: libvirt or this daemon
+// may have been away for hours. A VM that runs is left alone: it answers as its source did.
+func (m *Migrations) alone(ctx context.Context, t *operation.Task, rec move.Record) error {
+	if a := rec.Last(move.Cutover); a != nil && a.State == move.Passed && !t.Resumed() && m.cfg.Now().Sub(a.Ended) < justNow {
+		return nil
+	}
+	if rec.Source.Address == "" {
+		return nil // of disks alone
+	}
+	vm, err := m.cfg.VMs.VM(ctx, rec.VM.UUID)
+	if err != nil || vm.State.Active() {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	server, err := m.cfg.Dial(asking, rec.Source)
+	if err != nil {
+		return nil //nolint:nilerr // it does not let us in, as one that is off
+	}
+	if err := server.Close(); err != nil {
+		t.Logf("%v", err)
+	}
+	return errBack
 }
 
 // undoStart powers the VM off: what it has written since goes with its disks.
