@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"gpuvirt/gpu"
 	"gpuvirt/p2v/convert"
@@ -152,11 +154,20 @@ func (m *Migrations) place(rec move.Record) error {
 // and what a rehearsal's firmware has kept.
 func (m *Migrations) written(rec move.Record) []string {
 	out := []string{m.console(rec.Name)}
+	// virtlogd begins a new one every now and then, and keeps some: console.log.0, …
+	older, _ := os.ReadDir(m.folder(rec.Name)) // who removes the folder is told
+	for _, e := range older {
+		if n, is := strings.CutPrefix(e.Name(), filepath.Base(m.console(rec.Name))+"."); is && digits.MatchString(n) {
+			out = append(out, filepath.Join(m.folder(rec.Name), e.Name()))
+		}
+	}
 	for _, d := range rec.Disks {
 		out = append(out, m.trial(rec.Name, d.Name)+gpu.TrialNVRAM)
 	}
 	return out
 }
+
+var digits = regexp.MustCompile(`^[0-9]+$`)
 
 // strike takes down what a try has put up: a VM that runs, its disks, its network. It must not
 // be called where the source is off, or may be.

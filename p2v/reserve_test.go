@@ -1,6 +1,8 @@
 package p2v_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -136,4 +138,31 @@ func TestStartIsAlone(t *testing.T) {
 	y.until("started", func(v move.Migration) bool { return v.Phase == move.PhaseVerifying || v.Phase == move.PhaseDone })
 	m.there() // as which the VM answers
 	y.until("done", phase(move.PhaseDone))
+}
+
+// What a VM has said on its console goes with it, however much that is.
+func TestConsolesGo(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	says := func(*gpu.Trial) {
+		for _, name := range []string{"console.log", "console.log.0", "console.log.12"} {
+			if err := os.WriteFile(filepath.Join(y.storage, "gpu7", name), []byte("Linux version"), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	y.vms.set(func(v *vms) { v.on = says })
+	if a := y.rehearse(move.CutWish{}); a.State != move.Passed {
+		t.Errorf("%+v", a)
+	}
+	if left, err := filepath.Glob(filepath.Join(y.storage, "gpu7", "console*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+	says(nil)
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	y.gone4good()
 }
