@@ -192,7 +192,7 @@ func newYard(t *testing.T, m *machine) *yard {
 	t.Cleanup(func() { _ = db.Close() })
 	y := &yard{
 		t: t, machine: m, store: db, storage: filepath.Join(t.TempDir(), "migrations"),
-		vms: newVMs(), makers: &makers{}, holders: &holders{held: map[string]gpu.Assignment{}},
+		vms: newVMs(), makers: &makers{}, holders: &holders{held: map[string]gpu.Assignment{}, begun: map[string]string{}},
 	}
 	y.patience = p2v.Patience{Pause: 10 * time.Millisecond, First: time.Minute, Later: time.Minute, Sync: time.Minute, Boot: time.Second, Settle: time.Second, Off: time.Second}
 	rec := report.AssessmentRecord{Name: "gpu7", Source: ssh(), State: report.StateDone, Report: m.report()}

@@ -159,13 +159,30 @@ func (m *Migrations) reserve(ctx context.Context, t *operation.Task, rec move.Re
 			VM: rec.VM.UUID, Profile: s.Profile, GPU: s.GPU, Placement: gpu.Pack, Hotplug: gpu.HotplugAuto, Params: s.Params,
 		}})
 	}
+	var note reserveNote
+	if _, err := t.Note(&note); err != nil {
+		return err
+	}
 	// A step that was broken off finds what it has begun.
-	idem := gpu.Idempotency{Key: rec.Operation + ".reserve", Request: rec.VM.UUID}
+	idem := gpu.Idempotency{Key: fmt.Sprintf("%s.reserve.%d", rec.Operation, note.Undone), Request: rec.VM.UUID}
 	_, op, err := m.cfg.Assignments.ApplyAssignments(ctx, rec.Actor, wishes, idem)
 	if err != nil {
 		return err
 	}
-	return m.carried(ctx, t, op)
+	err = m.carried(ctx, t, op)
+	if op == nil || !holdsUp(err) {
+		return err
+	}
+	if op, getErr := m.cfg.Engine.Get(op.ID); getErr == nil && op.Status == operation.Undone {
+		note.Undone++
+		err = errors.Join(err, t.SaveNote(note))
+	}
+	return err
+}
+
+// reserveNote is what the reserving writes down.
+type reserveNote struct {
+	Undone int `json:"undone"` // operations that were undone for what passes by itself
 }
 
 // reserved makes sure that the VM can start: it is there as it was defined, does not run, and

@@ -19,6 +19,7 @@ func (y *yard) beginWith(slice move.Slice) {
 	y.t.Helper()
 	y.vms.fail("define", gpu.Errorf(gpu.CodeUnavailable, "libvirt is away"))
 	y.begin()
+	y.engine.Stop()
 	rec, err := y.store.MigrationRecord("gpu7")
 	if err != nil {
 		y.t.Fatal(err)
@@ -29,6 +30,7 @@ func (y *yard) beginWith(slice move.Slice) {
 	}
 	y.holders.set(func(h *holders) { h.gpus = []gpu.GPU{{ID: card, Vendor: "NVIDIA"}} })
 	y.vms.fail("define", nil)
+	y.start()
 }
 
 // Where the VM could not start any more, its source is not powered off, and not even brought
@@ -165,4 +167,24 @@ func TestConsolesGo(t *testing.T) {
 	}
 	y.until("rolled back", phase(move.PhaseRolledBack))
 	y.gone4good()
+}
+
+// A reservation that is undone as libvirt was away for a moment is made again.
+func TestReserveAgain(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.holders.set(func(h *holders) { h.fails = gpu.Errorf(gpu.CodeUnavailable, "libvirt is away") })
+	y.beginWith(move.Slice{Assignment: "gpu7", Profile: "1g.12gb", GPU: card})
+	y.until("tried", func(move.Migration) bool {
+		y.holders.mu.Lock()
+		defer y.holders.mu.Unlock()
+		return len(y.holders.begun) > 1
+	})
+	if v := y.until("", func(move.Migration) bool { return true }); v.Phase != move.PhasePlanned {
+		t.Errorf("%s: %s", v.Phase, v.Reason)
+	}
+	y.holders.set(func(h *holders) { h.fails = nil })
+	y.until("ready", phase(move.PhaseReady))
+	if got := y.holders.names(); len(got) != 1 {
+		t.Errorf("held: %q", got)
+	}
 }

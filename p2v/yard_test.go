@@ -415,6 +415,7 @@ type holders struct {
 	engine *operation.Engine
 	held   map[string]gpu.Assignment
 	gpus   []gpu.GPU
+	begun  map[string]string // by Idempotency-Key: operations
 	fails  error
 }
 
@@ -462,9 +463,17 @@ func (h *holders) Assignment(_ context.Context, name string) (gpu.Assignment, er
 	return a, nil
 }
 
-func (h *holders) ApplyAssignments(ctx context.Context, actor string, wishes []gpu.NamedWish, _ gpu.Idempotency) ([]gpu.Assignment, *operation.Operation, error) {
+func (h *holders) ApplyAssignments(ctx context.Context, actor string, wishes []gpu.NamedWish, idem gpu.Idempotency) ([]gpu.Assignment, *operation.Operation, error) {
+	h.mu.Lock()
+	e, id := h.engine, h.begun[idem.Key]
+	h.mu.Unlock()
+	if id != "" {
+		op, err := e.Get(id)
+		return nil, &op, err
+	}
 	if slices.ContainsFunc(wishes, func(w gpu.NamedWish) bool { _, err := h.Assignment(ctx, w.Name); return err != nil }) {
 		op, err := h.add(ctx, actor, map[string]any{"Wishes": wishes, "Drop": ""})
+		h.set(func(h *holders) { h.begun[idem.Key] = op.ID })
 		return nil, &op, err
 	}
 	return nil, nil, nil
