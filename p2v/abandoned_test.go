@@ -123,3 +123,108 @@ func TestMigrationRollbackIsLimited(t *testing.T) {
 	}
 	y.until("rolled back", phase(move.PhaseRolledBack))
 }
+
+// A move that was forgotten after its source was off keeps what may be the only one of the two
+// there is, until somebody has removed it.
+func TestMigrationForgottenAfterFence(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	v := y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	y.vms.set(func(v *vms) { v.agent = illGuest })
+	y.cutOver()
+	y.until("waiting", phase(move.PhaseWaiting))
+	y.vms.fail("undefine", errors.New("broken for the test"))
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("failed", phase(move.PhaseFailed))
+	folder := filepath.Join(y.storage, "gpu7")
+	if err := os.Mkdir(folder, 0o700); err != nil { // as where its removal is what has failed
+		t.Fatal(err)
+	}
+	if _, err := y.engine.Forget(v.Operation); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Delete(t.Context(), "gpu7"); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("got %v", err)
+	}
+	y.vms.fail("undefine", nil)
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Delete(t.Context(), "gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.gone4good()
+}
+
+// Who deletes a move the moment it says that it has ended leaves its operation to end.
+func TestMigrationDeletedAtItsEnd(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	v := y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	going, leave := make(chan struct{}), make(chan struct{})
+	y.life.before(func(op operation.Operation) {
+		if op.Status == operation.Undone && op.ID == v.Operation {
+			close(going)
+			<-leave
+		}
+	})
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	<-going
+	deleted := make(chan error)
+	go func() {
+		_, err := y.Delete(t.Context(), "gpu7")
+		deleted <- err
+	}()
+	select {
+	case err := <-deleted:
+		t.Errorf("it did not wait: %v", err)
+		close(leave)
+	case <-time.After(50 * time.Millisecond):
+		close(leave)
+		if err := <-deleted; err != nil {
+			t.Error(err)
+		}
+	}
+	if op, err := y.engine.Get(v.Operation); err != nil || op.Status != operation.Undone {
+		t.Errorf("%s %v", op.Status, err)
+	}
+}
+
+// A move that a version has begun which could only copy goes on, and is rolled back.
+func TestMigrationOfBefore(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	rec := y.begin().Record
+	y.until("ready", phase(move.PhaseReady))
+	y.engine.Stop()
+	id := rec.Operation
+	op, err := y.store.Operation(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op.Steps = op.Steps[1:2]
+	rec.VM, rec.Wanted = nil, move.VMWish{}
+	y.vms.set(func(v *vms) { clear(v.docs) })
+	if err := errors.Join(y.store.SaveOperation(op, nil), y.store.Apply(operation.Put(move.RecordMigration, "gpu7", rec))); err != nil {
+		t.Fatal(err)
+	}
+	y.start()
+	y.until("ready", phase(move.PhaseReady))
+	if _, err := y.Rehearse("gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("got %v", err)
+	}
+	if _, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true}); gpu.CodeOf(err) != gpu.CodeConflict {
+		t.Errorf("got %v", err)
+	}
+	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 1 {
+		t.Errorf("%+v %v", all, err)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	y.gone4good()
+}

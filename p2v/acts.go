@@ -2,6 +2,9 @@ package p2v
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"time"
 
 	"gpuvirt/gpu"
@@ -113,9 +116,10 @@ func (m *Migrations) discardForgotten(ctx context.Context, v move.Migration) err
 	if !v.Abandoned {
 		return nil
 	}
-	if v.Fence != move.FenceNone {
+	// Without its folder there is no VM, whoever has removed it.
+	if _, err := os.Lstat(m.folder(v.Name)); v.Fence != move.FenceNone && !errors.Is(err, fs.ErrNotExist) {
 		return gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: its source was powered off, and its VM may be all there is", v.Name).
-			WithHint("look which of them is to stay; what is of no use is in %s", m.folder(v.Name))
+			WithHint("look which of them is to stay; remove %s if the VM is of no use, and delete again", m.folder(v.Name))
 	}
 	if err := m.clear(ctx, v.Record); err != nil {
 		return gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: what it left cannot be removed: %w", v.Name, err)

@@ -30,6 +30,14 @@ type life struct {
 	writes int
 	at     int // the write at which it is killed; 0: at none
 	stored bool
+	told   func(operation.Operation)
+}
+
+// before has somebody told of each write of an operation, before that.
+func (l *life) before(told func(operation.Operation)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = told
 }
 
 func newLife(t *testing.T) *life {
@@ -83,6 +91,12 @@ func (s mortalStore) AddOperation(op operation.Operation, rows []operation.Row) 
 }
 
 func (s mortalStore) SaveOperation(op operation.Operation, rows []operation.Row) error {
+	s.l.mu.Lock()
+	told := s.l.told
+	s.l.mu.Unlock()
+	if told != nil {
+		told(op)
+	}
 	return s.l.write(func() error { return s.Store.SaveOperation(op, rows) })
 }
 

@@ -483,6 +483,12 @@ func (m *Migrations) ask(name string, a move.Act, change func(move.Migration, *m
 // Delete forgets a move that has ended. What one left here whose operation was forgotten is
 // removed before.
 func (m *Migrations) Delete(ctx context.Context, name string) (move.Migration, error) {
+	// It says that it has ended a moment before its operation does, whose steps need it.
+	if v, err := m.Migration(name); err == nil && v.Ended != "" {
+		if _, err := m.cfg.Engine.Wait(ctx, v.Operation); err != nil && !errors.Is(err, operation.ErrNotFound) {
+			return v, err
+		}
+	}
 	m.saving.Lock() // of two that delete, one must not meet the next of this name
 	defer m.saving.Unlock()
 	v, err := m.PlanDelete(name)
