@@ -80,14 +80,14 @@ func (t *try) fence(ctx context.Context, f *freeze.Client) error {
 		if _, unsure := errors.AsType[*freeze.UnsureError](err); !unsure {
 			return errors.Join(err, t.fenced(move.FenceNone, ""))
 		}
-		t.lost = err
-		return t.doubt(err)
+		t.lost = t.doubt(err)
+		return t.lost
 	}
 	waiting, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.m.cfg.Patience.Off)
 	defer cancel()
 	if !t.m.away(waiting, t.task, t.rec) {
-		t.lost = errors.New("the source was told to power off, and still answers")
-		return t.doubt(t.lost)
+		t.lost = t.doubt(errors.New("it was told to power off, and still answers"))
+		return t.lost
 	}
 	if err := t.fenced(move.FenceOff, t.rec.BootID); err != nil {
 		return err
@@ -107,8 +107,10 @@ func (t *try) fenced(as move.Fence, boot string) error {
 }
 
 // doubt has a person look: the source may be off, or not.
-func (t *try) doubt(err error) error {
-	return fmt.Errorf("it is not known whether the source is off: %w", err)
+func (t *try) doubt(err error) error { return doubt(t.rec.Name, err) }
+
+func doubt(name string, err error) error {
+	return fmt.Errorf("it is not known whether the source is off: %w. Make sure that it is, and has not gone on since, and say so (gpuvirt migrate fenced %s); or start it, and retry: then it is copied on", err, name)
 }
 
 // answerLimit is how long a source may take that is asked whether it is there.
@@ -143,16 +145,27 @@ func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Recor
 
 // resolve finds out what became of a source that was told to power off.
 func (m *Migrations) resolve(ctx context.Context, t *operation.Task, rec move.Record) error {
+	ctx, stop := undrained(ctx, t)
+	defer stop()
 	server, err := m.cfg.Dial(ctx, rec.Source)
-	if passing(err) {
-		return &operation.WaitError{Reason: "it is not known whether the source is off: it does not answer. Make sure that it is, and say so (gpuvirt migrate fenced " + rec.Name +
-			"); or start it, and retry: then it is copied on"}
+	off := false
+	if err == nil {
+		if err := server.Close(); err != nil {
+			t.Logf("%v", err)
+		}
+		// What it was told may still be under way.
+		waiting, cancel := context.WithTimeout(ctx, m.cfg.Patience.Off)
+		off = m.away(waiting, t, rec)
+		cancel()
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if off || passing(err) {
+		return &operation.WaitError{Reason: doubt(rec.Name, errors.New("it does not answer")).Error()}
 	}
 	if err != nil {
 		return err
-	}
-	if err := server.Close(); err != nil {
-		t.Logf("%v", err)
 	}
 	t.Logf("the source runs: it was not powered off, or was started again")
 	if err := m.strike(ctx, rec); err != nil {

@@ -592,3 +592,36 @@ func TestFenceHangs(t *testing.T) {
 		t.Errorf("fence %q, started %d times", v.Fence, y.vms.started)
 	}
 }
+
+// A daemon that was killed when it had told the source to power off, and is back before that is
+// off, does not take it for one that goes on.
+func TestFenceUnderWay(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	y := newYard(t, m)
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	told := make(chan struct{})
+	m.rest.set(func(r *rester) { r.gone = func() { close(told) } })
+	y.cutOver()
+	<-told
+	y.life.end()
+	y.engine.Stop()
+	y.start()
+	m.server.mu.Lock()
+	dialed := m.dialed
+	m.server.mu.Unlock()
+	y.until("asked", func(move.Migration) bool {
+		m.server.mu.Lock()
+		defer m.server.mu.Unlock()
+		return m.dialed > dialed
+	})
+	m.gone()
+	if v := y.until("waiting", phase(move.PhaseWaiting)); v.Fence != move.FenceAsked {
+		t.Errorf("%+v", v)
+	}
+	if _, err := y.Fenced("gpu7", "tester"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("done", phase(move.PhaseDone))
+	y.same()
+}

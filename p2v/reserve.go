@@ -233,18 +233,8 @@ func (m *Migrations) carried(ctx context.Context, t *operation.Task, op *operati
 	if op == nil {
 		return nil
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watcher := make(chan struct{})
-	go func() {
-		defer close(watcher)
-		select {
-		case <-ctx.Done():
-		case <-t.Draining(): // its next steps do not begin any more
-			cancel(errDraining)
-		}
-	}()
-	defer func() { cancel(nil); <-watcher }()
+	ctx, stop := undrained(ctx, t) // its next steps do not begin any more then
+	defer stop()
 	end, err := m.cfg.Engine.Wait(ctx, op.ID)
 	switch {
 	case context.Cause(ctx) != nil:

@@ -103,20 +103,10 @@ func (m *Migrations) doVerify(ctx context.Context, t *operation.Task) ([]operati
 	if a := rec.Last(move.Cutover); a != nil {
 		before = a.Before
 	}
-	looking, cancel := context.WithCancelCause(ctx)
-	watcher := make(chan struct{})
-	go func() {
-		defer close(watcher)
-		select {
-		case <-looking.Done():
-		case <-t.Draining():
-			cancel(errDraining)
-		}
-	}()
+	looking, stop := undrained(ctx, t)
 	r, err := m.look(looking, rec, before, true, func(r verify.Result) { t.Logf("%s: %s %s", r.Title, r.State, r.Text) })
 	cause := context.Cause(looking)
-	cancel(nil)
-	<-watcher
+	stop()
 	switch {
 	case context.Cause(ctx) != nil:
 		return nil, unclean(context.Cause(ctx))

@@ -192,6 +192,18 @@ func (m *Migrations) stay(ctx context.Context, t *operation.Task, name string) (
 		return rec, err
 	}
 	m.limit(name).Set(int64(rec.Copy.Bandwidth)) //nolint:gosec // Check bounds it
+	ctx, stop := undrained(ctx, t)
+	defer stop()
+	s := &stay{m: m, task: t, rec: rec, fresh: map[string]bool{}}
+	err = s.run(ctx)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	return s.rec, err
+}
+
+// undrained is a context that ends when the daemon is about to, with errDraining as its cause.
+func undrained(ctx context.Context, t *operation.Task) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watcher := make(chan struct{})
 	go func() {
@@ -202,13 +214,7 @@ func (m *Migrations) stay(ctx context.Context, t *operation.Task, name string) (
 			cancel(errDraining)
 		}
 	}()
-	defer func() { cancel(nil); <-watcher }()
-	s := &stay{m: m, task: t, rec: rec, fresh: map[string]bool{}}
-	err = s.run(ctx)
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	return s.rec, err
+	return ctx, func() { cancel(nil); <-watcher }
 }
 
 func (s *stay) run(ctx context.Context) error {
