@@ -201,6 +201,9 @@ func (t *try) compareDisk(ctx context.Context, d move.Disk) error {
 		Connections: t.rec.Copy.Connections, Limit: t.m.limit(t.rec.Name), Patience: 30 * time.Second,
 		Progress: func(p block.Progress) { t.task.Progress(p.Done, p.Total) },
 	})
+	if err != nil || len(v.Differ) > 0 {
+		t.fresh[d.Name] = false // nobody tells of what differs: the next pass looks at all
+	}
 	if err != nil {
 		return err
 	}
