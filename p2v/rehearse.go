@@ -42,7 +42,10 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 	defer func() {
 		striking, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		err = errors.Join(err, t.m.strike(striking, t.rec))
+		if left := t.m.strike(striking, t.rec); left != nil { // it is tried again before anything is copied
+			t.lost = left
+			err = errors.Join(err, left)
+		}
 	}()
 	if err := t.convert(ctx, t.m.trial); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
@@ -186,5 +187,34 @@ func TestReserveAgain(t *testing.T) {
 	y.until("ready", phase(move.PhaseReady))
 	if got := y.holders.names(); len(got) != 1 {
 		t.Errorf("held: %q", got)
+	}
+}
+
+// A rehearsal that cannot be taken down is, before its mirrors are written again.
+func TestRehearsalIsTakenDown(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	broken := gpu.Errorf(gpu.CodeUnavailable, "libvirt is away")
+	y.vms.set(func(v *vms) { v.on = func(*gpu.Trial) { v.fails["stop"] = broken } })
+	if a := y.rehearse(move.CutWish{}); a.State != move.Failed || !strings.Contains(a.Problem, "libvirt is away") {
+		t.Errorf("%+v", a)
+	}
+	passed := y.until("tried again", func(v move.Migration) bool { return v.Phase == move.PhaseSyncing }).Disks[0].Total
+	if _, err := y.Sync("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(50 * time.Millisecond)
+	if v := y.until("", func(move.Migration) bool { return true }); v.Disks[0].Total != passed {
+		t.Error("a mirror was written with a VM on it")
+	}
+	y.vms.fail("stop", nil)
+	y.until("ready again", phase(move.PhaseReady))
+	if left := y.vms.left(); len(left) != 1 || len(y.overlays()) > 0 {
+		t.Errorf("left: %q %q", left, y.overlays())
+	}
+	y.vms.set(func(v *vms) { v.on = nil })
+	if a := y.rehearse(move.CutWish{}); a.State != move.Passed {
+		t.Errorf("%+v", a)
 	}
 }
