@@ -117,6 +117,13 @@ func finish(a *move.Attempt, now time.Time, err error) {
 		withdrawn(a, now, enough.actor)
 		return
 	}
+	if errors.Is(err, errDraining) {
+		if a.Wish.WhenReady { // whenever that is
+			*a = move.Attempt{Kind: a.Kind, Wish: a.Wish, Actor: a.Actor, Asked: a.Asked, State: move.Asked}
+			return
+		}
+		err = errors.New("it was broken off when the daemon ended, and the source has gone on: ask again")
+	}
 	a.Ended, a.State = now.UTC(), move.Passed
 	if err != nil {
 		a.State, a.Problem = move.Failed, err.Error()

@@ -623,3 +623,45 @@ func TestFenceUnderWay(t *testing.T) {
 	y.until("done", phase(move.PhaseDone))
 	y.same()
 }
+
+// A daemon that is to end leaves the source awake. What was asked for whenever it fits is done
+// by the next; else who has asked is told to ask again.
+func TestCutoverDrained(t *testing.T) {
+	for name, w := range map[string]move.CutWish{"now": {Unrehearsed: "a test"}, "when ready": {Unrehearsed: "a test", WhenReady: true}} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, 4*mib)
+			y := newYard(t, m)
+			y.begin()
+			y.until("ready", phase(move.PhaseReady))
+			there := make(chan struct{})
+			y.makers.set(func(what string, _ convert.Job) {
+				if what == "convert" {
+					close(there)
+				}
+			})
+			y.makers.fail("convert", errWaits)
+			if _, err := y.CutOver("gpu7", "tester", w); err != nil {
+				t.Fatal(err)
+			}
+			<-there
+			y.engine.Drain(t.Context())
+			y.awake()
+			if len(y.overlays()) > 0 {
+				t.Errorf("left: %q", y.overlays())
+			}
+			y.engine.Stop()
+			y.makers.set(nil)
+			y.makers.fail("convert", nil)
+			y.start()
+			if w.WhenReady {
+				if v := y.until("done", phase(move.PhaseDone)); len(v.Attempts) != 1 || v.Attempts[0].State != move.Passed {
+					t.Errorf("%+v", v.Attempts)
+				}
+				return
+			}
+			if v := y.until("ready", phase(move.PhaseReady)); v.Attempts[0].State != move.Failed || !strings.Contains(v.Attempts[0].Problem, "ask again") {
+				t.Errorf("%+v", v.Attempts)
+			}
+		})
+	}
+}
