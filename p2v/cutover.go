@@ -23,15 +23,15 @@ func (t *try) cutOver(ctx context.Context) error {
 	if err := t.m.reserved(ctx, t.rec); err != nil {
 		return err
 	}
+	if err := t.off(ctx); err != nil {
+		return err
+	}
+	t.baseline(ctx) // for as long as the source takes: nobody else waits for that
 	release, err := t.m.converter(ctx, t.rec)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := t.off(ctx); err != nil {
-		return err
-	}
-	t.baseline(ctx)
 	return t.still(ctx, func(ctx context.Context, f *freeze.Client) error {
 		err := t.lastPass(ctx, f)
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -41,6 +42,7 @@ type machine struct {
 
 	blind   error // why it does not track
 	forgot  error // why it does not know what was written
+	works   int   // services that it says it has
 	rest    *rester
 	marks   sync.Mutex
 	written map[string][]block.Range // in ascending order, as the test writes
@@ -150,6 +152,9 @@ func (m *machine) report() *report.Report {
 			Name: d.Name, WWN: d.Name, SizeBytes: uint64(info.Size()), BlockBytes: 512, Transport: "nvme", Table: "gpt", Boots: i == 0,
 			Partitions: []report.Partition{{Name: d.Name + "p1", Number: 1, StartBytes: mib, SizeBytes: uint64(info.Size()) - mib, Content: "ext4"}},
 		})
+	}
+	for i := range m.works {
+		r.Services = append(r.Services, report.Service{Unit: fmt.Sprintf("work%d.service", i), State: "active", Role: "workload"})
 	}
 	r.Clean()
 	return &r

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"gpuvirt/gpu"
@@ -92,6 +93,9 @@ func (t *try) convert(ctx context.Context, name func(name, disk string) string) 
 	return err
 }
 
+// mostItems is how many parts of a change are kept with each attempt; the plan has all.
+const mostItems = 20
+
 // edits are what is changed in the guest, as the plan has it now.
 func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, error) {
 	plan, err := t.m.plan(ctx, seen, t.rec.Plan)
@@ -110,7 +114,11 @@ func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, er
 	}
 	var told []move.Left
 	for _, l := range left {
-		told = append(told, move.Left{ID: l.Change.ID, What: l.Change.What, By: string(l.By), Why: l.Why, Items: l.Change.Items})
+		items := l.Change.Items
+		if len(items) > mostItems {
+			items = append(slices.Clone(items[:mostItems]), "…")
+		}
+		told = append(told, move.Left{ID: l.Change.ID, What: l.Change.What, By: string(l.By), Why: l.Why, Items: items})
 	}
 	return edits, t.note(func(a *move.Attempt) { a.Left = told })
 }

@@ -25,6 +25,9 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 	if err := t.m.reserved(ctx, t.rec); err != nil {
 		return err
 	}
+	if !t.wish.Live {
+		t.baseline(ctx)
+	}
 	release, err := t.m.converter(ctx, t.rec)
 	if err != nil {
 		return err
@@ -33,7 +36,6 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 	if t.wish.Live {
 		err = t.lastPass(ctx, nil)
 	} else {
-		t.baseline(ctx)
 		err = t.still(ctx, t.lastPass)
 	}
 	if err != nil {
@@ -116,6 +118,8 @@ func (t *try) baseline(ctx context.Context) {
 		t.task.Logf("the checks were not run on the source: %v", err)
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, t.m.cfg.Patience.Settle)
+	defer cancel()
 	b := verify.Before(ctx, verify.Remote{Open: func(ctx context.Context) (io.ReadWriteCloser, error) {
 		return t.server.Open(ctx, t.program[0], append(slices.Clone(t.program[1:]), "run")...)
 	}}, e)

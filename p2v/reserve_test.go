@@ -1,6 +1,7 @@
 package p2v_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -216,5 +217,21 @@ func TestRehearsalIsTakenDown(t *testing.T) {
 	y.vms.set(func(v *vms) { v.on = nil })
 	if a := y.rehearse(move.CutWish{}); a.State != move.Passed {
 		t.Errorf("%+v", a)
+	}
+}
+
+// A source does not decide how much is kept of each attempt.
+func TestAttemptsAreBounded(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	m.works = 3000
+	y := newYard(t, m)
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	a := y.rehearse(move.CutWish{})
+	if a.Report == nil || a.Before == nil || len(a.Report.Results) > 200 || len(a.Before.Results) > 200 {
+		t.Errorf("%+v", a)
+	}
+	if text, err := json.Marshal(a); err != nil || len(text) > 100<<10 {
+		t.Errorf("%d bytes, %v", len(text), err)
 	}
 }
