@@ -24,7 +24,8 @@ export XDG_CACHE_HOME ?= $(CURDIR)/.cache
 export GOPATH ?= $(CURDIR)/.cache/gopath
 endif
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# That of the packages, which tells of files that nobody has added, too.
+VERSION ?= $(shell hack/packages --version)
 TAGS    := libvirt_dlopen
 LDFLAGS := -X gpuvirt/internal/version.version=$(VERSION)
 GOBUILD  = go build -trimpath -ldflags '$(LDFLAGS)' -tags $(TAGS)
