@@ -168,12 +168,13 @@ packages: bootstrap $(NFPM) ## Build the DEB, the RPM, the SBOM and the checksum
 
 .PHONY: check-packages
 check-packages: packages ## Do the packages come out the same again, and what do lintian, rpmlint and rpm say?
-	@hack/bootstrap lintian rpmlint cpio rpm systemd
+	@hack/bootstrap lintian rpmlint cpio rpm systemd gpg gpg-agent
 	NFPM=$(NFPM) hack/check-packages dist
 
+DIST ?= dist
 .PHONY: sign
-sign: ## Sign the checksums of the packages in dist (KEY=the signer's key)
-	gpg --batch --yes --armor --detach-sign $(if $(KEY),--local-user '$(KEY)') dist/SHA256SUMS
+sign: ## Sign the checksums of the packages in dist (KEY=the signer's key, DIST=another folder)
+	gpg --batch --yes --armor --detach-sign $(if $(KEY),--local-user '$(KEY)') '$(DIST)/SHA256SUMS'
 
 $(NFPM): | bootstrap
 	@mkdir -p $(@D)
