@@ -24,7 +24,8 @@ export XDG_CACHE_HOME ?= $(CURDIR)/.cache
 export GOPATH ?= $(CURDIR)/.cache/gopath
 endif
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# That of the packages, which tells of files that nobody has added, too.
+VERSION ?= $(shell hack/packages --version)
 TAGS    := libvirt_dlopen
 LDFLAGS := -X gpuvirt/internal/version.version=$(VERSION)
 GOBUILD  = go build -trimpath -ldflags '$(LDFLAGS)' -tags $(TAGS)
@@ -167,12 +168,13 @@ packages: bootstrap $(NFPM) ## Build the DEB, the RPM, the SBOM and the checksum
 
 .PHONY: check-packages
 check-packages: packages ## Do the packages come out the same again, and what do lintian, rpmlint and rpm say?
-	@hack/bootstrap lintian rpmlint cpio rpm systemd
+	@hack/bootstrap lintian rpmlint cpio rpm systemd gpg gpg-agent
 	NFPM=$(NFPM) hack/check-packages dist
 
+DIST ?= dist
 .PHONY: sign
-sign: ## Sign the checksums of the packages in dist (KEY=the signer's key)
-	gpg --batch --yes --armor --detach-sign $(if $(KEY),--local-user '$(KEY)') dist/SHA256SUMS
+sign: ## Sign the checksums of the packages in dist (KEY=the signer's key, DIST=another folder)
+	gpg --batch --yes --armor --detach-sign $(if $(KEY),--local-user '$(KEY)') '$(DIST)/SHA256SUMS'
 
 $(NFPM): | bootstrap
 	@mkdir -p $(@D)

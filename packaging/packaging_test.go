@@ -191,6 +191,24 @@ func TestVersionTellsWhatIsNotCommitted(t *testing.T) {
 	}
 }
 
+// What make builds tells the version that a package of the same files would have.
+func TestMakeBuildsThatVersion(t *testing.T) {
+	said := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return string(out)
+	}
+	version := strings.TrimSpace(said("../hack/packages", "--version"))
+	if out := said("make", "-C", "..", "--dry-run", "build"); strings.Count(out, "/version.version="+version+"'") != 2 {
+		t.Errorf("want version %s:\n%s", version, out)
+	}
+}
+
 // A folder with other things in it is not replaced by packages: a slip of the hand, as ".",
 // would take the tree along.
 func TestPackagesReplacesNothingElse(t *testing.T) {

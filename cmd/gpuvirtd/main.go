@@ -66,6 +66,12 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
 		command, args = args[0], args[1:]
 	}
+	switch command {
+	case "run", "restore", "check-config", "version":
+	default:
+		fmt.Fprintf(stderr, "gpuvirtd: unknown command %q: run, restore, check-config or version\n", command)
+		return errUsage
+	}
 	var o options
 	flags := flag.NewFlagSet("gpuvirtd "+command, flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -106,12 +112,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 		}
 		_, err := io.WriteString(stdout, config.Format(o.Loaded))
 		return err
-	case "version":
+	default: // version
 		_, err := fmt.Fprintln(stdout, "gpuvirtd", version.String())
 		return err
-	default:
-		fmt.Fprintf(stderr, "gpuvirtd: unknown command %q: run, restore, check-config or version\n", command)
-		return errUsage
 	}
 }
 

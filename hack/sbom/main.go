@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -51,13 +52,13 @@ type dependency struct {
 }
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
+	if err := run(os.Stdout, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "sbom:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string) error {
+func run(w io.Writer, args []string) error {
 	if len(args) < 2 {
 		return fmt.Errorf("usage: sbom VERSION PROGRAM…")
 	}
@@ -73,9 +74,10 @@ func run(args []string) error {
 			return fmt.Errorf("cannot read %q: %w", path, err)
 		}
 		name := filepath.Base(path)
-		doc.Components = append(doc.Components, component{Type: "application", Ref: name, Name: name, Version: version})
-		all.On = append(all.On, name)
-		on := dependency{Ref: name}
+		ref := "program:" + name // one of them has the name of all
+		doc.Components = append(doc.Components, component{Type: "application", Ref: ref, Name: name, Version: version})
+		all.On = append(all.On, ref)
+		on := dependency{Ref: ref}
 		// What a program contains first of all is Go's own library.
 		for _, m := range append([]*debug.Module{{Path: "std", Version: strings.TrimPrefix(info.GoVersion, "go")}}, info.Deps...) {
 			if m.Replace != nil {
@@ -95,7 +97,7 @@ func run(args []string) error {
 	doc.Depends = append(doc.Depends, all)
 	slices.SortFunc(doc.Components, func(a, b component) int { return cmp.Compare(a.Ref, b.Ref) })
 	slices.SortFunc(doc.Depends, func(a, b dependency) int { return cmp.Compare(a.Ref, b.Ref) })
-	enc := json.NewEncoder(os.Stdout)
+	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(doc)
 }

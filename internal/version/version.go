@@ -1,5 +1,5 @@
-// Package version knows which gpuvirt this is. The Makefile sets the version
-// from git when it links; a binary built by other means falls back to what the
+// Package version knows which gpuvirt this is. The Makefile and hack/packages set
+// the version when they link; a binary built by other means falls back to what the
 // Go toolchain recorded in it.
 package version
 
@@ -11,7 +11,7 @@ import (
 // Set by the linker (-X gpuvirt/internal/version.version=…) and never changed.
 var version string
 
-// String returns the version, such as "v0.3.1", "v0.3.1-5-g1a2b3c4-dirty", or
+// String returns the version, such as "0.3.1", "0.3.1+5.g1a2b3c4+dirty", or
 // "devel" when nothing is known.
 func String() string {
 	if version != "" {

@@ -104,6 +104,13 @@ func TestPackage_T15(t *testing.T) {
 	run(ctx, t, "systemctl -q enable gpuvirt-restore && systemctl start gpuvirtd")
 	attached("started again")
 
+	// Disks of VMs lie in libvirt's folder, which is as libvirt's packages have it whatever goes.
+	const disk = "/var/lib/libvirt/images/gpuvirt/disk"
+	run(ctx, t, "touch "+disk)
+	t.Cleanup(func() { run(context.Background(), t, "rm -f "+disk) })
+	const folders = "stat -c '%a %U %G' /var/lib/libvirt/images /var/lib/libvirt/images/gpuvirt; ls " + disk
+	images := run(ctx, t, folders)
+
 	// Removed, it is gone; the guest and what is stored are not.
 	run(ctx, t, "dpkg -r gpuvirt")
 	untouched("removed")
@@ -129,6 +136,9 @@ func TestPackage_T15(t *testing.T) {
 	untouched("purged")
 	if got := run(ctx, t, "ls -d /var/lib/gpuvirt /etc/gpuvirt /run/gpuvirt 2>/dev/null || true"); got != "" {
 		t.Errorf("purged: %s", got)
+	}
+	if got := run(ctx, t, folders); got != images {
+		t.Errorf("purged: disks lie in %s, and before in %s", got, images)
 	}
 	must(t, hypervisor.Install(ctx, "dist"))
 	must(t, hypervisor.WaitReady(ctx))

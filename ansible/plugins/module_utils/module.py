@@ -144,5 +144,6 @@ class Run(object):
             raise Problem.of_operation(op)
 
     def differ(self, header, before, after):
-        """Say what is different, for --diff."""
+        """Say what is different, for --diff; and that no VM has to start anew for it, where nothing else was said."""
+        self.result.setdefault('restart_required', False)
         self.result['diff'] = dict(before=before, after=after, before_header=header, after_header=header)

@@ -143,6 +143,10 @@ assessment:
     heard: '2026-11-25T11:00:05Z'
     hostname: gpu7
     findings: {hostname: gpu7, workloads: [], concerns: [], needs: [], policy: {}}
+restart_required:
+  description: Whether a VM that runs has it only from its next start on. Nothing that this module changes takes that, so it is false.
+  returned: success
+  type: bool
 operation:
   description: The id of the operation that looks at the server, or that was aborted.
   returned: when something was begun or aborted

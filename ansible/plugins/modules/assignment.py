@@ -108,8 +108,8 @@ assignment:
     attached: {live: true, config: true}
     restart_required: false
 restart_required:
-  description: The VM runs, and gets the device at its next start.
-  returned: I(state=present)
+  description: The VM runs, and gets the device at its next start. Where it is taken back, false.
+  returned: success
   type: bool
 operation:
   description: The id of the operation that carried it out.

@@ -80,6 +80,10 @@ gpu:
     policy: report
     placement: host
     labels: {rack: b7}
+restart_required:
+  description: Whether a VM that runs has it only from its next start on. Nothing that this module changes takes that, so it is false.
+  returned: success
+  type: bool
 plan:
   description: What is done, or in check mode would be.
   returned: when something is to change

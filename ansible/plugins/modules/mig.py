@@ -86,6 +86,10 @@ mig:
       instances:
         - {profile: 3g.20gb, placement: 4, compute: [3g.20gb]}
     equal: true
+restart_required:
+  description: Whether a VM that runs has it only from its next start on. Nothing that this module changes takes that, so it is false.
+  returned: success
+  type: bool
 operation:
   description: The id of the operation that carried it out.
   returned: when there was one

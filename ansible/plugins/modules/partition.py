@@ -39,7 +39,9 @@ options:
     description: How many there are to be at least. If absent, one. Only for I(state=present).
     type: int
   placement:
-    description: Where several GPUs fit, C(pack) takes the fullest, and C(spread) the emptiest. If absent, the daemon's setting C(placement) decides. Only for those that are made.
+    description:
+      - Where several GPUs fit, C(pack) takes the fullest, and C(spread) the emptiest. If absent, the daemon's setting C(placement) decides.
+      - Only for those that are made.
     type: str
     choices: [pack, spread]
   vgpu_params:
@@ -90,6 +92,10 @@ partitions:
       origin: managed
       state: made
       holders: []
+restart_required:
+  description: Whether a VM that runs has it only from its next start on. Nothing that this module changes takes that, so it is false.
+  returned: success
+  type: bool
 operations:
   description: The ids of the operations that carried it out.
   returned: success

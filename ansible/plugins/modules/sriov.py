@@ -52,6 +52,10 @@ sriov:
     functions:
       - {index: 0, pci_address: '0000:41:00.1', driver: vfio-pci, partition: 0000:41:00.0/vf/0, holders: []}
     equal: true
+restart_required:
+  description: Whether a VM that runs has it only from its next start on. Nothing that this module changes takes that, so it is false.
+  returned: success
+  type: bool
 operation:
   description: The id of the operation that carried it out.
   returned: when there was one

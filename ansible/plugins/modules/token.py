@@ -78,6 +78,10 @@ token:
     role: viewer
     created: '2026-11-26T06:00:00Z'
     expires: '2027-02-24T06:00:00Z'
+restart_required:
+  description: Whether a VM that runs has it only from its next start on. Nothing that this module changes takes that, so it is false.
+  returned: success
+  type: bool
 secret:
   description: What to give as I(token), or in the header C(Authorization).
   returned: when it was made

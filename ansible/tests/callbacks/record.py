@@ -34,6 +34,8 @@ class CallbackModule(CallbackBase):
             return
         task, res = result._task, result._result
         line = dict(task=task.get_name(), action=task.action, changed=bool(res.get('changed')), failed=failed, diff=res.get('diff'))
+        # Each that tells a difference, also of a loop, tells this, too.
+        line['restart'] = [i.get('restart_required') for i in res.get('results', [res]) if 'diff' in i]
         with open(name, 'a') as f:
             f.write(json.dumps(line, sort_keys=True) + '\n')
 
