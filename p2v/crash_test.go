@@ -213,13 +213,8 @@ func everyWrite(t *testing.T, least int, test func(t *testing.T, n int, stored b
 
 // settled is a move that does nothing by itself but copying.
 func settled(v move.Migration) bool {
-	switch v.Phase {
-	case move.PhaseReady:
-		return v.Pending() == nil
-	case move.PhaseDone, move.PhaseWaiting, move.PhaseRolledBack, move.PhaseFailed:
-		return true
-	}
-	return false
+	stops := []move.Phase{move.PhaseDone, move.PhaseWaiting, move.PhaseRolledBack, move.PhaseFailed}
+	return v.Phase == move.PhaseReady && v.Pending() == nil || slices.Contains(stops, v.Phase)
 }
 
 // The daemon is killed at every write of a cut-over. The VM runs only where the source is off;
