@@ -235,3 +235,36 @@ func TestAttemptsAreBounded(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(text), err)
 	}
 }
+
+// What stands in the way of a roll back is told, and it is not tried for ever: only what passes
+// by itself is waited for.
+func TestRollbackFails(t *testing.T) {
+	for what, step := range map[string]string{"no network": "migration.sync", "stop": "migration.start"} {
+		t.Run(what, func(t *testing.T) {
+			y := newYard(t, newMachine(t, 4*mib))
+			y.begin()
+			y.until("ready", phase(move.PhaseReady))
+			if step == "migration.start" {
+				y.vms.set(func(v *vms) { v.agent = illGuest })
+				y.cutOver()
+				y.until("waiting", phase(move.PhaseWaiting))
+			}
+			y.vms.fail(what, gpu.Errorf(gpu.CodeConflict, "it is somebody else's"))
+			if _, err := y.Rollback("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			if v := y.until("failed", phase(move.PhaseFailed)); !strings.Contains(v.Reason, step) || !strings.Contains(v.Reason, "somebody else's") {
+				t.Errorf("%q", v.Reason)
+			}
+			y.vms.fail(what, gpu.Errorf(gpu.CodeUnavailable, "libvirt is away"))
+			if _, err := y.Retry("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			y.vms.fail(what, nil)
+			y.until("rolled back", phase(move.PhaseRolledBack))
+			if left := append(y.vms.left(), y.holders.names()...); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+		})
+	}
+}

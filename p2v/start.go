@@ -83,10 +83,11 @@ func (m *Migrations) undoStart(ctx context.Context, t *operation.Task) ([]operat
 	if err != nil {
 		return nil, err
 	}
-	if err := m.cfg.VMs.Stop(ctx, rec.VM.UUID); err != nil {
+	err = m.cfg.VMs.Stop(ctx, rec.VM.UUID)
+	if holdsUp(err) {
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	}
-	return nil, nil
+	return nil, err
 }
 
 // doVerify looks whether the VM is what the server was. Where it is not, a person takes it

@@ -134,8 +134,10 @@ func (m *Migrations) undoSync(ctx context.Context, t *operation.Task) ([]operati
 	if err != nil {
 		return nil, err
 	}
-	if err := m.strike(ctx, rec); err != nil { // nothing of it has a disk open
+	if err := m.strike(ctx, rec); holdsUp(err) { // nothing of it has a disk open
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
+	} else if err != nil {
+		return nil, err
 	}
 	if err := m.discard(rec); err != nil {
 		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot remove the mirrors of migration %q: %w", rec.Name, err)

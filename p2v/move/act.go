@@ -1,6 +1,7 @@
 package move
 
 import (
+	"cmp"
 	"errors"
 	"regexp"
 
@@ -140,8 +141,8 @@ func (m Migration) canCut(w CutWish) error {
 	case w.WhenReady:
 	case f == nil:
 		return m.refuse("cut over", "its disks were not passed over yet since the source was reached").WithHint("wait, or have it done then: --when-ready")
-	case float64(w.Limit) < f.FinalSeconds && !f.Fits:
-		return m.refuse("cut over", "the last pass would take %.0f s, and the source may be at rest for %.0f s", f.FinalSeconds, max(f.BudgetSeconds, float64(w.Limit))).
+	case !f.FitsIn(w.Limit):
+		return m.refuse("cut over", "the last pass would take %.0f s, and the source may be at rest for %.0f s", f.FinalSeconds, cmp.Or(float64(w.Limit), f.BudgetSeconds)).
 			WithHint("wait until less changes (--when-ready does), or allow more: --limit")
 	}
 	return nil

@@ -46,3 +46,27 @@ func TestAllows(t *testing.T) {
 		t.Error("no act")
 	}
 }
+
+// A limit that somebody gives counts in place of the budget, also one that is shorter.
+func TestCutoverFits(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit int
+		final float64
+		fits  bool
+	}{
+		"budget":      {0, 100, true},
+		"no budget":   {0, 700, false},
+		"short limit": {30, 100, false},
+		"long limit":  {900, 700, true},
+	} {
+		m := Migration{Phase: PhaseReady, Record: Record{VM: &VM{}, Forecast: &Forecast{FinalSeconds: c.final, BudgetSeconds: 600, Fits: c.final <= 600}}}
+		w := CutWish{Limit: c.limit, Unrehearsed: "a test"}
+		if err := m.Refuses(Cutover, w); (err == nil) != c.fits {
+			t.Errorf("%s: %v", name, err)
+		}
+		w.WhenReady = true
+		if waits := (Attempt{State: Asked, Wish: w}).Waits(m.Forecast); waits == c.fits {
+			t.Errorf("%s: waits %v", name, waits)
+		}
+	}
+}

@@ -71,7 +71,7 @@ func (a Attempt) Over() bool {
 
 // Waits reports whether it is not begun before the last pass fits.
 func (a Attempt) Waits(f *Forecast) bool {
-	return a.State == Asked && a.Wish.WhenReady && (f == nil || !f.Fits && f.FinalSeconds > float64(a.Wish.Limit))
+	return a.State == Asked && a.Wish.WhenReady && (f == nil || !f.FitsIn(a.Wish.Limit))
 }
 
 // CutWish says how the source is brought to rest.

@@ -172,6 +172,14 @@ type Forecast struct {
 	Converges      bool    `json:"converges"`
 }
 
+// FitsIn reports whether the last pass fits a limit, seconds; 0: the budget.
+func (f Forecast) FitsIn(limit int) bool {
+	if limit > 0 {
+		return f.FinalSeconds <= float64(limit)
+	}
+	return f.Fits
+}
+
 // MaxPasses is how many passes of a disk are kept.
 const MaxPasses = 50
 
