@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseRate(t *testing.T) {
@@ -53,6 +54,15 @@ func TestDisksFrom(t *testing.T) {
 	} {
 		if !strings.Contains(sent, want) {
 			t.Errorf("%s is not in\n%s", want, sent)
+		}
+	}
+}
+
+// A limit below a second is one.
+func TestTryLimit(t *testing.T) {
+	for limit, want := range map[time.Duration]int{0: 0, 200 * time.Millisecond: 1, 90 * time.Second: 90} {
+		if got := (&tryFlags{limit: limit}).request().LimitSeconds; got != want {
+			t.Errorf("%s: %d", limit, got)
 		}
 	}
 }

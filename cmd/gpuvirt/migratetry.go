@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ func (f *tryFlags) add(cmd *cobra.Command) {
 
 func (f *tryFlags) request() api.TryRequest {
 	how := f.how
-	how.LimitSeconds = int(f.limit.Seconds())
+	how.LimitSeconds = int(math.Ceil(f.limit.Seconds())) // 0 is no limit of its own
 	return how
 }
 
