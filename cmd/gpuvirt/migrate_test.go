@@ -3,6 +3,9 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"gpuvirt/api"
+	"gpuvirt/p2v/move"
 )
 
 func TestParseRate(t *testing.T) {
@@ -54,5 +57,36 @@ func TestDisksFrom(t *testing.T) {
 		if !strings.Contains(sent, want) {
 			t.Errorf("%s is not in\n%s", want, sent)
 		}
+	}
+}
+
+// A try that has failed is told as one: its operation goes on. One that waits for a person does.
+func TestTried(t *testing.T) {
+	for name, c := range map[string]struct {
+		phase, reason string
+		state         move.AttemptState
+		code          int
+		want          []string
+	}{
+		"failed": {"ready", "", move.Failed, exitFailed, []string{"error: the cutover of migration gpu7 has failed: no room\n", "hint: the server goes on"}},
+		"waits":  {"waiting", "the VM does not start", move.Passed, exitNotReady, []string{"error: migration gpu7 waits: the VM does not start\n", "hint: when that is done: gpuvirt migrate retry gpu7\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, socket := startFake(t)
+			f.answers["POST migrations/gpu7/cutover"] = api.Migration{
+				Name: "gpu7", Phase: c.phase, Reason: c.reason,
+				Attempts: []move.Attempt{{Kind: move.Cutover, State: c.state, Problem: "no room"}},
+			}
+			s := &session{args: strings.Fields("migrate cutover gpu7 --yes")}
+			s.run(t.Context(), socket)
+			if s.code != c.code {
+				t.Errorf("exit status %d\n%s", s.code, s)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(s.String(), want) {
+					t.Errorf("no %q in\n%s", want, s)
+				}
+			}
+		})
 	}
 }
