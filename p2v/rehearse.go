@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -91,15 +92,17 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 
 // failed says what of a VM is not as it should be.
 func failed(r verify.Report) error {
-	text := ""
+	var text []string
 	for _, c := range r.Results {
 		if c.State == verify.StateFailed || c.State == verify.StateUnknown && r.Verdict == verify.StateUnknown {
-			if text += c.Title + ": " + c.Text + "; "; len(text) > 400 {
-				break
-			}
+			text = append(text, c.Title+": "+c.Text)
 		}
 	}
-	return gpu.Errorf(gpu.CodeConflict, "the VM is not what it should be: %s", text)
+	const most = 5
+	if len(text) > most {
+		text = append(text[:most], "and more")
+	}
+	return gpu.Errorf(gpu.CodeConflict, "the VM is not what it should be: %s", strings.Join(text, "; "))
 }
 
 // baseline has the person's checks run on the source, where it does not matter whether they

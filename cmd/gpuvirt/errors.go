@@ -67,6 +67,7 @@ func (e *notReadyError) Error() string { return e.message }
 func exitCode(err error) int {
 	var usage *usageError
 	var operation *operationError
+	var tried *triedError
 	var problem *api.Problem
 	var unreachable *client.UnreachableError
 	var goesOn *goesOnError
@@ -80,6 +81,11 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &operation):
 		if operation.op.Status == "waiting" {
+			return exitNotReady
+		}
+		return exitFailed
+	case errors.As(err, &tried):
+		if tried.waits() {
 			return exitNotReady
 		}
 		return exitFailed
@@ -112,6 +118,7 @@ func (c *cli) report(err error) {
 	c.say("error: %s", err)
 	var usage *usageError
 	var operation *operationError
+	var tried *triedError
 	var problem *api.Problem
 	var goesOn *goesOnError
 	var notReady *notReadyError
@@ -121,6 +128,8 @@ func (c *cli) report(err error) {
 		c.say("hint: see %s --help", usage.command)
 	case errors.As(err, &operation):
 		c.reportOperation(operation.op)
+	case errors.As(err, &tried):
+		c.say("hint: %s", tried.hint())
 	case errors.As(err, &goesOn):
 		c.say("hint: it goes on; to wait for it: gpuvirt operation wait %s", goesOn.op)
 	case errors.As(err, &problem):

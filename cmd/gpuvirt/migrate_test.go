@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gpuvirt/api"
+	"gpuvirt/p2v/move"
 )
 
 func TestParseRate(t *testing.T) {
@@ -64,5 +67,36 @@ func TestTryLimit(t *testing.T) {
 		if got := (&tryFlags{limit: limit}).request().LimitSeconds; got != want {
 			t.Errorf("%s: %d", limit, got)
 		}
+	}
+}
+
+// A try that has failed is told as one: its operation goes on. One that waits for a person does.
+func TestTried(t *testing.T) {
+	for name, c := range map[string]struct {
+		phase, reason string
+		state         move.AttemptState
+		code          int
+		want          []string
+	}{
+		"failed": {"ready", "", move.Failed, exitFailed, []string{"error: the cutover of migration gpu7 has failed: no room\n", "hint: the server goes on"}},
+		"waits":  {"waiting", "the VM does not start", move.Passed, exitNotReady, []string{"error: migration gpu7 waits: the VM does not start\n", "hint: when that is done: gpuvirt migrate retry gpu7\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, socket := startFake(t)
+			f.answers["POST migrations/gpu7/cutover"] = api.Migration{
+				Name: "gpu7", Phase: c.phase, Reason: c.reason,
+				Attempts: []move.Attempt{{Kind: move.Cutover, State: c.state, Problem: "no room"}},
+			}
+			s := &session{args: strings.Fields("migrate cutover gpu7 --yes")}
+			s.run(t.Context(), socket)
+			if s.code != c.code {
+				t.Errorf("exit status %d\n%s", s.code, s)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(s.String(), want) {
+					t.Errorf("no %q in\n%s", want, s)
+				}
+			}
+		})
 	}
 }

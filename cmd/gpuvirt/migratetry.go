@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -148,7 +149,7 @@ func (c *cli) tried(ctx context.Context, m api.Migration) error {
 		if err := printOne(c, m, m.Name, tryFields(m)); err != nil {
 			return err
 		}
-		return &operationError{api.Operation{ID: m.Operation, Kind: "migration", Status: "waiting", Reason: tryProblem(m)}}
+		return &triedError{m}
 	}
 	return printOne(c, m, m.Name, tryFields(m))
 }
@@ -160,11 +161,24 @@ func lastTry(m api.Migration) *move.Attempt {
 	return &m.Attempts[len(m.Attempts)-1]
 }
 
-func tryProblem(m api.Migration) string {
-	if a := lastTry(m); a != nil && m.Reason == "" {
-		return a.Problem
+// A triedError says that what was tried has failed, or waits for a person.
+type triedError struct{ m api.Migration }
+
+func (e *triedError) waits() bool { return e.m.Phase == "waiting" }
+
+func (e *triedError) Error() string {
+	if e.waits() {
+		return fmt.Sprintf("migration %s waits: %s", e.m.Name, cmp.Or(e.m.Reason, "a person must act"))
 	}
-	return m.Reason
+	a := lastTry(e.m)
+	return fmt.Sprintf("the %s of migration %s has failed: %s", a.Kind, e.m.Name, a.Problem)
+}
+
+func (e *triedError) hint() string {
+	if e.waits() {
+		return "when that is done: gpuvirt migrate retry " + e.m.Name
+	}
+	return "the server goes on, and is copied on: mend it and ask again"
 }
 
 // tryPhase is what is being done, in a line.

@@ -266,21 +266,3 @@ func (s *session) environment(tcg bool) []string {
 
 // cacheDir is where libguestfs keeps its appliance, one for all runs of a user.
 func (c *Converter) cacheDir() string { return filepath.Join(c.cfg.Scratch, "cache") }
-
-// Sweep ends what runs of a process that died have left running, and removes what they have
-// left in the scratch folder. It is called before the first run.
-func (c *Converter) Sweep(ctx context.Context) error {
-	if unit := c.cfg.Confine.Unit; unit != nil {
-		if err := run.StopUnits(ctx, unit.Prefix); err != nil {
-			return err
-		}
-	}
-	left, err := filepath.Glob(filepath.Join(c.cfg.Scratch, "run-*"))
-	for _, dir := range left {
-		err = errors.Join(err, removeTree(dir))
-	}
-	if err != nil {
-		return fmt.Errorf("cannot clean %q: %w", c.cfg.Scratch, err)
-	}
-	return nil
-}

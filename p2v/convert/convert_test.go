@@ -3,6 +3,7 @@ package convert
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -303,6 +304,34 @@ func TestJobRefused(t *testing.T) {
 	}
 	if h.seen("called") != "" {
 		t.Error("it was run")
+	}
+}
+
+// What a run's programs had started ends with them, also where nobody was there to end it.
+func TestSweepEndsOrphans(t *testing.T) {
+	scratch := t.TempDir()
+	c := New(Config{Scratch: scratch})
+	started := func(dir string) *exec.Cmd {
+		cmd := exec.Command("sleep", "60")
+		cmd.Dir, cmd.Env = "/", []string{"TMPDIR=" + filepath.Join(scratch, dir)}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		return cmd
+	}
+	orphan, other := started("run-1"), started("other")
+	if err := c.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := orphan.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Error("a run's:", err)
+	}
+	if err := other.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := other.Wait(); err == nil || err.Error() != "signal: terminated" {
+		t.Error("somebody else's:", err)
 	}
 }
 

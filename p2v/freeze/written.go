@@ -36,18 +36,10 @@ func (t *tree) count(disks []string) (count, error) {
 	// was written beside them.
 	for _, disk := range disks {
 		d := diskCount{name: disk, parts: map[string]uint64{}}
-		if on, _ := t.text(sysBlock(disk, "queue/iostats")); on == "0" {
-			return c, fmt.Errorf("cannot tell what is written to %s: the kernel is told not to count it; echo 1 >/sys/block/%s/queue/iostats", disk, disk)
-		}
 		var err error
-		if d.all, err = t.sectors(disk); err != nil {
+		if d.all, err = t.written(disk); err != nil {
 			return c, err
 		}
-		paths, err := t.paths(disk)
-		if err != nil {
-			return c, err
-		}
-		d.all = max(d.all, paths)
 		for _, p := range t.partitions(disk) {
 			if d.parts[p], err = t.sectors(p); err != nil {
 				return c, err
@@ -106,26 +98,43 @@ func (t *tree) onlySwap(name string, swaps []string, deep int) bool {
 
 var nvmeHead = regexp.MustCompile(`^nvme([0-9]+)n([0-9]+)$`)
 
-// paths returns what was written to a disk of NVMe by each of its ways. Older kernels count
-// there and not with the disk, where it could have several.
-func (t *tree) paths(disk string) (uint64, error) {
-	m := nvmeHead.FindStringSubmatch(disk)
-	if m == nil {
-		return 0, nil
+// written returns what was written to a disk, as it or its ways tell. Where it could have
+// several ways, as those of NVMe can, Linux before 6.4 counts with them and never with the disk
+// or its partitions, and says so of the disk.
+func (t *tree) written(disk string) (uint64, error) {
+	ways := t.ways(disk)
+	counted := ways
+	if len(ways) == 0 {
+		counted = []string{disk}
 	}
-	way := regexp.MustCompile(`^nvme` + m[1] + `c[0-9]+n` + m[2] + `$`)
-	var sum uint64
-	for _, name := range t.names("sys/class/block") {
-		if !way.MatchString(name) {
-			continue
+	for _, name := range counted {
+		if on, _ := t.text(sysBlock(name, "queue/iostats")); on == "0" {
+			return 0, fmt.Errorf("cannot tell what is written to %s: the kernel is told not to count it; echo 1 >/sys/block/%s/queue/iostats", disk, name)
 		}
+	}
+	all, err := t.sectors(disk)
+	if err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for _, name := range ways {
 		n, err := t.sectors(name)
 		if err != nil {
 			return 0, err
 		}
 		sum += n
 	}
-	return sum, nil
+	return max(all, sum), nil
+}
+
+// ways returns those to a disk of NVMe, by name; none: the disk is its only one.
+func (t *tree) ways(disk string) []string {
+	m := nvmeHead.FindStringSubmatch(disk)
+	if m == nil {
+		return nil
+	}
+	way := regexp.MustCompile(`^nvme` + m[1] + `c[0-9]+n` + m[2] + `$`)
+	return slices.DeleteFunc(t.names("sys/class/block"), func(name string) bool { return !way.MatchString(name) })
 }
 
 // sectors returns the bytes that were written to a device or discarded from it.

@@ -97,6 +97,7 @@ func TestWrittenByWays(t *testing.T) {
 	for number, at := range map[string]string{"259:0": "nvme1n1", "259:1": "nvme1n1/nvme1n1p1", "259:2": "nvme1n2", "0:0": "nvme1c3n1", "0:1": "nvme1c4n1", "0:2": "nvme1c3n2"} {
 		device(t, root, number, at)
 	}
+	write(t, root, "sys/class/block/nvme1n1/queue/iostats", "0\n") // as those say of the disk
 	tree := treeOf(t, root)
 	before, err := tree.count([]string{"nvme1n1"})
 	if err != nil {
@@ -122,6 +123,12 @@ func TestWrittenByWays(t *testing.T) {
 	got, err = after.since(before)
 	if d := cmp.Diff([]Written{{"nvme1n1p1", 4096}}, got); d != "" || err != nil {
 		t.Error(err, d)
+	}
+	// One that counts with neither: what the disk says does not tell that it counts.
+	write(t, root, "sys/class/block/nvme1n1/queue/iostats", "1\n")
+	write(t, root, "sys/class/block/nvme1c4n1/queue/iostats", "0\n")
+	if _, err := tree.count([]string{"nvme1n1"}); err == nil || !strings.Contains(err.Error(), "echo 1 >/sys/block/nvme1c4n1/queue/iostats") {
+		t.Error(err)
 	}
 }
 

@@ -23,12 +23,12 @@ import (
 // through an overlay, libvirt boots it, and the copy is what it was. What was written last
 // on the server is there, its network card keeps its name and address, and what belonged
 // to the bare-metal GPU does not start.
-func TestConvertBIOS(t *testing.T) { move(t, convert.FirmwareBIOS) }
+func TestConvertBIOS(t *testing.T) { convertServer(t, convert.FirmwareBIOS) }
 
 // The same with UEFI.
-func TestConvertUEFI(t *testing.T) { move(t, convert.FirmwareUEFI) }
+func TestConvertUEFI(t *testing.T) { convertServer(t, convert.FirmwareUEFI) }
 
-func move(t *testing.T, firmware convert.Firmware) {
+func convertServer(t *testing.T, firmware convert.Firmware) {
 	ctx := t.Context()
 	dir := t.TempDir()
 	began := time.Now()

@@ -9,12 +9,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 packages=(
 	virt-v2v nbdkit guestfs-tools libguestfs-tools qemu-utils ovmf
-	# libvirt itself, without its daemon: virt-qemu-run
-	libvirt-daemon-driver-qemu
+	# libvirt itself, with virt-qemu-run, and without the service that would start on this machine
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients iproute2 iptables
 	# a kernel for libguestfs's appliance, which a container does not have
 	linux-image-cloud-amd64
 	# for the image
 	gdisk mtools dosfstools
+	# debugfs, which reads a mirror
+	e2fsprogs
 )
 missing=()
 for package in "${packages[@]}"; do

@@ -6,5 +6,5 @@ p2v-image: bootstrap ## Build the disks of the physical server of the tests, unl
 	@test/p2v/build.sh
 
 .PHONY: p2v-test
-p2v-test: p2v-image ## Move a physical server for real: emulated, with virt-v2v and libvirt (P2V_ARGS='-run BIOS -v')
-	go test -tags p2v,$(TAGS) -count=1 -timeout 30m ./test/p2v/... $(P2V_ARGS)
+p2v-test: build p2v-image ## Move a physical server for real: emulated, with virt-v2v and libvirt (P2V_ARGS='-run BIOS -v')
+	go test -tags p2v,$(TAGS) -count=1 -timeout 75m ./test/p2v/... $(P2V_ARGS)

@@ -114,7 +114,7 @@ func (s *Server) Start() error {
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1", "-m", "768",
 		"-drive", "file=" + s.Disk + ",format=raw,if=none,id=disk,cache=writeback",
 		"-device", "nvme,drive=disk,serial=PHYS0001",
-		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", s.Port),
+		"-netdev", fmt.Sprintf("user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:%d-:22", s.Port),
 		"-device", "virtio-net-pci,netdev=net,addr=2,mac=" + serverMAC,
 		"-serial", "file:" + s.Console,
 	}
@@ -148,6 +148,9 @@ func (s *Server) Kill() {
 	}
 }
 
+// Off is closed when the server is off.
+func (s *Server) Off() <-chan struct{} { return s.machine.Done() }
+
 // keep copies a log to where a person looks for it after a test.
 func keep(log, name string) {
 	repo, err := machine.RepoRoot()
@@ -174,7 +177,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return err
 	}
 	select {
-	case <-s.machine.Done():
+	case <-s.Off():
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("cannot wait until the server is off: %w", context.Cause(ctx))
@@ -183,9 +186,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // SSH runs a command as root on the server and returns its standard output.
 func (s *Server) SSH(ctx context.Context, command string) (string, error) {
-	cmd := exec.CommandContext(ctx, "ssh", "-F", "none", "-i", s.Key, "-p", fmt.Sprint(s.Port),
-		"-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile="+s.KnownHosts,
-		"-o", "HostKeyAlgorithms=ssh-ed25519", "-o", "ConnectTimeout=60", "root@127.0.0.1", "--", command)
+	cmd := s.ssh(ctx, command)
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -193,6 +194,13 @@ func (s *Server) SSH(ctx context.Context, command string) (string, error) {
 		return string(out), fmt.Errorf("cannot run %q on the server: %w: %s", command, err, strings.TrimSpace(errs.String()))
 	}
 	return string(out), nil
+}
+
+// ssh is a command on the server that is not started yet.
+func (s *Server) ssh(ctx context.Context, command string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ssh", "-F", "none", "-i", s.Key, "-p", fmt.Sprint(s.Port),
+		"-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile="+s.KnownHosts,
+		"-o", "HostKeyAlgorithms=ssh-ed25519", "-o", "ConnectTimeout=60", "root@127.0.0.1", "--", command)
 }
 
 // arrived waits for what the system says on its console when all of it runs: marker, root,
