@@ -11,6 +11,10 @@ packages=(
 	# what Ansible's modules run with on a managed host
 	python3 python3-apt
 	libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86
+	# what the disks of a moved server are made with
+	qemu-utils
+	# what server.sh makes a server of, besides what is there anyway
+	qemu-guest-agent grub-pc-bin
 )
 
 list=$(IFS=, && echo "${packages[*]}")

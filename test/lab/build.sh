@@ -26,9 +26,9 @@ esac
 # Everything that decides what the image holds. The harness is not in it.
 key=$(cd "$here" && {
 	echo "$suite $mirror"
-	find build.sh build-modules.sh build-root.sh pack.sh early-init guest module rootfs -type f -print0 |
+	find build.sh build-modules.sh build-root.sh pack.sh server.sh early-init guest module rootfs server -type f -print0 |
 		LC_ALL=C sort -z | xargs -0 sha256sum
-	find rootfs -printf '%P %m %l\n' | LC_ALL=C sort
+	find rootfs server -printf '%P %m %l\n' | LC_ALL=C sort
 } | sha256sum | cut -c1-16)
 out=$cache/$suite-$key
 

@@ -99,6 +99,10 @@ cp "$here/early-init" "$initrd/init"
 chmod 755 "$initrd/init"
 cpio_of "$initrd" "$work/initrd"
 
+# A server that is to be moved, as a disk.
+# shellcheck source=test/lab/server.sh
+. "$here/server.sh"
+
 # Our own settings over Debian's.
 cp -a --no-preserve=ownership "$here/rootfs/." "$root/"
 chown -R 0:0 "$root/etc" "$root/usr/local"
