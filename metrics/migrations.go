@@ -84,7 +84,7 @@ func (s *snapshot) attempts(m move.Migration) {
 		counts[key{a.Kind, a.State}]++
 	}
 	for _, kind := range []move.AttemptKind{move.Rehearsal, move.Cutover} {
-		for _, state := range []move.AttemptState{move.Asked, move.Running, move.Passed, move.Failed} {
+		for _, state := range []move.AttemptState{move.Asked, move.Running, move.Passed, move.Failed, move.Withdrawn} {
 			s.send(migrationAttempts, float64(counts[key{kind, state}]), m.Name, string(kind), string(state))
 		}
 	}

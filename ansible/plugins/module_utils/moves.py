@@ -12,6 +12,9 @@ from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import Prob
 # Phases of one that was taken back, and does not come again.
 BACK = ('rolling-back', 'rolled-back', 'failed')
 
+# States of an attempt of which nothing more comes.
+ENDED = ('passed', 'failed', 'withdrawn')
+
 # Phases in which the disks are copied, and something can be tried.
 COPIED = ('syncing', 'ready')
 
@@ -32,7 +35,7 @@ def newest(m):
 
 
 def is_over(attempt):
-    return attempt is None or attempt['state'] in ('passed', 'failed')
+    return attempt is None or attempt['state'] in ENDED
 
 
 def standing(m):
@@ -123,6 +126,8 @@ def is_at_work(m):
 def can_try(m, wish):
     """Whether a last pass would do what is wished for."""
     f = m.get('forecast')
+    if m['phase'] in COPIED and wish.get('when_ready'):
+        return True  # the daemon waits
     if m['phase'] not in COPIED or not f:
         return False
     return f['fits'] or wish.get('live', False) or wish.get('limit_seconds', 0) >= f['final_seconds']
@@ -130,6 +135,10 @@ def can_try(m, wish):
 
 def check_rehearsed(m, name, wish):
     """Refuse a cut-over that the daemon would refuse once all is copied."""
+    if m is not None and m.get('disks_from') and not wish.get('source_off'):
+        raise Problem(
+            'conflict', 'cannot cut over migration "{0}": its disks are read without the server, and nobody has said that it is off'.format(name),
+            status=409, hint='look at it, and say so with source_off: two machines with one address are worse than none')
     if wish.get('unrehearsed'):
         return
     rehearsals = [a for a in (m or {}).get('attempts') or [] if a['kind'] == 'rehearsal' and is_over(a)]
@@ -157,13 +166,14 @@ def settled(r, m, kind):
         if m['phase'] == 'done' or last is None:
             return True
         # Of a cut-over that passed, the VM is still to start, and to be looked at.
-        return is_over(last) and (last['kind'] == 'rehearsal' or last['state'] == 'failed')
+        return is_over(last) and (last['kind'] == 'rehearsal' or last['state'] != 'passed')
 
     m = until(r, m, come, 'has not been ' + dict(rehearsal='rehearsed', cutover='cut over')[kind], 'play it again, which waits for it')
     last = newest(m)
-    if m['phase'] != 'done' and last and last['kind'] == kind and last['state'] == 'failed':
+    if m['phase'] != 'done' and last and last['kind'] == kind and last['state'] != 'passed':
         raise Problem(
-            'conflict', 'the {0} of migration "{1}" has failed, and the server goes on: {2}'.format(kind, m['name'], last.get('problem')),
+            'conflict', 'the {0} of migration "{1}" has {2}, and the server goes on: {3}'.format(
+                kind, m['name'], dict(failed='failed', withdrawn='been withdrawn').get(last['state'], 'ended'), last.get('problem')),
             status=409, operation=m['operation'], hint='the attempt says what was found; play it again when it is mended')
     return m
 

@@ -45,7 +45,7 @@ options:
     default: present
   assessment:
     description:
-      - The assessment of the server, which has to be done and made over ssh.
+      - The assessment of the server, which has to be done, and made over ssh unless there is I(disks_from).
       - Needed for I(state=present), I(state=ready) and I(plan_only), and where the migration is to be begun.
     type: str
   plan:
@@ -186,6 +186,26 @@ options:
           output:
             description: A regular expression (RE2) that its output has to match. If absent, any output is right.
             type: str
+  disks_from:
+    description:
+      - Where each disk is read of a server that is off. If absent the server runs, and is reached as it was when it was assessed.
+      - Where it is said, what is stored has to be the same.
+    type: list
+    elements: dict
+    suboptions:
+      disk:
+        description: The disk, as the server was inspected with.
+        type: str
+        required: true
+      image:
+        description: The path of a raw image or a block device of the host.
+        type: path
+      nbd:
+        description: The URI of an export of NBD.
+        type: str
+  certificates:
+    description: The name of a folder, in the host's folder of credentials, with the certificates for exports by C(nbds).
+    type: str
   copy:
     description: How the disks are copied. What is left out stays as it is, or for a new migration is for the daemon to say.
     type: dict
@@ -225,9 +245,20 @@ options:
     description: For I(state=rehearsed), whether the server is not brought to rest. The copy is as after a power cut that took a while.
     type: bool
     default: false
+  when_ready:
+    description:
+      - For I(state=done), whether the daemon waits until the last pass fits, days if need be, and the module need not. It is for I(wait=false).
+      - C(gpuvirt migrate withdraw) takes that back.
+    type: bool
+    default: false
   unrehearsed:
     description: For I(state=done), why no rehearsal has to have passed.
     type: str
+  source_off:
+    description:
+      - For I(state=done) of a migration with I(disks_from), that the server is off and stays so, which you have seen. Nobody can see it from the host.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - gpuvirt.gpuvirt.connection
   - gpuvirt.gpuvirt.connection.changes
@@ -372,7 +403,7 @@ NIC = dict(mac='', network='', bridge='')
 CHECK = dict(name='', command=[], seconds=0, exit=0, output='')
 
 # How the server is brought to rest.
-TRY = ('stop_services', 'limit_seconds', 'verify', 'live', 'unrehearsed')
+TRY = ('stop_services', 'limit_seconds', 'verify', 'live', 'when_ready', 'unrehearsed', 'source_off')
 
 
 def said(value):
@@ -400,12 +431,20 @@ def whole_vm(wanted):
     return out
 
 
+def where(m):
+    """Where disks are read of a server that is off."""
+    return dict(
+        disks_from=sorted((dict(dict(image='', nbd=''), **d) for d in m.get('disks_from') or []), key=lambda d: d['disk']),
+        certificates=m.get('certificates') or '')
+
+
 def view(m):
     """What --diff shows of a migration."""
     if m is None:
         return {}
     return dict(
-        name=m['name'], assessment=m['assessment'], plan=whole(m['plan']), copy=m['copy'], vm=whole_vm(m.get('wanted') or {}), state=moves.standing(m))
+        where(m), name=m['name'], assessment=m['assessment'], plan=whole(m['plan']), copy=m['copy'], vm=whole_vm(m.get('wanted') or {}),
+        state=moves.standing(m))
 
 
 def check_same(m, wish):
@@ -415,6 +454,8 @@ def check_same(m, wish):
         differ.update(differences(whole(m['plan']), whole(wish['plan']), 'plan.'))
     if 'vm' in wish:
         differ.update(differences(whole_vm(m.get('wanted') or {}), whole_vm(wish['vm']), 'vm.'))
+    if 'disks_from' in wish:
+        differ.update(differences(where(m), where(wish)))
     if differ:
         raise Problem(
             'conflict', 'migration "{0}" is there, and of another plan'.format(name), status=409, differences=differ,
@@ -422,17 +463,18 @@ def check_same(m, wish):
     moves.check_not_back(m)
 
 
-def check_can_begin(r, name, assessment, plan):
+def check_can_begin(r, wish, plan):
     """Refuse what the daemon refuses, in words that say what to do with Ansible."""
-    cannot, a = 'cannot migrate "{0}": '.format(name), r.client.get('assessments', assessment)
+    assessment = wish['assessment']
+    cannot, a = 'cannot migrate "{0}": '.format(wish['name']), r.client.get('assessments', assessment)
     if a['state'] != 'done':
         raise Problem(
             'conflict', cannot + 'assessment "{0}" is still {1}'.format(assessment, a['state']), status=409, operation=a['operation'],
             blockers=[dict(kind='operation', id=a['operation'])], hint='end it, with the module assessment and state finished')
-    if 'source' not in a:
+    if 'source' not in a and not wish.get('disks_from'):
         raise Problem(
             'conflict', cannot + 'its inspection was carried here, and nobody has said how the server is reached', status=409,
-            hint='assess it with a source')
+            hint='assess it with a source, or say with disks_from where its disks are read while it is off')
     if plan['verdict']['state'] == 'blocked':
         raise Problem(
             'conflict', cannot + plan['verdict']['text'], status=409,
@@ -449,14 +491,14 @@ def begin(r, wish):
     """Begin a migration, and return it."""
     name, request = wish['name'], Request('POST', 'migrations', body=wish)
     plan = r.result['migration_plan'] = r.client.plan(request, refuse=False)
-    check_can_begin(r, name, wish['assessment'], plan)
+    check_can_begin(r, wish, plan)
     if plan.get('problem'):
         raise Problem.of(plan['problem'])
     if r.check:
         r.result['changed'] = True
         return dict(
             name=name, assessment=wish['assessment'], hostname=plan['assessment']['hostname'], phase='syncing', plan=plan['wish'],
-            copy=dict(COPY, **wish.get('copy', {})), wanted=whole_vm(wish.get('vm', {})), attempts=[])
+            copy=dict(COPY, **wish.get('copy', {})), wanted=whole_vm(wish.get('vm', {})), attempts=[], **where(wish))
     try:
         r.result['operation'] = r.client.write(request)[1]['id']
     except Problem as p:
@@ -481,7 +523,7 @@ def change(r, m, copy):
 
 
 def present(r, name):
-    wish = dict((k, said(v)) for k, v in r.given('name', 'assessment', 'plan', 'vm', 'copy').items())
+    wish = dict((k, said(v)) for k, v in r.given('name', 'assessment', 'plan', 'vm', 'disks_from', 'certificates', 'copy').items())
     how, state = dict((k, v) for k, v in r.given(*TRY).items() if v), r.params['state']
     if r.params['plan_only']:
         r.result['migration_plan'] = r.client.plan(Request('POST', 'migrations', body=wish), refuse=False)
@@ -621,6 +663,12 @@ def main():
                     output=dict(type='str'),
                 )),
             ), mutually_exclusive=[('network', 'bridge')]),
+            disks_from=dict(type='list', elements='dict', options=dict(
+                disk=dict(type='str', required=True),
+                image=dict(type='path'),
+                nbd=dict(type='str'),
+            ), required_one_of=[('image', 'nbd')], mutually_exclusive=[('image', 'nbd')]),
+            certificates=dict(type='str'),
             copy=dict(type='dict', options=dict(
                 bandwidth_bytes_per_second=dict(type='int'),
                 interval_seconds=dict(type='int'),
@@ -632,7 +680,9 @@ def main():
             limit_seconds=dict(type='int'),
             verify=dict(type='bool', default=False),
             live=dict(type='bool', default=False),
+            when_ready=dict(type='bool', default=False),
             unrehearsed=dict(type='str'),
+            source_off=dict(type='bool', default=False),
         ),
         required_if=[('state', 'present', ['assessment']), ('state', 'ready', ['assessment']), ('plan_only', True, ['assessment'])],
     )

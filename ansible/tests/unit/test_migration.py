@@ -111,7 +111,7 @@ class TestMigration(unittest.TestCase):
         moves.PAUSE = self.pause
 
     def play(self, daemon, check=False, **params):
-        values = dict((n, None) for n in m.NETWORK + migration.TRY + ('plan', 'copy', 'vm'))
+        values = dict((n, None) for n in m.NETWORK + migration.TRY + ('plan', 'copy', 'vm', 'disks_from', 'certificates'))
         values.update(dict(socket='/nowhere', wait=True, timeout=5, name='a', assessment='s', state='present', plan_only=False))
         values.update(params)
         self.run = m.Run(Ansible(check, values))
@@ -330,6 +330,33 @@ class TestMigration(unittest.TestCase):
         daemon = Fake(None, there)
         self.play(daemon, vm=same)
         self.assertEqual(daemon.body['vm'], migration.said(same))
+
+    def test_one_that_was_withdrawn_is_told_and_asked_for_again(self):
+        ready, gone = tried(READY, 'rehearsal passed'), tried(READY, 'rehearsal passed', 'cutover withdrawn alice does not want it')
+        p = self.refused(Fake(ready, tried(READY, 'rehearsal passed', 'cutover asked'), gone), 'conflict', state='done')
+        self.assertIn('has been withdrawn, and the server goes on: alice', p.detail)
+        self.assertTrue(self.play(Fake(gone, DONE), state='done')['changed'])
+
+    def test_the_daemon_waits_until_it_is_ready(self):
+        daemon = Fake(tried(THERE, 'rehearsal passed'), tried(THERE, 'rehearsal passed', 'cutover asked'))
+        self.assertTrue(self.play(daemon, state='done', wait=False, when_ready=True)['changed'])
+        self.assertEqual(daemon.body, dict(when_ready=True))
+
+    def test_one_that_is_off(self):
+        disks = [dict(disk='a', image='/i', nbd=None)]
+        there = dict(READY, disks_from=[dict(disk='a', image='/i')])
+        daemon = Fake(None, there, seen=dict(name='s', state='done'))
+        got = self.play(daemon, disks_from=disks)
+        self.assertEqual((got['changed'], daemon.body['disks_from'], got['diff']['after']['disks_from']), (
+            True, [dict(disk='a', image='/i')], [dict(disk='a', image='/i', nbd='')]))
+        check = self.play(Fake(None, seen=dict(name='s', state='done')), check=True, disks_from=disks)
+        self.assertEqual(check['diff'], got['diff'])
+        self.assertFalse(self.play(Fake(there), disks_from=disks)['changed'])
+        p = self.refused(Fake(there), 'conflict', disks_from=[dict(disk='a', image='/j', nbd=None)], certificates='c')
+        self.assertEqual(set(p.differences), {'disks_from', 'certificates'})
+        for check in (True, False):
+            self.assertIn('nobody has said that it is off', self.refused(Fake(there), 'conflict', check=check, state='done', unrehearsed='x').detail)
+        self.assertTrue(self.play(Fake(there, DONE), state='done', unrehearsed='x', source_off=True)['changed'])
 
     def test_rolled_back(self):
         back = dict(THERE, phase='rolled-back')
