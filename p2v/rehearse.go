@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -83,15 +84,17 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 
 // failed says what of a VM is not as it should be.
 func failed(r verify.Report) error {
-	text := ""
+	var found []string
+	said := 0
 	for _, c := range r.Results {
 		if c.State == verify.StateFailed || c.State == verify.StateUnknown && r.Verdict == verify.StateUnknown {
-			if text += c.Title + ": " + c.Text + "; "; len(text) > 400 {
+			found = append(found, c.Title+": "+c.Text)
+			if said += len(c.Title) + len(c.Text); said > 400 {
 				break
 			}
 		}
 	}
-	return gpu.Errorf(gpu.CodeConflict, "the VM is not what it should be: %s", text)
+	return gpu.Errorf(gpu.CodeConflict, "the VM is not what it should be: %s", strings.Join(found, "; "))
 }
 
 // baseline has the person's checks run on the source, where it does not matter whether they

@@ -96,7 +96,7 @@ func (m *Migrations) doVerify(ctx context.Context, t *operation.Task) ([]operati
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	}
 	if r.Verdict != verify.StateOK {
-		return nil, &operation.WaitError{Reason: fmt.Sprintf("%v Retry, accept it as it is, or roll back and start the source again", failed(r))}
+		return nil, &operation.WaitError{Reason: fmt.Sprintf("%v. Retry, accept it as it is, or roll back and start the source again", failed(r))}
 	}
 	return nil, m.finished(rec.Name)
 }
