@@ -77,13 +77,13 @@ hw-test: bootstrap ## Read what a GPU of NVIDIA in this machine says; changes no
 
 .PHONY: ansible-test
 ansible-test: build ## Play the Ansible collection against the daemon on a simulated host (PYTHON=of the host)
-	@hack/bootstrap ansible-core openssl openssh-client openssh-server
+	@hack/bootstrap ansible-core openssl openssh-client openssh-server qemu-utils
 	ansible/tests/run
 
 .PHONY: ansible-test-trixie
 ansible-test-trixie: build ## The same with the Ansible and Python of Debian 13, in a root of it (as root)
 	@hack/bootstrap mmdebstrap debian-archive-keyring
-	hack/in-suite trixie ansible-core,openssl,openssh-client,openssh-server -- ansible/tests/run
+	hack/in-suite trixie ansible-core,openssl,openssh-client,openssh-server,qemu-utils -- ansible/tests/run
 
 .PHONY: cover
 cover: bootstrap ## Measure how much the tests cover

@@ -30,10 +30,11 @@ type Host interface {
 	Compared() gpu.Comparison
 }
 
-// Config is what New needs. Host must be given.
+// Config is what New needs. Host and Migrations must be given.
 type Config struct {
-	Host    Host
-	Version string
+	Host       Host
+	Migrations Migrations
+	Version    string
 	// WriteTimeouts is how many writes to sysfs have been given up on; nil: not known.
 	WriteTimeouts func() uint64
 	// CertificateExpires is when the certificate that is shown over the network ends, and

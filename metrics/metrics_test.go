@@ -18,6 +18,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/move"
 )
 
 var update = flag.Bool("update", false, "write the golden file anew")
@@ -87,6 +88,34 @@ func (f fake) Compared() gpu.Comparison {
 	return gpu.Comparison{At: time.UnixMilli(1764150000500), Drifted: map[string]int{gpu.DriftLayout: 1, gpu.DriftAssignment: 2}}
 }
 
+// Migrations are one that waits on its first pass, one whose server is at rest for a
+// rehearsal, and one that is done.
+func (f fake) Migrations() ([]move.Migration, error) {
+	at := time.UnixMilli(1764150000500)
+	first := move.Migration{
+		Phase: move.PhaseWaiting,
+		Record: move.Record{Name: "first", Disks: []move.Disk{
+			{Name: "sda", Size: 100, Passes: []move.Pass{{Bytes: 40, Written: 30, Sent: 20}, {Bytes: 60, Written: 5, Sent: 4}}}, {Name: "sdb", Size: 10},
+		}},
+	}
+	rehearsed := move.Migration{
+		Phase: move.PhaseRehearsing,
+		Record: move.Record{
+			Name: "rehearsed", Heard: at, Forecast: &move.Forecast{FinalSeconds: 9.5, BudgetSeconds: 600},
+			Disks:    []move.Disk{{Name: "sda", Size: 100, Passes: []move.Pass{{Bytes: 100, Written: 90, Sent: 80, Complete: true}, {Bytes: 3, Written: 2, Sent: 1, Complete: true, Tracked: true}}}},
+			Attempts: []move.Attempt{{Kind: move.Rehearsal, State: move.Failed, Rest: 3}, {Kind: move.Rehearsal, State: move.Running, AtRest: at}},
+		},
+	}
+	done := move.Migration{
+		Phase: move.PhaseDone,
+		Record: move.Record{
+			Name: "done", Heard: at, Fence: move.FenceOff,
+			Attempts: []move.Attempt{{Kind: move.Rehearsal, State: move.Passed, Rest: 3}, {Kind: move.Cutover, State: move.Passed, AtRest: at, Rest: 12, Downtime: 61.5}},
+		},
+	}
+	return []move.Migration{first, rehearsed, done}, f.err
+}
+
 func text(t *testing.T, m *Metrics) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -98,7 +127,7 @@ func text(t *testing.T, m *Metrics) string {
 
 func config(f fake) Config {
 	return Config{
-		Host: f, Version: "v1.2.3", WriteTimeouts: func() uint64 { return 3 },
+		Host: f, Migrations: f, Version: "v1.2.3", WriteTimeouts: func() uint64 { return 3 },
 		CertificateExpires: func() time.Time { return time.Unix(1770000000, 0) },
 	}
 }
@@ -140,6 +169,32 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// A server is at rest from when it was told to come to rest until it goes on, or is off.
+func TestAtRest(t *testing.T) {
+	at := time.Unix(1764150000, 0)
+	for name, c := range map[string]struct {
+		a    move.Attempt
+		want string
+	}{
+		"asked":        {move.Attempt{State: move.Asked}, "0"},
+		"not yet":      {move.Attempt{State: move.Running}, "0"},
+		"at rest":      {move.Attempt{State: move.Running, AtRest: at}, "1"},
+		"it goes on":   {move.Attempt{State: move.Running, AtRest: at, Rest: 2}, "0"},
+		"it has ended": {move.Attempt{State: move.Failed, AtRest: at}, "0"},
+	} {
+		c.a.Kind = move.Rehearsal
+		conf := config(fake{})
+		conf.Migrations = moves{{Record: move.Record{Name: "a", Attempts: []move.Attempt{c.a}}}}
+		if got := text(t, New(conf)); !strings.Contains(got, `gpuvirt_migration_at_rest{migration="a"} `+c.want+"\n") {
+			t.Errorf("%s: it is not %s in\n%s", name, c.want, got)
+		}
+	}
+}
+
+type moves []move.Migration
+
+func (m moves) Migrations() ([]move.Migration, error) { return m, nil }
+
 // What cannot be told is left out, and that it is is told; what is known is there all the
 // same, and nothing is 0 that is not known.
 func TestBlind(t *testing.T) {
@@ -149,12 +204,13 @@ func TestBlind(t *testing.T) {
 	for _, want := range []string{
 		`gpuvirt_gpu_info{`, `gpuvirt_scrape_collector_success{collector="gpus"} 1`, `gpuvirt_scrape_collector_success{collector="partitions"} 0`,
 		`gpuvirt_scrape_collector_success{collector="capacity"} 0`, `gpuvirt_scrape_collector_success{collector="assignments"} 0`,
+		`gpuvirt_scrape_collector_success{collector="migrations"} 0`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("there is no %s in\n%s", want, got)
 		}
 	}
-	for _, name := range []string{"partition_info", "capacity{", "assignments{", "drift", "reconcile", "sysfs", "tls_certificate"} {
+	for _, name := range []string{"partition_info", "capacity{", "assignments{", "migration_", "drift", "reconcile", "sysfs", "tls_certificate"} {
 		if strings.Contains(got, "gpuvirt_"+name) {
 			t.Errorf("there is %s in\n%s", name, got)
 		}

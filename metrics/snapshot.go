@@ -71,6 +71,7 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 		{"partitions", func() error { return unless(blind, s.partitions) }},
 		{"capacity", func() error { return unless(blind, s.capacity) }},
 		{"assignments", s.assignments},
+		{"migrations", s.migrations},
 	} {
 		ok := 1.0
 		if err := part.collect(); err != nil {

@@ -68,10 +68,6 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 		DetachTimeout: o.DetachTimeout, Placement: gpu.Placement(o.Placement),
 	})
 	var server *rest.Server
-	m = metrics.New(metrics.Config{
-		Host: h, Version: version.String(), WriteTimeouts: p.writeTimeouts, Process: true,
-		CertificateExpires: func() time.Time { return server.CertificateExpires() },
-	})
 	tokens, err := token.Open(db, log, time.Now)
 	if err != nil {
 		return err
@@ -90,6 +86,10 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 		VMs: p.vms, Mark: vmapi.Marked, Assignments: h, NewUUID: uuid.NewString, Guest: guestFiles(o.GuestFiles, o.Credentials),
 	}
 	assessments, migrations := p2v.New(moving), p2v.NewMigrations(moving)
+	m = metrics.New(metrics.Config{
+		Host: h, Migrations: migrations, Version: version.String(), WriteTimeouts: p.writeTimeouts, Process: true,
+		CertificateExpires: func() time.Time { return server.CertificateExpires() },
+	})
 	set := &settings{loaded: o.Loaded, load: o.reload, log: log}
 	server = rest.New(rest.Config{
 		Host: h, Operations: engine, Tokens: tokens, Assessments: assessments, Migrations: migrations, Metrics: m.Write, Log: log, Version: version.String(), Settings: set.list,

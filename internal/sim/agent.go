@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	"gpuvirt/gpu"
 )
 
-// An Agent is how the guest agent of a VM behaves. It answers guest-ping and
-// guest-get-osinfo, reads files and runs commands; "true" is there without being named.
+// An Agent is how the guest agent of a VM behaves. It answers guest-ping, guest-get-osinfo
+// and, with this host's, guest-get-time, reads files and runs commands; "true" is there without being named.
 type Agent struct {
 	Silent   bool              `json:"silent,omitempty"`   // the guest has none, or it does not run
 	Files    map[string]string `json:"files,omitempty"`    // what is in them, by path
@@ -119,6 +120,8 @@ func (g *guest) do(a Agent, c agentCommand) (any, error) {
 			"id": "debian", "name": "Debian GNU/Linux", "pretty-name": "Debian GNU/Linux 12 (bookworm)", "version-id": "12",
 			"kernel-release": "6.1.0-44-amd64", "machine": "x86_64",
 		}, nil
+	case "guest-get-time":
+		return time.Now().UnixNano(), nil
 	case "guest-exec":
 		return g.exec(a, c)
 	case "guest-exec-status":

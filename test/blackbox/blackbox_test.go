@@ -12,20 +12,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"gpuvirt/access/accesstest"
 	"gpuvirt/internal/sim"
+	"gpuvirt/p2v/source/sourcetest"
 )
 
 func TestScripts(t *testing.T) {
 	bin := t.TempDir()
-	for _, name := range []string{"gpuvirtd", "gpuvirt"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-tags", "libvirt_dlopen", "-o", filepath.Join(bin, name), "gpuvirt/cmd/"+name)
+	for _, name := range []string{"cmd/gpuvirtd", "cmd/gpuvirt", "test/simhost", "test/simsource"} {
+		build := exec.CommandContext(t.Context(), "go", "build", "-tags", "libvirt_dlopen", "-o", filepath.Join(bin, filepath.Base(name)), "gpuvirt/"+name)
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("cannot build %s: %v: %s", name, err, out)
 		}
@@ -34,12 +37,23 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	inspection, err := filepath.Abs("../../p2v/inspect/testdata/debian-a100.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sshd := sourcetest.New(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
 			e.Setenv("GPUVIRT_SOCKET", filepath.Join(e.WorkDir, "sock"))
 			e.Setenv("EXAMPLES", examples)
+			// What stands in for a server that is moved: this machine over ssh.
+			e.Setenv("INSPECTION", inspection)
+			e.Setenv("CREDENTIALS", sshd.Credentials)
+			e.Setenv("SSHD", net.JoinHostPort(sshd.Source.Address, strconv.Itoa(sshd.Source.Port)))
+			e.Setenv("SSH_USER", sshd.Source.User)
+			e.Setenv("SSH_HOST_KEY", sshd.Source.HostKey)
 			e.Setenv("HOST", filepath.Join(e.WorkDir, "host"))
 			e.Setenv("STATE", filepath.Join(e.WorkDir, "state"))
 			// A port that nothing has; nothing else here takes one.
@@ -86,6 +100,8 @@ func TestScripts(t *testing.T) {
 					pair.Write(dir, name)
 				}
 			},
+			// until PATTERN PROGRAM ARG…: the program is run again until what it writes matches.
+			"until": until,
 			// fetch URL STATUS [TOKEN-FILE]: what the daemon at a URL answers, into the file fetched.
 			"fetch": fetch,
 			// libvirt-down, libvirt-up: the simulated libvirt stops and resumes answering.
@@ -94,6 +110,27 @@ func TestScripts(t *testing.T) {
 		},
 		RequireExplicitExec: true,
 	})
+}
+
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("it takes a pattern and a program, and cannot be negated")
+	}
+	pattern := regexp.MustCompile(args[0])
+	again, late := time.NewTicker(100*time.Millisecond), time.NewTimer(time.Minute)
+	defer again.Stop()
+	defer late.Stop()
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		if pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-late.C:
+			ts.Fatalf("it has not come to that: %v", err)
+		}
+	}
 }
 
 func fetch(ts *testscript.TestScript, neg bool, args []string) {

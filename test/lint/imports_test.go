@@ -63,7 +63,7 @@ var folders = []folder{
 	{dir: "internal/writer", may: []string{"gpu", "internal/sysfs"}},
 	{dir: "inventory", may: []string{"gpu"}},
 	{dir: "mdev", may: []string{"gpu", "internal/pci", "internal/sysfs", "internal/writer"}},
-	{dir: "metrics", may: []string{"gpu", "operation"}},
+	{dir: "metrics", may: []string{"gpu", "operation", "p2v/move"}},
 	{dir: "mig", may: []string{"gpu", "internal/pci"}},
 	{dir: "mig/cards", may: []string{"mig"}},
 	{dir: "mig/migtest", may: []string{"gpu", "mig", "mig/cards"}},

@@ -4,13 +4,21 @@
 //
 //	simsource DIR p2v inspect --stream …   prints the inspection DIR/inspection.json, and watches GPUs that do nothing
 //	simsource DIR p2v serve --disk NAME    serves the file DIR/NAME as the disk of that name
+//	simsource DIR p2v freeze --disk NAME   comes to rest, which nothing notices, and is off where it is told to
+//	simsource DIR p2v run                  runs a program of this machine, for the checks before
+//	simsource DIR new INSPECTION           a new server like that, with one small disk, and the script DIR/inspector
+//	simsource DIR cable LISTEN CONNECT     passes connections from one address to another, such as that of an sshd
 //
-// All else fails, so that what was written is found by reading. A daemon finds it by a
-// script that its setting p2v.inspector names.
+// The rest of p2v fails, so that what was written is found by reading. A daemon finds it by the
+// script, which its setting p2v.inspector names, and reaches it by the cable: while the server
+// is off, which is while there is a file DIR/off, the cable is dead. What the server was told
+// to do to services is in DIR/services.
 package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,6 +29,7 @@ import (
 
 	"gpuvirt/p2v/block"
 	"gpuvirt/p2v/report"
+	"gpuvirt/p2v/verify"
 )
 
 func main() {
@@ -31,15 +40,16 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) < 4 || args[1] != "p2v" {
+	switch {
+	case len(args) == 3 && args[1] == "new":
+		return create(args[0], args[2])
+	case len(args) == 4 && args[1] == "cable":
+		return cable(filepath.Join(args[0], off), args[2], args[3])
+	case len(args) < 3 || args[1] != "p2v":
 		return errors.New("it takes the folder of a server, p2v, a command and its arguments")
 	}
-	f, err := os.Open(filepath.Join(args[0], "inspection.json"))
+	seen, err := read(filepath.Join(args[0], inspection))
 	if err != nil {
-		return err
-	}
-	seen, err := report.Read(f)
-	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	switch args[2] {
@@ -47,9 +57,64 @@ func run(args []string) error {
 		return inspect(seen, args[3:])
 	case "serve":
 		return serve(args[0], seen.Disks)
+	case "freeze":
+		return rest(args[0], seen)
+	case "run":
+		return verify.Serve(context.Background(), os.Stdin, os.Stdout)
 	default:
 		return fmt.Errorf("it does not %s", args[2])
 	}
+}
+
+// inspection is the file with what an inspector would see.
+const inspection = "inspection.json"
+
+func read(path string) (report.Report, error) {
+	f, err := os.Open(path) //nolint:gosec // of a test
+	if err != nil {
+		return report.Report{}, err
+	}
+	seen, err := report.Read(f)
+	return seen, errors.Join(err, f.Close())
+}
+
+const diskBytes, usedBytes = 16 << 20, 1 << 20
+
+// create makes a server small enough for any host, with nothing that is in the way of a move.
+func create(dir, like string) error {
+	seen, err := read(like)
+	if err != nil {
+		return err
+	}
+	if len(seen.Disks) == 0 {
+		return fmt.Errorf("there is no disk in %q", like)
+	}
+	seen.Disks = seen.Disks[:1]
+	disk := &seen.Disks[0]
+	disk.Name, disk.SizeBytes = "sda", diskBytes
+	seen.Memory.HugepagesBytes, seen.CPU.Flags, seen.Services = 0, []string{}, []report.Service{}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	text, err := json.Marshal(seen)
+	if err != nil {
+		return err
+	}
+	used := make([]byte, usedBytes)
+	_, _ = rand.Read(used) // it does not fail
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexec '%s' '%s' \"$@\"\n", program, dir)
+	data := filepath.Join(dir, disk.Name)
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "inspector"), []byte(script), 0o700), //nolint:gosec // it is run
+		os.WriteFile(filepath.Join(dir, inspection), text, 0o600),
+		os.WriteFile(data, used, 0o600), os.Truncate(data, diskBytes))
 }
 
 // inspect ends at once where there is no window.

@@ -7,16 +7,19 @@
 DOCUMENTATION = r'''
 ---
 module: migration
-short_description: Plan the move of a physical server into a VM, and copy its disks
+short_description: Move a physical server into a VM
 version_added: 0.1.0
 author:
   - The gpuvirt authors (@gpuvirt)
 description:
-  - A migration moves a server that was assessed, under a name of your choice. Its disks are copied while it runs, pass by pass, until what is left
-    to copy fits the downtime. The server is only read. Cutting over to the VM is not there yet.
+  - A migration moves a server that was assessed, under a name of your choice. Its VM is defined and its partitions are reserved, and its disks are
+    copied while it runs, pass by pass, until what is left to copy fits the downtime. The VM is rehearsed on a copy. Then the server is brought to
+    rest, what is left is copied, the server is powered off, and the VM starts.
   - The plan says first which partitions of this host fit, and what is in the way. A migration whose plan is blocked is refused, with the blockers.
-  - The same wish again changes nothing. What of I(copy) is another is changed, in the middle of a pass as well. Another I(assessment) or I(plan)
-    under a name that is taken fails, with what differs in C(differences), as all would have to be copied again.
+  - The same wish again changes nothing. What of I(copy) is another is changed, in the middle of a pass as well. Another I(assessment), I(plan) or
+    I(vm) under a name that is taken fails, with what differs in C(differences), as all would have to be copied again.
+  - Where a person must act, and where a rehearsal or a cut-over has failed, the task fails with the reason. The server goes on then, unless it was
+    powered off already.
   - It takes an administrator.
 options:
   name:
@@ -27,13 +30,23 @@ options:
     description:
       - C(present) has the copying begun, and does not wait for it. Where it stands still until a person acts, there is a warning.
       - C(ready) also waits until one more pass would fit the downtime, and fails where a person must act first.
-      - C(absent) has what was copied removed, and the migration forgotten. It waits for that with I(wait=false) as well.
-      - One that was taken back is still there until it is forgotten. For C(present) and C(ready) it is refused.
+      - C(rehearsed) also has the VM started once on a copy, with its partitions and without a network, looked at and taken down again. The server is
+        at rest for as long as the last pass takes. Where the newest attempt is a rehearsal that has passed nothing is done, however long ago it was;
+        C(attempts) say when.
+      - C(done) powers the server off and starts the VM. The last rehearsal has to have passed, or I(unrehearsed) says why none has to.
+        One that is rehearsed or cut over already is waited for.
+      - C(rolled-back) has all taken away that was made here, and keeps what is known of it. One that is done cannot be taken back. A server that
+        was powered off is not started again, and there is a warning.
+      - C(absent) has what was copied removed, and the migration forgotten. It waits for that with I(wait=false) as well. Of one that is done, the VM
+        and its disks stay.
+      - One that was taken back is still there until it is forgotten. For all states but C(rolled-back) and C(absent) it is refused.
     type: str
-    choices: [present, ready, absent]
+    choices: [present, ready, rehearsed, done, rolled-back, absent]
     default: present
   assessment:
-    description: The assessment of the server, which has to be done and made over ssh. Needed for I(state=present) and I(state=ready).
+    description:
+      - The assessment of the server, which has to be done, and made over ssh unless there is I(disks_from).
+      - Needed for I(state=present), I(state=ready) and I(plan_only), and where the migration is to be begun.
     type: str
   plan:
     description:
@@ -110,6 +123,89 @@ options:
             description: Who decided it, and why.
             type: str
             required: true
+  vm:
+    description:
+      - What the VM is to be like, beside what the plan has. If absent, all has its default, and a migration that is there is not compared with it.
+      - Where it is said, what is left out of it has its default, and is not taken from what is stored.
+    type: dict
+    suboptions:
+      name:
+        description: The name of the VM. If absent, that of the migration.
+        type: str
+      network:
+        description: The network of libvirt that NICs are plugged into. Without it and I(bridge) their cable is out.
+        type: str
+      bridge:
+        description: The bridge of the host that they are plugged into.
+        type: str
+      nics:
+        description: Where single NICs of the server are plugged in. With neither network nor bridge the cable is out.
+        type: list
+        elements: dict
+        suboptions:
+          mac:
+            description: The MAC address of the NIC, which it keeps.
+            type: str
+            required: true
+          network:
+            description: A network of libvirt.
+            type: str
+          bridge:
+            description: A bridge of the host.
+            type: str
+      cpu:
+        description: A model of libvirt, or C(host-passthrough), C(host-model) or C(maximum). If absent, C(host-passthrough).
+        type: str
+      emulated:
+        description: Whether the processor is emulated, on a host without KVM. It is slow.
+        type: bool
+      convert:
+        description: How the disks become those of a VM. C(none) is for a system that boots as a VM as it is. If absent, C(virt-v2v).
+        type: str
+        choices: [virt-v2v, none]
+      checks:
+        description: Commands that tell whether the workload is well. They are run in the VM, and on the server before.
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description: A name, of a-z, 0-9 and C(-).
+            type: str
+            required: true
+          command:
+            description: The program and its arguments. There is no shell.
+            type: list
+            elements: str
+            required: true
+          seconds:
+            description: How long it may take. In the VM it is tried again within that time until it passes. If absent, 60.
+            type: int
+          exit:
+            description: The exit status that is right. If absent, 0.
+            type: int
+          output:
+            description: A regular expression (RE2) that its output has to match. If absent, any output is right.
+            type: str
+  disks_from:
+    description:
+      - Where each disk is read of a server that is off. If absent the server runs, and is reached as it was when it was assessed.
+      - Where it is said, what is stored has to be the same.
+    type: list
+    elements: dict
+    suboptions:
+      disk:
+        description: The disk, as the server was inspected with.
+        type: str
+        required: true
+      image:
+        description: The path of a raw image or a block device of the host.
+        type: path
+      nbd:
+        description: The URI of an export of NBD.
+        type: str
+  certificates:
+    description: The name of a folder, in the host's folder of credentials, with the certificates for exports by C(nbds).
+    type: str
   copy:
     description: How the disks are copied. What is left out stays as it is, or for a new migration is for the daemon to say.
     type: dict
@@ -130,6 +226,37 @@ options:
     description:
       - Whether the plan alone is made, on this host as it is now, and nothing changed. It is returned in C(migration_plan) also where it is blocked.
       - The plan is that of a new migration. Whether one of the name is there does not matter.
+    type: bool
+    default: false
+  stop_services:
+    description:
+      - For I(state=rehearsed) and I(state=done), units of the server that are stopped before it is brought to rest, for what they hold in memory.
+        They are started again if it goes on.
+    type: list
+    elements: str
+  limit_seconds:
+    description: For I(state=rehearsed) and I(state=done), how long the server may be at rest. If absent, the downtime of the plan.
+    type: int
+  verify:
+    description: For I(state=rehearsed) and I(state=done), whether all of the disks are compared meanwhile, and not only what was written.
+    type: bool
+    default: false
+  live:
+    description: For I(state=rehearsed), whether the server is not brought to rest. The copy is as after a power cut that took a while.
+    type: bool
+    default: false
+  when_ready:
+    description:
+      - For I(state=done), whether the daemon waits until the last pass fits, days if need be, and the module need not. It is for I(wait=false).
+      - C(gpuvirt migrate withdraw) takes that back.
+    type: bool
+    default: false
+  unrehearsed:
+    description: For I(state=done), why no rehearsal has to have passed.
+    type: str
+  source_off:
+    description:
+      - For I(state=done) of a migration with I(disks_from), that the server is off and stays so, which you have seen. Nobody can see it from the host.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -178,6 +305,24 @@ EXAMPLES = r'''
     state: ready
     timeout: 86400
 
+- name: Try the VM on a copy
+  gpuvirt.gpuvirt.migration:
+    name: gpu7
+    state: rehearsed
+    timeout: 3600
+  register: rehearsed
+
+- name: Show what was found in it
+  ansible.builtin.debug:
+    msg: '{{ (rehearsed.migration.attempts | last).report.results }}'
+
+- name: Power the server off, and start the VM
+  gpuvirt.gpuvirt.migration:
+    name: gpu7
+    state: done
+    stop_services: [model-server.service]
+    timeout: 3600
+
 - name: Take it back
   gpuvirt.gpuvirt.migration:
     name: gpu7
@@ -202,6 +347,11 @@ migration:
     created_by: root
     created: '2026-11-24T11:00:00Z'
     heard: '2026-11-24T13:20:11Z'
+    wanted: {name: '', bridge: br0, nics: [], convert: virt-v2v, checks: []}
+    vm: {uuid: 37411364-8fe0-4c76-8c87-b532a3d4a617, name: gpu7, slices: [{assignment: gpu7, profile: H100-2-20C, gpu: '0000:41:00.0'}]}
+    attempts:
+      - {kind: rehearsal, state: passed, actor: root, asked: '2026-11-24T12:00:00Z', wish: {stop_services: [], limit_seconds: 0, verify: false},
+         rest_seconds: 8.2, left: [], report: {verdict: ok, results: []}}
     plan: {partitions: [], licence_token: true, memory_bytes: 0, threads: 0, disks: [], copy_bytes_per_second: 0, change_bytes_per_second: 0,
       downtime_seconds: 600, waivers: []}
     copy: {bandwidth_bytes_per_second: 200000000, interval_seconds: 600, connections: 4, compress: false}
@@ -223,7 +373,7 @@ operation:
   returned: when something was begun
   type: str
 plan:
-  description: What is done, or in check mode would be.
+  description: What is done last, or in check mode would be.
   returned: when something is to change of a migration that is there
   type: dict
   sample:
@@ -238,8 +388,7 @@ differences:
     plan.guest_driver: {stored: 580.65.06, asked: 580.95.05}
 '''
 
-import time
-
+from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils import moves
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import Problem, Request
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import differences, options, run
 
@@ -249,12 +398,12 @@ PLAN = dict(
     partitions=[], prefer='', guest_driver='', licence_token=False, memory_bytes=0, threads=0, disks=[], copy_bytes_per_second=0,
     change_bytes_per_second=0, downtime_seconds=0, waivers=[])
 PARTITION = {'source': '', 'gpu': '', 'profile': '', 'memory_bytes': 0, 'sms': 0, 'class': '', 'none': False}
+VM = dict(name='', network='', bridge='', nics=[], cpu='', emulated=False, convert='virt-v2v', checks=[])
+NIC = dict(mac='', network='', bridge='')
+CHECK = dict(name='', command=[], seconds=0, exit=0, output='')
 
-# Phases of one that was taken back, and does not come again.
-BACK = ('rolling-back', 'rolled-back', 'failed')
-
-# Seconds between two looks at one that gets ready.
-PAUSE = 2
+# How the server is brought to rest.
+TRY = ('stop_services', 'limit_seconds', 'verify', 'live', 'when_ready', 'unrehearsed', 'source_off')
 
 
 def said(value):
@@ -274,44 +423,65 @@ def whole(plan):
     return out
 
 
+def whole_vm(wanted):
+    """What is asked of a VM, likewise."""
+    out = dict(VM, **wanted)
+    out['nics'] = sorted((dict(NIC, **dict(n, mac=n['mac'].lower())) for n in out['nics']), key=lambda n: n['mac'])
+    out['checks'] = [dict(CHECK, **c) for c in out['checks']]
+    return out
+
+
+def where(m):
+    """Where disks are read of a server that is off."""
+    return dict(
+        disks_from=sorted((dict(dict(image='', nbd=''), **d) for d in m.get('disks_from') or []), key=lambda d: d['disk']),
+        certificates=m.get('certificates') or '')
+
+
 def view(m):
     """What --diff shows of a migration."""
-    return {} if m is None else dict(name=m['name'], assessment=m['assessment'], plan=whole(m['plan']), copy=m['copy'])
+    if m is None:
+        return {}
+    return dict(
+        where(m), name=m['name'], assessment=m['assessment'], plan=whole(m['plan']), copy=m['copy'], vm=whole_vm(m.get('wanted') or {}),
+        state=moves.standing(m))
 
 
 def check_same(m, wish):
     """Refuse a wish that is not what is there."""
-    name, differ = m['name'], differences(m, dict(assessment=wish['assessment']))
+    name, differ = m['name'], differences(m, dict((f, wish[f]) for f in ('assessment',) if f in wish))
     if 'plan' in wish:
         differ.update(differences(whole(m['plan']), whole(wish['plan']), 'plan.'))
+    if 'vm' in wish:
+        differ.update(differences(whole_vm(m.get('wanted') or {}), whole_vm(wish['vm']), 'vm.'))
+    if 'disks_from' in wish:
+        differ.update(differences(where(m), where(wish)))
     if differ:
         raise Problem(
             'conflict', 'migration "{0}" is there, and of another plan'.format(name), status=409, differences=differ,
             hint='plan anew under another name, or take this one back first, with state absent: all is copied again then')
-    if m['phase'] in BACK:
-        raise Problem(
-            'conflict', 'migration "{0}" is {1}{2}'.format(name, m['phase'], ': ' + m['reason'] if m.get('reason') else ''), status=409,
-            operation=m['operation'], hint='forget it, with state absent, before it is begun anew')
+    moves.check_not_back(m)
 
 
-def check_can_begin(r, name, assessment, plan):
+def check_can_begin(r, wish, plan):
     """Refuse what the daemon refuses, in words that say what to do with Ansible."""
-    cannot, a = 'cannot migrate "{0}": '.format(name), r.client.get('assessments', assessment)
+    assessment = wish['assessment']
+    cannot, a = 'cannot migrate "{0}": '.format(wish['name']), r.client.get('assessments', assessment)
     if a['state'] != 'done':
         raise Problem(
             'conflict', cannot + 'assessment "{0}" is still {1}'.format(assessment, a['state']), status=409, operation=a['operation'],
             blockers=[dict(kind='operation', id=a['operation'])], hint='end it, with the module assessment and state finished')
-    if 'source' not in a:
+    if 'source' not in a and not wish.get('disks_from'):
         raise Problem(
             'conflict', cannot + 'its inspection was carried here, and nobody has said how the server is reached', status=409,
-            hint='assess it with a source')
+            hint='assess it with a source, or say with disks_from where its disks are read while it is off')
     if plan['verdict']['state'] == 'blocked':
         raise Problem(
             'conflict', cannot + plan['verdict']['text'], status=409,
             blockers=[dict(kind='concern', id=c['id'], name=c['title']) for c in plan['verdict']['blockers']],
             hint='see migration_plan: each blocker has its remedy, or can be waived by name with a reason')
     for m in r.client.list('migrations', assessment=assessment):
-        if m['phase'] != 'rolled-back':
+        if m['phase'] not in ('done', 'rolled-back'):
             raise Problem(
                 'busy', cannot + 'migration "{0}" moves this server already'.format(m['name']), status=423, operation=m['operation'],
                 hint='one server is moved once at a time: take that one back first')
@@ -321,14 +491,14 @@ def begin(r, wish):
     """Begin a migration, and return it."""
     name, request = wish['name'], Request('POST', 'migrations', body=wish)
     plan = r.result['migration_plan'] = r.client.plan(request, refuse=False)
-    check_can_begin(r, name, wish['assessment'], plan)
+    check_can_begin(r, wish, plan)
     if plan.get('problem'):
         raise Problem.of(plan['problem'])
     if r.check:
         r.result['changed'] = True
         return dict(
             name=name, assessment=wish['assessment'], hostname=plan['assessment']['hostname'], phase='syncing', plan=plan['wish'],
-            copy=dict(COPY, **wish.get('copy', {})))
+            copy=dict(COPY, **wish.get('copy', {})), wanted=whole_vm(wish.get('vm', {})), attempts=[], **where(wish))
     try:
         r.result['operation'] = r.client.write(request)[1]['id']
     except Problem as p:
@@ -339,17 +509,7 @@ def begin(r, wish):
         check_same(m, wish)
         r.result['operation'] = m['operation']
     r.result['changed'] = True
-    return there(r, name)
-
-
-def there(r, name):
-    """The migration. The daemon may be starting anew meanwhile."""
-    try:
-        return r.client.send(Request('GET', 'migrations', name), patient=True)[1]
-    except Problem as p:
-        if p.is_gone():
-            raise Problem('not-found', 'migration "{0}" was there and is not any more: somebody else has deleted it'.format(name))
-        raise
+    return moves.there(r, name)
 
 
 def change(r, m, copy):
@@ -357,54 +517,36 @@ def change(r, m, copy):
     if not differences(m['copy'], copy):
         return m
     if not r.carry_out(Request('PATCH', 'migrations', m['name'], body=dict(copy=copy))):
-        return there(r, m['name'])
+        return moves.there(r, m['name'])
     r.result['changed'] = True
-    return dict(m, copy=dict(m['copy'], **copy)) if r.check else there(r, m['name'])
-
-
-def forecast(m):
-    f = m.get('forecast')
-    if not f:
-        return 'the first pass has not ended'
-    text = 'the last pass would take {0:.0f} of {1:.0f} seconds'.format(f['final_seconds'], f['budget_seconds'])
-    return text if f['converges'] else text + ', and does not get shorter'
-
-
-def until_ready(r, m):
-    """Wait until one is ready, and return it."""
-    name = m['name']
-    while m['phase'] != 'ready':
-        if m['phase'] == 'waiting':
-            raise Problem(
-                'waiting', 'migration "{0}" waits for a person: {1}'.format(name, m.get('reason')), operation=m['operation'],
-                hint='then it goes on: gpuvirt migrate retry ' + name)
-        check_same(m, dict(assessment=m['assessment']))
-        if r.client.left() <= 0:
-            raise Problem(
-                'timeout', 'migration "{0}" is not ready within {1} seconds, and goes on: {2}'.format(name, r.params['timeout'], forecast(m)),
-                operation=m['operation'], hint='ask for more with timeout, or let it have more bandwidth')
-        time.sleep(min(PAUSE, max(0, r.client.left())))
-        m = there(r, name)
-    return m
+    return dict(m, copy=dict(m['copy'], **copy)) if r.check else moves.there(r, m['name'])
 
 
 def present(r, name):
-    wish = dict((k, said(v)) for k, v in r.given('name', 'assessment', 'plan', 'copy').items())
+    wish = dict((k, said(v)) for k, v in r.given('name', 'assessment', 'plan', 'vm', 'disks_from', 'certificates', 'copy').items())
+    how, state = dict((k, v) for k, v in r.given(*TRY).items() if v), r.params['state']
     if r.params['plan_only']:
         r.result['migration_plan'] = r.client.plan(Request('POST', 'migrations', body=wish), refuse=False)
         return
     before = r.client.find('migrations', name)
     if before is None:
+        if 'assessment' not in wish:
+            raise Problem('not-found', 'there is no migration "{0}" that could be {1}'.format(name, state), status=404, hint='name the assessment to begin it')
+        if state == 'done':
+            moves.check_rehearsed(None, name, how)
         after = begin(r, wish)
     else:
         check_same(before, wish)
         after = change(r, before, wish.get('copy', {}))
     r.result['migration'] = after
-    r.differ('migration ' + name, view(before), view(after))
-    if r.params['state'] == 'ready' and r.params['wait'] and not r.check:
-        r.result['migration'] = until_ready(r, after)
+    if state in moves.TRIES and not moves.reached(after, state):
+        after = moves.bring(r, after, state, how)
+    elif state == 'ready' and r.params['wait'] and not r.check:
+        after = moves.until_ready(r, after)
     elif after['phase'] == 'waiting':
         r.ansible.warn('migration "{0}" waits for a person: {1}'.format(name, after.get('reason')))
+    r.result['migration'] = after
+    r.differ('migration ' + name, view(before), view(after))
 
 
 def take_back(r, m):
@@ -426,16 +568,36 @@ def take_back(r, m):
         raise Problem.of_operation(op)
 
 
+def told_to_start(r, m):
+    """Warn of a server that was powered off, and is a person's to start again."""
+    if m.get('fence') and not r.check:
+        r.ansible.warn('the server of migration "{0}" was powered off, or may have been: start it again'.format(m['name']))
+
+
+def rolled_back(r, name):
+    before = after = r.client.find('migrations', name)
+    if before is None:
+        raise Problem('not-found', 'there is no migration "{0}" that could be rolled-back'.format(name), status=404)
+    if before['phase'] != 'rolled-back':
+        take_back(r, before)
+        r.result['changed'] = True
+        after = dict(before, phase='rolled-back') if r.check else moves.there(r, name)
+        told_to_start(r, before)
+    r.result['migration'] = after
+    r.differ('migration ' + name, view(before), view(after))
+
+
 def absent(r, name):
     before = r.client.find('migrations', name)
     if before is not None:
         try:
-            if before['phase'] != 'rolled-back':
+            if before['phase'] in ('done', 'rolled-back'):
+                r.carry_out(Request('DELETE', 'migrations', name))
+            else:
                 take_back(r, before)
                 if not r.check:
                     r.client.write(Request('DELETE', 'migrations', name))
-            else:
-                r.carry_out(Request('DELETE', 'migrations', name))
+                    told_to_start(r, before)
             r.result['changed'] = True
         except Problem as p:
             # Somebody else has deleted it meanwhile.
@@ -446,10 +608,8 @@ def absent(r, name):
 
 
 def body(r):
-    if r.params['state'] == 'absent':
-        absent(r, r.params['name'])
-    else:
-        present(r, r.params['name'])
+    states = {'absent': absent, 'rolled-back': rolled_back}
+    states.get(r.params['state'], present)(r, r.params['name'])
 
 
 def main():
@@ -457,7 +617,7 @@ def main():
         body,
         argument_spec=options(
             name=dict(type='str', required=True),
-            state=dict(type='str', choices=['present', 'ready', 'absent'], default='present'),
+            state=dict(type='str', choices=['present', 'ready', 'rehearsed', 'done', 'rolled-back', 'absent'], default='present'),
             assessment=dict(type='str'),
             plan=dict(type='dict', options=dict(
                 partitions=dict(type='list', elements='dict', options={
@@ -483,6 +643,32 @@ def main():
                     reason=dict(type='str', required=True),
                 )),
             )),
+            vm=dict(type='dict', options=dict(
+                name=dict(type='str'),
+                network=dict(type='str'),
+                bridge=dict(type='str'),
+                nics=dict(type='list', elements='dict', options=dict(
+                    mac=dict(type='str', required=True),
+                    network=dict(type='str'),
+                    bridge=dict(type='str'),
+                ), mutually_exclusive=[('network', 'bridge')]),
+                cpu=dict(type='str'),
+                emulated=dict(type='bool'),
+                convert=dict(type='str', choices=['virt-v2v', 'none']),
+                checks=dict(type='list', elements='dict', options=dict(
+                    name=dict(type='str', required=True),
+                    command=dict(type='list', elements='str', required=True),
+                    seconds=dict(type='int'),
+                    exit=dict(type='int'),
+                    output=dict(type='str'),
+                )),
+            ), mutually_exclusive=[('network', 'bridge')]),
+            disks_from=dict(type='list', elements='dict', options=dict(
+                disk=dict(type='str', required=True),
+                image=dict(type='path'),
+                nbd=dict(type='str'),
+            ), required_one_of=[('image', 'nbd')], mutually_exclusive=[('image', 'nbd')]),
+            certificates=dict(type='str'),
             copy=dict(type='dict', options=dict(
                 bandwidth_bytes_per_second=dict(type='int'),
                 interval_seconds=dict(type='int'),
@@ -490,8 +676,15 @@ def main():
                 compress=dict(type='bool'),
             )),
             plan_only=dict(type='bool', default=False),
+            stop_services=dict(type='list', elements='str'),
+            limit_seconds=dict(type='int'),
+            verify=dict(type='bool', default=False),
+            live=dict(type='bool', default=False),
+            when_ready=dict(type='bool', default=False),
+            unrehearsed=dict(type='str'),
+            source_off=dict(type='bool', default=False),
         ),
-        required_if=[('state', 'present', ['assessment']), ('state', 'ready', ['assessment'])],
+        required_if=[('state', 'present', ['assessment']), ('state', 'ready', ['assessment']), ('plan_only', True, ['assessment'])],
     )
 
 

@@ -12,7 +12,7 @@ version_added: 0.1.0
 author:
   - The gpuvirt authors (@gpuvirt)
 description:
-  - Lists the moves of physical servers into VMs, with how far each is.
+  - Lists the moves of physical servers into VMs, with how far each is, and what was rehearsed and cut over.
 options:
   name:
     description: Only the migration of this name. None is found if there is none.
@@ -20,7 +20,7 @@ options:
   phase:
     description: Only migrations in this phase.
     type: str
-    choices: [syncing, ready, waiting, rolling-back, rolled-back, failed]
+    choices: [planned, syncing, ready, rehearsing, cutting-over, verifying, done, waiting, rolling-back, rolled-back, failed]
   assessment:
     description: Only migrations of this assessment.
     type: str
@@ -60,6 +60,9 @@ migrations:
       operation: 01KAR2Z7T4Y2M8Q6V0R9X3B0AD
       created_by: root
       created: '2026-11-24T11:00:00Z'
+      wanted: {name: '', bridge: br0, nics: [], convert: virt-v2v, checks: []}
+      vm: {uuid: 37411364-8fe0-4c76-8c87-b532a3d4a617, name: gpu7, slices: []}
+      attempts: []
       plan: {partitions: [], licence_token: true, memory_bytes: 0, threads: 0, disks: [], copy_bytes_per_second: 0, change_bytes_per_second: 0,
         downtime_seconds: 600, waivers: []}
       copy: {bandwidth_bytes_per_second: 0, interval_seconds: 600, connections: 4, compress: false}
@@ -68,6 +71,8 @@ migrations:
 '''
 
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import options, run
+
+PHASES = ['planned', 'syncing', 'ready', 'rehearsing', 'cutting-over', 'verifying', 'done', 'waiting', 'rolling-back', 'rolled-back', 'failed']
 
 
 def body(r):
@@ -83,7 +88,7 @@ def main():
         body,
         argument_spec=options(
             name=dict(type='str'),
-            phase=dict(type='str', choices=['syncing', 'ready', 'waiting', 'rolling-back', 'rolled-back', 'failed']),
+            phase=dict(type='str', choices=PHASES),
             assessment=dict(type='str'),
         ),
         mutually_exclusive=[('name', 'phase'), ('name', 'assessment')],

@@ -11,6 +11,7 @@ from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils import client as c
 
 try:
     from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils import module as m
+    from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils import moves
     from ansible_collections.gpuvirt.gpuvirt.plugins.modules import migration
 except ImportError:  # there is no Ansible beside this interpreter
     m = None
@@ -20,7 +21,16 @@ WISH = dict(partitions=[], licence_token=True, memory_bytes=0, threads=4, disks=
 ASKED = dict(partitions=None, licence_token=True, threads=4, downtime_seconds=600.0, waivers=[dict(id='x', reason='y')])
 COPY = dict(bandwidth_bytes_per_second=0, interval_seconds=600, connections=4, compress=False)
 THERE = dict(name='a', assessment='s', hostname='gpu7', phase='syncing', operation='O1', plan=WISH, copy=COPY)
-READY = dict(THERE, phase='ready')
+FORECAST = dict(final_seconds=9, budget_seconds=600, fits=True, converges=True)
+READY = dict(THERE, phase='ready', forecast=FORECAST)
+DONE = dict(THERE, phase='done', fence='off')
+
+
+def tried(m, *attempts, **more):
+    """A migration of which something was tried: kind, state and why."""
+    return dict(m, attempts=[dict(zip(('kind', 'state', 'problem'), a.split(' ', 2))) for a in attempts], **more)
+
+
 PLAN = dict(assessment=dict(hostname='gpu7'), wish=WISH, verdict=dict(state='ready', text='Ready.', blockers=[]))
 BLOCKED = dict(PLAN, verdict=dict(state='blocked', text='Blocked: no.', blockers=[dict(id='disk-room', title='No room')]))
 SEEN = dict(name='s', state='done', source={}, operation='O0')
@@ -33,6 +43,7 @@ class Fake(object):
 
     def __init__(self, *there, **more):
         self.there, self.asked = list(there), []
+        self.refused = more.pop('refused', False)
         self.planned, self.seen = more.pop('planned', PLAN), more.pop('seen', SEEN)
         self.others, self.end, self.raced, self.seconds = more.pop('others', []), more.pop('end', 'undone'), more.pop('raced', False), more.pop('seconds', 9)
 
@@ -61,6 +72,8 @@ class Fake(object):
     def write(self, request):
         self.asked.append('{0}'.format(request))
         self.body = request.body
+        if self.refused:
+            raise c.Problem('conflict', 'a rehearsal is under way', status=409)
         if request.names == ('migrations',):
             if self.raced:
                 raise c.Problem('conflict', 'there is one', status=409)
@@ -92,13 +105,13 @@ CREATE = ['GET migrations', 'plan POST /v1/migrations', 'GET assessments/s', 'GE
 class TestMigration(unittest.TestCase):
 
     def setUp(self):
-        self.pause, migration.PAUSE = migration.PAUSE, 0
+        self.pause, moves.PAUSE = moves.PAUSE, 0
 
     def tearDown(self):
-        migration.PAUSE = self.pause
+        moves.PAUSE = self.pause
 
     def play(self, daemon, check=False, **params):
-        values = dict((n, None) for n in m.NETWORK + ('plan', 'copy'))
+        values = dict((n, None) for n in m.NETWORK + migration.TRY + ('plan', 'copy', 'vm', 'disks_from', 'certificates'))
         values.update(dict(socket='/nowhere', wait=True, timeout=5, name='a', assessment='s', state='present', plan_only=False))
         values.update(params)
         self.run = m.Run(Ansible(check, values))
@@ -207,10 +220,156 @@ class TestMigration(unittest.TestCase):
         self.assertEqual(self.run.ansible.warnings, ['migration "a" waits for a person: no room'])
 
     def test_one_that_was_taken_back_does_not_come_again(self):
-        for phase in migration.BACK:
+        for phase in moves.BACK:
             daemon = Fake(dict(THERE, phase=phase))
             self.assertIn('absent', self.refused(daemon, 'conflict').hint)
             self.assertEqual(daemon.asked, ['GET migrations'])
+
+    def test_it_is_rehearsed(self):
+        asked, running, passed = (tried(READY, 'rehearsal ' + state) for state in ('asked', 'running', 'passed'))
+        daemon = Fake(THERE, READY, asked, dict(running, phase='rehearsing'), passed)
+        got = self.play(daemon, state='rehearsed', stop_services=['a.service'], limit_seconds=9, verify=True)
+        self.assertEqual(daemon.asked, ['GET migrations', 'GET migrations', 'plan POST /v1/migrations/a/rehearse', 'POST /v1/migrations/a/rehearse'] +
+                         3 * ['GET migrations'])
+        self.assertEqual(daemon.body, dict(stop_services=['a.service'], limit_seconds=9, verify=True))
+        self.assertEqual((got['changed'], got['migration'], got['diff']['after']['state']), (True, passed, 'rehearsed'))
+        check = self.play(Fake(THERE), check=True, state='rehearsed')
+        self.assertEqual((check['changed'], check['diff'], check['plan']['changes']), (True, got['diff'], True))
+        daemon = Fake(READY)
+        self.play(daemon, check=True, state='rehearsed')
+        self.assertEqual(daemon.asked, ['GET migrations', 'plan POST /v1/migrations/a/rehearse'])
+
+    def test_what_has_passed_is_not_tried_again(self):
+        for there in (tried(READY, 'rehearsal failed x', 'rehearsal passed'), tried(DONE, 'cutover passed'), DONE):
+            for state in ('rehearsed', 'done')[:1 if there['phase'] == 'ready' else 2]:
+                for check in (True, False):
+                    daemon = Fake(there)
+                    got = self.play(daemon, check=check, state=state)
+                    self.assertEqual((got['changed'], daemon.asked), (False, ['GET migrations']))
+
+    def test_what_has_failed_since_is_rehearsed_again(self):
+        for there in (tried(READY, 'rehearsal passed', 'rehearsal failed x'), tried(READY, 'rehearsal passed', 'cutover failed x')):
+            daemon = Fake(there, tried(READY, 'rehearsal passed'))
+            self.assertTrue(self.play(daemon, state='rehearsed')['changed'])
+            self.assertIn('POST /v1/migrations/a/rehearse', daemon.asked)
+
+    def test_one_that_is_tried_is_waited_for(self):
+        for running, end, changed in (
+            ('rehearsal running', tried(READY, 'rehearsal passed'), False),
+            ('rehearsal running', tried(READY, 'rehearsal failed x'), True),
+            ('cutover running', tried(DONE, 'cutover passed'), False),
+        ):
+            there = tried(READY, running)
+            daemon = Fake(there, there, end, tried(READY, 'rehearsal passed'))
+            self.assertEqual(self.play(daemon, state='rehearsed')['changed'], changed)
+            for more in (dict(check=True), dict(wait=False)):
+                daemon = Fake(there)
+                self.assertFalse(self.play(daemon, state='rehearsed', **more)['changed'])
+                self.assertEqual(daemon.asked, ['GET migrations'])
+        p = self.refused(Fake(tried(READY, 'rehearsal running', phase='rehearsing'), seconds=2), 'timeout', state='rehearsed')
+        self.assertIn('it is rehearsing', p.detail)
+
+    def test_it_is_cut_over(self):
+        ready = tried(READY, 'rehearsal passed')
+        going = tried(READY, 'rehearsal passed', 'cutover running')
+        after = tried(DONE, 'rehearsal passed', 'cutover passed')
+        for there in (ready, tried(READY, 'rehearsal passed', 'cutover failed x')):
+            daemon = Fake(there, dict(going, phase='cutting-over'), dict(after, phase='verifying'), after)
+            got = self.play(daemon, state='done', live=False)
+            self.assertEqual(daemon.asked[1:3], ['plan POST /v1/migrations/a/cutover', 'POST /v1/migrations/a/cutover'])
+            self.assertEqual((got['changed'], got['migration'], daemon.body), (True, after, {}))
+        check = self.play(Fake(ready), check=True, state='done')
+        self.assertEqual((check['changed'], check['diff']), (True, dict(got['diff'], before=check['diff']['before'])))
+        daemon = Fake(READY, after)
+        self.assertTrue(self.play(daemon, state='done', unrehearsed='x')['changed'])
+        self.assertEqual(daemon.body, dict(unrehearsed='x'))
+
+    def test_nothing_is_begun_that_would_not_be_cut_over(self):
+        for there in (None, READY, tried(READY, 'rehearsal passed', 'rehearsal failed x')):
+            for check in (True, False):
+                daemon = Fake(there)
+                p = self.refused(daemon, 'conflict', check=check, state='done')
+                self.assertIn('rehears', p.detail)
+                self.assertEqual(daemon.asked, ['GET migrations'])
+        self.refused(Fake(None), 'not-found', state='rehearsed', assessment=None)
+
+    def test_what_fits_no_downtime_is_waited_for_unless_more_is_allowed(self):
+        big = dict(THERE, forecast=dict(FORECAST, final_seconds=900, fits=False))
+        for more, wait in ((dict(), True), (dict(limit_seconds=800), True), (dict(limit_seconds=900), False), (dict(live=True), False)):
+            daemon = Fake(big, seconds=3)
+            code = 'timeout' if wait else 'conflict'
+            self.refused(daemon, code, state='rehearsed', **more) if wait else self.play(Fake(big, tried(big, 'rehearsal passed')), state='rehearsed', **more)
+
+    def test_one_that_fails_is_told(self):
+        p = self.refused(Fake(READY, tried(READY, 'rehearsal failed it is ill')), 'conflict', state='rehearsed')
+        self.assertIn('the rehearsal of migration "a" has failed, and the server goes on: it is ill', p.detail)
+        self.assertEqual((self.run.result['changed'], self.run.result['migration']['attempts'][0]['problem']), (True, 'it is ill'))
+        ready = tried(READY, 'rehearsal passed')
+        p = self.refused(Fake(ready, tried(READY, 'rehearsal passed', 'cutover failed too slow')), 'conflict', state='done')
+        self.assertIn('too slow', p.detail)
+        for fence, hint in (('asked', 'migrate fenced a'), ('off', 'state rolled-back'), ('', 'migrate retry a')):
+            stuck = tried(READY, 'rehearsal passed', 'cutover passed', phase='waiting', reason='who knows', fence=fence)
+            for there in ((ready, stuck), (stuck,)):
+                p = self.refused(Fake(*there), 'waiting', state='done')
+                self.assertEqual(('who knows' in p.detail, hint in p.hint), (True, True))
+            self.refused(Fake(stuck), 'waiting', check=True, state='done')
+
+    def test_an_attempt_that_came_twice(self):
+        daemon = Fake(READY, tried(READY, 'rehearsal asked'), tried(READY, 'rehearsal passed'), refused=True)
+        self.assertTrue(self.play(daemon, state='rehearsed')['changed'])
+        self.refused(Fake(READY, tried(READY, 'rehearsal failed x'), refused=True), 'conflict', state='rehearsed')
+        self.assertFalse(self.run.result['changed'])
+
+    def test_another_vm_is_refused(self):
+        wanted = dict(name='', nics=[dict(mac='AA:bb', network='n')], convert='none', checks=[dict(name='c', command=['x'])])
+        there = dict(THERE, wanted=wanted)
+        same = dict(convert='none', nics=[dict(mac='aa:BB', network='n', bridge=None)], checks=[dict(name='c', command=['x'], seconds=None)])
+        self.assertFalse(self.play(Fake(there), vm=same)['changed'])
+        p = self.refused(Fake(there), 'conflict', vm=dict(name='b', convert='none', checks=[dict(name='c', command=['y'])]))
+        self.assertEqual(set(p.differences), {'vm.name', 'vm.nics', 'vm.checks'})
+        daemon = Fake(None, there)
+        self.play(daemon, vm=same)
+        self.assertEqual(daemon.body['vm'], migration.said(same))
+
+    def test_one_that_was_withdrawn_is_told_and_asked_for_again(self):
+        ready, gone = tried(READY, 'rehearsal passed'), tried(READY, 'rehearsal passed', 'cutover withdrawn alice does not want it')
+        p = self.refused(Fake(ready, tried(READY, 'rehearsal passed', 'cutover asked'), gone), 'conflict', state='done')
+        self.assertIn('has been withdrawn, and the server goes on: alice', p.detail)
+        self.assertTrue(self.play(Fake(gone, DONE), state='done')['changed'])
+
+    def test_the_daemon_waits_until_it_is_ready(self):
+        daemon = Fake(tried(THERE, 'rehearsal passed'), tried(THERE, 'rehearsal passed', 'cutover asked'))
+        self.assertTrue(self.play(daemon, state='done', wait=False, when_ready=True)['changed'])
+        self.assertEqual(daemon.body, dict(when_ready=True))
+
+    def test_one_that_is_off(self):
+        disks = [dict(disk='a', image='/i', nbd=None)]
+        there = dict(READY, disks_from=[dict(disk='a', image='/i')])
+        daemon = Fake(None, there, seen=dict(name='s', state='done'))
+        got = self.play(daemon, disks_from=disks)
+        self.assertEqual((got['changed'], daemon.body['disks_from'], got['diff']['after']['disks_from']), (
+            True, [dict(disk='a', image='/i')], [dict(disk='a', image='/i', nbd='')]))
+        check = self.play(Fake(None, seen=dict(name='s', state='done')), check=True, disks_from=disks)
+        self.assertEqual(check['diff'], got['diff'])
+        self.assertFalse(self.play(Fake(there), disks_from=disks)['changed'])
+        p = self.refused(Fake(there), 'conflict', disks_from=[dict(disk='a', image='/j', nbd=None)], certificates='c')
+        self.assertEqual(set(p.differences), {'disks_from', 'certificates'})
+        for check in (True, False):
+            self.assertIn('nobody has said that it is off', self.refused(Fake(there), 'conflict', check=check, state='done', unrehearsed='x').detail)
+        self.assertTrue(self.play(Fake(there, DONE), state='done', unrehearsed='x', source_off=True)['changed'])
+
+    def test_rolled_back(self):
+        back = dict(THERE, phase='rolled-back')
+        ask = ['plan POST /v1/migrations/a/rollback', 'POST /v1/migrations/a/rollback', 'wait O1', 'GET migrations']
+        for there, check, asked in ((THERE, True, ask[:1]), (THERE, False, ask), (back, True, []), (back, False, [])):
+            daemon = Fake(there, back)
+            got = self.play(daemon, check=check, state='rolled-back')
+            self.assertEqual(daemon.asked, ['GET migrations'] + asked)
+            self.assertEqual((got['changed'], got['migration']['phase'], got['diff']['after']['state']), (there is not back, 'rolled-back', 'rolled-back'))
+            self.assertEqual(self.run.ansible.warnings, [])
+        self.play(Fake(dict(THERE, phase='waiting', fence='off'), back), state='rolled-back')
+        self.assertIn('start it again', self.run.ansible.warnings[0])
+        self.refused(Fake(None), 'not-found', state='rolled-back')
 
     def test_absent(self):
         back, rollback, delete = dict(THERE, phase='rolled-back'), '{0}POST /v1/migrations/a/rollback', '{0}DELETE /v1/migrations/a'
@@ -220,6 +379,8 @@ class TestMigration(unittest.TestCase):
             (THERE, False, [rollback.format('plan '), rollback.format(''), 'wait O1', delete.format('')]),
             (back, True, [delete.format('plan ')]),
             (back, False, [delete.format('plan '), delete.format('')]),
+            (DONE, True, [delete.format('plan ')]),
+            (DONE, False, [delete.format('plan '), delete.format('')]),
         ):
             for wait in (True, False):
                 daemon = Fake(there)

@@ -1,0 +1,31 @@
+package p2v
+
+import (
+	"strings"
+	"testing"
+
+	"gpuvirt/p2v/verify"
+)
+
+// What is wrong with a VM is said in one line, whatever all is.
+func TestFailed(t *testing.T) {
+	bad := func(title string, s verify.State, text string) verify.Result {
+		return verify.Result{Title: title, State: s, Text: text}
+	}
+	for name, c := range map[string]struct {
+		report verify.Report
+		want   string
+	}{
+		"one":     {verify.Report{Verdict: verify.StateFailed, Results: []verify.Result{bad("A", verify.StateOK, "x"), bad("B", verify.StateFailed, "y"), bad("C", verify.StateUnknown, "z")}}, "B: y"},
+		"two":     {verify.Report{Verdict: verify.StateFailed, Results: []verify.Result{bad("A", verify.StateFailed, "x"), bad("B", verify.StateFailed, "y")}}, "A: x; B: y"},
+		"unknown": {verify.Report{Verdict: verify.StateUnknown, Results: []verify.Result{bad("A", verify.StateUnknown, "x"), bad("B", verify.StateWarning, "y")}}, "A: x"},
+		"much": {
+			verify.Report{Verdict: verify.StateFailed, Results: []verify.Result{bad("A", verify.StateFailed, strings.Repeat("x", 500)), bad("B", verify.StateFailed, "y")}},
+			"A: " + strings.Repeat("x", 500),
+		},
+	} {
+		if got, want := failed(c.report).Error(), "the VM is not what it should be: "+c.want; got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
