@@ -24,7 +24,7 @@ const (
 	thawLimit = startLimit + speakLimit
 	// failLimit is how long a source that has acknowledged to power off is listened to: it says
 	// so where it cannot.
-	failLimit = 2 * time.Second
+	failLimit = 500 * time.Millisecond
 	// beatEvery is between two words to a source that is frozen; it waits for several.
 	beatEvery = silence / 6
 )
