@@ -149,7 +149,7 @@ func testFailsBeforeTheEdge(ctx context.Context, t *testing.T, s *server) {
 	s.in(ctx, t, "head -c 4194304 /dev/urandom >/srv/late; sync")
 	run(ctx, t, "gpuvirt migrate cutover srv --yes --no-wait")
 	must(t, machine.WaitFor(ctx, 300*time.Millisecond, func() (bool, error) {
-		m := show[api.Migration](ctx, t, "migrate", "srv")
+		m := get[api.Migration](ctx, t, "/v1/migrations/srv")
 		a := m.Attempts[len(m.Attempts)-1]
 		if a.Over() {
 			t.Fatalf("it is over: %+v", a)
@@ -271,7 +271,7 @@ func (s *server) in(ctx context.Context, t *testing.T, command string) string {
 func (s *server) phase(ctx context.Context, t *testing.T, want string) (m api.Migration) {
 	t.Helper()
 	must(t, machine.WaitFor(ctx, time.Second, func() (bool, error) {
-		m = show[api.Migration](ctx, t, "migrate", "srv")
+		m = get[api.Migration](ctx, t, "/v1/migrations/srv")
 		if m.Phase != want && (m.Phase == "waiting" || m.Phase == "failed") {
 			t.Fatalf("it is %s: %s\n%+v", m.Phase, m.Reason, m.Attempts)
 		}

@@ -72,7 +72,9 @@ server_boot() {
 		echo "/modules/$(basename "${file%%.ko*}").ko" >>"$early/modules/order"
 	done
 	install -m 755 "$here/server/early-init" "$early/init"
-	cpio_of "$early" "$server/boot/initrd.img"
+	# GRUB reads slowly through the firmware: longer than the kernel takes to unpack this.
+	cpio_of "$early" "$work/server-initrd"
+	zstd -q -10 --rm "$work/server-initrd" -o "$server/boot/initrd.img"
 	cp "$root/boot/vmlinuz-$release" "$server/boot/vmlinuz-$release"
 	sed -e "s/KERNEL/$release/" -e "s/ROOT/$server_id/" "$here/server/grub.cfg" >"$server/boot/grub/grub.cfg"
 	printf '%s\n' 'set root=(hd0,msdos1)' "set prefix=(hd0,msdos1)/boot/grub" normal >"$root/tmp/early.cfg"
