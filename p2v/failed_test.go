@@ -1,7 +1,7 @@
 package p2v
 
 import (
-	"strings"
+	"slices"
 	"testing"
 
 	"gpuvirt/p2v/verify"
@@ -20,8 +20,8 @@ func TestFailed(t *testing.T) {
 		"two":     {verify.Report{Verdict: verify.StateFailed, Results: []verify.Result{bad("A", verify.StateFailed, "x"), bad("B", verify.StateFailed, "y")}}, "A: x; B: y"},
 		"unknown": {verify.Report{Verdict: verify.StateUnknown, Results: []verify.Result{bad("A", verify.StateUnknown, "x"), bad("B", verify.StateWarning, "y")}}, "A: x"},
 		"much": {
-			verify.Report{Verdict: verify.StateFailed, Results: []verify.Result{bad("A", verify.StateFailed, strings.Repeat("x", 500)), bad("B", verify.StateFailed, "y")}},
-			"A: " + strings.Repeat("x", 500),
+			verify.Report{Verdict: verify.StateFailed, Results: slices.Repeat([]verify.Result{bad("A", verify.StateFailed, "x")}, 7)},
+			"A: x; A: x; A: x; A: x; A: x; and more",
 		},
 	} {
 		if got, want := failed(c.report).Error(), "the VM is not what it should be: "+c.want; got != want {
