@@ -68,7 +68,7 @@ clean: ## Remove what was built (the caches under .cache stay)
 
 .PHONY: test
 test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS=-v)
-	@hack/bootstrap e2fsprogs libvirt0 nbdkit openssh-server qemu-guest-agent qemu-utils systemd
+	@hack/bootstrap dbus-daemon e2fsprogs libvirt0 nbdkit openssh-server openssl qemu-guest-agent qemu-utils systemd
 	CGO_ENABLED=1 go test -race -timeout 8m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
 
 .PHONY: hw-test

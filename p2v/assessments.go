@@ -1,6 +1,8 @@
-// Package p2v moves GPU workloads from physical servers into VMs. What stands so far is the
-// first step: a server is looked at, over ssh or from a file that was carried here, and its
-// GPUs are watched for a while. The server is only read.
+// Package p2v moves GPU workloads from physical servers into VMs. A server is looked at, over
+// ssh or from a file that was carried here, and its GPUs are watched for a while. Its VM is
+// defined with the partitions that are reserved for it, and its disks are copied while it
+// runs. The VM is rehearsed on a copy. Then the server is brought to rest and powered off, and
+// its VM starts and is looked at. Until it is off the server is only read.
 package p2v
 
 import (
