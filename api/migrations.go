@@ -9,7 +9,8 @@ import (
 
 // MigrationRequest asks for the move of an assessed server into a VM.
 type MigrationRequest struct {
-	Name       string       `json:"name"`
+	// Name may be left out in a dry run: then nothing is told of it.
+	Name       string       `json:"name,omitempty"`
 	Assessment string       `json:"assessment"`
 	Plan       *PlanRequest `json:"plan,omitempty"`
 	Copy       *CopyRequest `json:"copy,omitempty"`
@@ -19,13 +20,36 @@ type MigrationRequest struct {
 	// credentials, with those of NBD.
 	DisksFrom    []DiskFromRequest `json:"disks_from,omitempty"`
 	Certificates string            `json:"certificates,omitempty"`
+	// LeaseSeconds is for how long its partitions are kept while nobody does anything with it; 0:
+	// until it ends. Left out: as the host's setting p2v.lease has it.
+	LeaseSeconds *int `json:"lease_seconds,omitempty"`
+	// Keys open its encrypted volumes for the conversion.
+	Keys []KeyRequest `json:"keys,omitempty"`
+}
+
+// KeyRequest opens an encrypted volume: one of Credential and Passphrase.
+type KeyRequest struct {
+	// Volume is the partition or the disk that it lies on, as the server names it ("nvme0n1p3"), or
+	// the UUID of its LUKS header.
+	Volume string `json:"volume"`
+	// Credential is the name of a file with the passphrase in the host's folder of credentials.
+	Credential string `json:"credential,omitempty"`
+	// Passphrase is held in the daemon's memory, and asked for again when that was started anew.
+	Passphrase string `json:"passphrase,omitempty"`
+}
+
+// Key is what an encrypted volume is opened with. A passphrase is never shown.
+type Key struct {
+	Volume     string `json:"volume"`
+	Credential string `json:"credential,omitempty"` // empty: a passphrase was sent
+	Wanted     bool   `json:"wanted"`               // it was sent, and is wanted again
 }
 
 // DiskFromRequest says where a disk is read: one of Image and NBD.
 type DiskFromRequest struct {
 	Disk  string `json:"disk"`            // as the server was inspected with: "nvme0n1"
 	Image string `json:"image,omitempty"` // the absolute path of a raw image or a block device of the host
-	NBD   string `json:"nbd,omitempty"`   // the URI of an export
+	NBD   string `json:"nbd,omitempty"`   // the URI of an export, or move.VirtP2V
 }
 
 // VMRequest says what the VM is to be like, beside what the plan has. All of it may be left
@@ -76,7 +100,7 @@ type TryRequest struct {
 	Verify bool `json:"verify,omitempty"`
 	// Live is of rehearsals: the server is not brought to rest.
 	Live bool `json:"live,omitempty"`
-	// WhenReady is of cut-overs: it waits until the last pass fits the limit.
+	// WhenReady is of cut-overs: it waits until all of it fits the limit, and its downtime the budget.
 	WhenReady bool `json:"when_ready,omitempty"`
 	// Unrehearsed is of cut-overs: why no rehearsal has to have passed.
 	Unrehearsed string `json:"unrehearsed,omitempty"`
@@ -85,14 +109,23 @@ type TryRequest struct {
 	SourceOff bool `json:"source_off,omitempty"`
 }
 
+// ReserveRequest keeps the partitions of a migration for longer, or reserves them again.
+type ReserveRequest struct {
+	// LeaseSeconds is for how long from now, and from whatever is done with it then; 0: until it
+	// ends. Left out: as before.
+	LeaseSeconds *int `json:"lease_seconds,omitempty"`
+}
+
 // AcceptRequest takes a VM as it is though a check of it has failed.
 type AcceptRequest struct {
 	Reason string `json:"reason"`
 }
 
-// MigrationPatch changes how the disks of a migration are copied.
+// MigrationPatch changes how the disks of a migration are copied, and gives keys in place of those of
+// the same volumes.
 type MigrationPatch struct {
-	Copy CopyRequest `json:"copy"`
+	Copy *CopyRequest `json:"copy,omitempty"`
+	Keys []KeyRequest `json:"keys,omitempty"`
 }
 
 // CopyRequest says how disks are copied. What is left out has its default; of a migration
@@ -156,20 +189,39 @@ type Migration struct {
 	Plan  assess.Wish `json:"plan"` // as it was asked for
 	Copy  move.Copy   `json:"copy"`
 	Disks []move.Disk `json:"disks"`
-	// Forecast is what the last passes lead to; nil: there was none yet.
+	// Progress is how far the pass over a disk is that is under way; nil: none is.
+	Progress *move.Progress `json:"progress,omitempty"`
+	// Forecast is what a cut-over would take; nil: there was no pass yet.
 	Forecast *move.Forecast `json:"forecast,omitempty"`
 
 	Wanted move.VMWish `json:"wanted"`       // of the VM
 	VM     *move.VM    `json:"vm,omitempty"` // nil: it was begun by a version that only copied
+	// Reservation tells whether the VM's partitions are held for it; nil: it gets none, or has them
+	// for good.
+	Reservation *Reservation `json:"reservation,omitempty"`
+	// ReservedUntil is when they are given back if nobody does anything with the migration; nil:
+	// not by themselves.
+	ReservedUntil *time.Time `json:"reserved_until,omitempty"`
 	// Attempts are the last rehearsals and cut-overs, oldest first.
 	Attempts []move.Attempt `json:"attempts"`
 	// DisksFrom says where each disk is read of a server that is off, and Certificates what with.
 	DisksFrom    []move.DiskFrom `json:"disks_from,omitempty"`
 	Certificates string          `json:"certificates,omitempty"`
+	// Keys are what its encrypted volumes are opened with.
+	Keys []Key `json:"keys,omitempty"`
 	// Fence is empty while the server runs, asked where it is not known whether it is off, and
 	// off.
 	Fence    string `json:"fence,omitempty"`
 	Accepted string `json:"accepted,omitempty"` // who has taken the VM though a check failed, and why
+}
+
+// Reservation tells whether partitions are held for a migration.
+type Reservation struct {
+	State string `json:"state"` // reserving, reserved, ending, releasing, released
+	// LeaseSeconds is for how long they are kept while nobody does anything with it; 0: until it
+	// ends.
+	LeaseSeconds int    `json:"lease_seconds"`
+	Problem      string `json:"problem,omitempty"` // why they could not be reserved again, or given back
 }
 
 // MigrationPlan says how a server would be moved to this host as it is now.

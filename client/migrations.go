@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net/http"
+	"time"
 
 	"gpuvirt/api"
 )
@@ -16,6 +17,32 @@ func (c *Client) Migrations(ctx context.Context, o ListOptions) ([]api.Migration
 // Migration returns one by its name.
 func (c *Client) Migration(ctx context.Context, name string) (api.Migration, error) {
 	return one[api.Migration](ctx, c, get("migrations", name))
+}
+
+// WaitMigration asks for a migration once a second, until it is as wanted. A daemon that restarts meanwhile is
+// waited for, as by WaitOperation.
+func (c *Client) WaitMigration(ctx context.Context, name string, wanted func(api.Migration) bool) (api.Migration, error) {
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	last := api.Migration{Name: name}
+	p := c.newPatience()
+	for {
+		m, err := c.Migration(ctx, name)
+		switch {
+		case err == nil:
+			if last = m; wanted(m) {
+				return m, nil
+			}
+			p = c.newPatience()
+			select {
+			case <-again.C:
+			case <-ctx.Done():
+				return last, ctx.Err()
+			}
+		case !passes(err) || p.pause(ctx) != nil:
+			return last, err
+		}
+	}
 }
 
 // MigrationPlan plans a migration anew, on the host as it is now.
@@ -76,6 +103,16 @@ func (c *Client) CutOverMigration(ctx context.Context, name string, how api.TryR
 // PlanTryMigration returns what a rehearsal or a cut-over, by its verb, would do.
 func (c *Client) PlanTryMigration(ctx context.Context, name, verb string, how api.TryRequest) (api.Plan, error) {
 	return one[api.Plan](ctx, c, asking(name, verb, how).dryRun())
+}
+
+// ReserveMigration keeps the partitions of one for longer, or reserves them again.
+func (c *Client) ReserveMigration(ctx context.Context, name string, how api.ReserveRequest) (api.Migration, error) {
+	return one[api.Migration](ctx, c, asking(name, "reserve", how))
+}
+
+// PlanReserveMigration returns what ReserveMigration would do.
+func (c *Client) PlanReserveMigration(ctx context.Context, name string, how api.ReserveRequest) (api.Plan, error) {
+	return one[api.Plan](ctx, c, asking(name, "reserve", how).dryRun())
 }
 
 // WithdrawMigration ends what was asked for of one, or is under way.

@@ -60,6 +60,39 @@ func TestWaitOperationFails(t *testing.T) {
 	}
 }
 
+// A copy takes hours: a daemon that restarts meanwhile is no end of it, and one that does not know the
+// migration is.
+func TestWaitMigration(t *testing.T) {
+	answers := []func(w http.ResponseWriter){
+		func(w http.ResponseWriter) { reply(w, 200, api.Migration{Name: "m", Phase: "syncing"}) },
+		func(w http.ResponseWriter) { reply(w, 503, &api.Problem{Status: 503, Detail: "starting"}) },
+		func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		func(w http.ResponseWriter) { reply(w, 200, api.Migration{Name: "m", Phase: "ready"}) },
+		func(w http.ResponseWriter) { reply(w, 404, &api.Problem{Status: 404, Detail: "no such migration"}) },
+	}
+	var n atomic.Int32
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/migrations/m" {
+			t.Errorf("got %s", r.RequestURI)
+		}
+		answers[n.Add(1)-1](w)
+	})
+	var seen []string
+	ready := func(m api.Migration) bool {
+		seen = append(seen, m.Phase)
+		return m.Phase == "ready"
+	}
+	if m, err := c.WaitMigration(t.Context(), "m", ready); err != nil || m.Phase != "ready" {
+		t.Fatalf("got %v, %v", m, err)
+	}
+	if diff := cmp.Diff([]string{"syncing", "ready"}, seen); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := c.WaitMigration(t.Context(), "m", ready); err == nil {
+		t.Error("a migration was found")
+	}
+}
+
 // The daemon is away for a while, and another one comes at its socket.
 func TestWaitOverRestart(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")

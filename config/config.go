@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gpuvirt/mig"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/sriov"
 )
 
@@ -36,7 +37,11 @@ type Config struct {
 	Scratch        string        // folder of what conversions need while they go on, absolute
 	ConvertUser    string        // who they run as, by name
 	GuestFiles     string        // folder of packages for guests, absolute
+	P2VListen      string        // address and port where virt-p2v may come; empty: nowhere
 	Images         []string      // folders from which disks of servers that are off may be read, absolute
+	Policy         assess.Policy // the figures that assessments and plans are made with
+	Drivers        []string      // rows of the table of drivers that are laid over the built-in ones, as assess.DriverRow writes them
+	Lease          time.Duration // for which partitions of migrations are kept while nobody does anything; 0: until they end
 	LogLevel       slog.Level
 
 	TLSListen      string // address and port; empty: not over the network
@@ -54,6 +59,7 @@ func Default() Config {
 		LibvirtURI: "qemu:///system", DetachTimeout: 30 * time.Second, RestoreTimeout: 90 * time.Second,
 		NVML: mig.DefaultPath, SRIOVManage: sriov.DefaultTool, Placement: "pack",
 		Credentials: "/etc/gpuvirt/credentials", Inspector: "/usr/bin/gpuvirt", Mirrors: "/var/lib/libvirt/images/gpuvirt",
-		Scratch: "/var/cache/gpuvirt", ConvertUser: "gpuvirt-p2v", GuestFiles: "/usr/local/share/gpuvirt/guest", LogLevel: slog.LevelInfo,
+		Scratch: "/var/cache/gpuvirt", ConvertUser: "gpuvirt-p2v", GuestFiles: "/usr/local/share/gpuvirt/guest",
+		Policy: assess.Policy{}.WithDefaults(), Lease: 30 * 24 * time.Hour, LogLevel: slog.LevelInfo,
 	}
 }

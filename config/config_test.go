@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"errors"
 	"flag"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gpuvirt/config"
+	"gpuvirt/p2v/assess"
 )
 
 var update = flag.Bool("update", false, "write packaging/gpuvirtd.yaml anew")
@@ -66,11 +68,50 @@ func TestReference(t *testing.T) {
 	}
 }
 
+// Figures of the policy and rows of the table of drivers are read, file by file and figure by
+// figure, and printed as they are read.
+func TestPolicyAndDrivers(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"x.yaml":     "p2v:\n  policy:\n    memory_margin_ratio: 0.25\n    boot_seconds: 300\n  drivers:\n    - branch: 620\n      vgpu: 21\n      previous: 595\n      long_term: true\n    - {since: 620, compute_capability: '13.0'}\n",
+		"x.d/1.yaml": "p2v: {policy: {boot_seconds: 240.5, accept_unknown_compute: true, context_bytes: 1073741824}}\n",
+	})
+	got, err := config.Load(filepath.Join(dir, "x.yaml"), false)
+	if err = errors.Join(err, got.Check()); err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	want.Policy.MemoryMarginRatio, want.Policy.BootSeconds, want.Policy.AcceptUnknownCompute, want.Policy.ContextBytes = 0.25, 240.5, true, 1<<30
+	want.Drivers = []string{"branch=620 vgpu=21 long_term=true previous=595", "compute_capability=13.0 since=620"}
+	if diff := cmp.Diff(want, got.Config); diff != "" {
+		t.Error(diff)
+	}
+	if from := got.Origin["p2v.policy.boot_seconds"]; from != filepath.Join(dir, "x.d/1.yaml")+":1" || got.Origin["p2v.policy.memory_margin_ratio"] != filepath.Join(dir, "x.yaml")+":3" {
+		t.Errorf("%v", got.Origin)
+	}
+	text := config.Format(got)
+	for _, line := range []string{
+		"  policy:\n", "    memory_margin_ratio: 0.25  # " + dir, "    window_seconds: 86400\n", "    accept_unknown_compute: true  # ",
+		`    - {branch: "620", vgpu: "21", long_term: "true", previous: "595"}` + "\n",
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no %q in\n%s", line, text)
+		}
+	}
+	again, err := config.Load(filepath.Join(folder(t, map[string]string{"x.yaml": text}), "x.yaml"), false)
+	if diff := cmp.Diff(got.Config, again.Config); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
+	if len(config.Differ(got.Config, config.Default())) != 5 {
+		t.Errorf("%v", config.Differ(got.Config, config.Default()))
+	}
+}
+
 // What is printed reads back.
 func TestFormat(t *testing.T) {
 	want := config.Loaded{Config: config.Config{
 		StateDir: "/s", SocketPath: "/a: b", SocketGroup: "", LibvirtURI: "test:///default", DetachTimeout: time.Minute, RestoreTimeout: 10 * time.Second,
 		NVML: "/lib # x", SRIOVManage: "/bin/true", PCIGPUs: []string{"1b36:0010", "8086:1234"}, Placement: "spread", Credentials: "/etc/keys", Inspector: "/bin/gpuvirt", Mirrors: "/srv/m", Scratch: "/srv/s", ConvertUser: "someone", GuestFiles: "/srv/g", LogLevel: slog.LevelDebug,
+		Policy: assess.Policy{ComputeQuantile: 1}.WithDefaults(), Drivers: []string{"branch=620 vgpu=21"},
 		TLSListen: "[::]:8443", TLSCertificate: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		TLSAdmins: []string{"subject:CN=alice,O=A: B"}, TLSOperators: []string{"cn:#1"}, TLSViewers: []string{"any"},
 	}, Origin: map[string]string{"state_dir": "command line", "pci_gpus": "f.yaml:3"}}
@@ -143,31 +184,52 @@ func TestWrongFiles(t *testing.T) {
 			`:4: libvirt.detach_timeout: 0s is not between 1s and 10m0s`,
 			`:5: log.level: "loud" is none of debug, info, warn, error`,
 		},
-		"state_dir: var\n":               {`:1: state_dir: "var" is no absolute path`},
-		"state_dir: [/var]\n":            {`:1: state_dir must be a text`},
-		"state_dir:\n":                   {`:1: state_dir must be a text`},
-		"state_dir: /a\nstate_dir: /b\n": {`:2: state_dir stands there twice, first in line 1`},
-		"libvirt: x\n":                   {`:1: libvirt must be a list of keys with values`},
-		"- x\n":                          {`:1: the file must be a list of keys with values`},
-		"pci_gpus: 8086:56c0\n":          {`:1: pci_gpus must be a list`},
-		"pci_gpus: [8086]\n":             {`:1: pci_gpus: `},
-		"restore: {timeout: soon}\n":     {`:1: restore.timeout: "soon" is no duration, such as 30s or 1m30s`},
-		"restore: {timeout: 0s}\n":       {`:1: restore.timeout: 0s is not between 10s and 1h0m0s`},
-		"libvirt: {uri: ''}\n":           {`:1: libvirt.uri: it is empty`},
-		"p2v: {mirrors: '/a:b'}\n":       {`:1: p2v.mirrors: "/a:b" has a colon, a comma or a control character`},
-		"p2v: {scratch: tmp}\n":          {`:1: p2v.scratch: "tmp" is no absolute path`},
-		"p2v: {convert_user: root}\n":    {`:1: p2v.convert_user: "root" is no name of a user, or root`},
-		"p2v: {images: [srv]}\n":         {`:1: p2v.images: "srv" is no absolute path`},
-		"p2v: {images: [/dev/../]}\n":    {`:1: p2v.images: it is everything`},
-		"p2v: {convert_user: '0'}\n":     {`:1: p2v.convert_user: "0" is no name of a user, or root`},
-		"tls: {listen: '8443'}\n":        {`:1: tls.listen: "8443" is no address with a port`},
-		"tls: {listen: 'host:8443'}\n":   {`:1: tls.listen: "host:8443" is no address with a port`},
-		"tls: {listen: '[::]:0'}\n":      {`:1: tls.listen: "[::]:0" is no address with a port`},
-		"tls: {key: server.key}\n":       {`:1: tls.key: "server.key" is no absolute path`},
-		"tls: {admins: [alice]}\n":       {`:1: tls.admins: "alice" is neither any nor one of subject:, cn:, dns:, email:, uri: with a name`},
-		"a: [\n":                         {`: line 1: `},
-		"{}\n---\n{}\n":                  {`: it holds more than one document`},
-		"? {a: 1}\n: 2\n":                {`:1: `},
+		"state_dir: var\n":                    {`:1: state_dir: "var" is no absolute path`},
+		"state_dir: [/var]\n":                 {`:1: state_dir must be a text`},
+		"state_dir:\n":                        {`:1: state_dir must be a text`},
+		"state_dir: /a\nstate_dir: /b\n":      {`:2: state_dir stands there twice, first in line 1`},
+		"libvirt: x\n":                        {`:1: libvirt must be a list of keys with values`},
+		"- x\n":                               {`:1: the file must be a list of keys with values`},
+		"pci_gpus: 8086:56c0\n":               {`:1: pci_gpus must be a list`},
+		"pci_gpus: [8086]\n":                  {`:1: pci_gpus: `},
+		"restore: {timeout: soon}\n":          {`:1: restore.timeout: "soon" is no duration, such as 30s or 1m30s`},
+		"restore: {timeout: 0s}\n":            {`:1: restore.timeout: 0s is not between 10s and 1h0m0s`},
+		"libvirt: {uri: ''}\n":                {`:1: libvirt.uri: it is empty`},
+		"p2v: {mirrors: '/a:b'}\n":            {`:1: p2v.mirrors: "/a:b" has a colon, a comma or a control character`},
+		"p2v: {scratch: tmp}\n":               {`:1: p2v.scratch: "tmp" is no absolute path`},
+		"p2v: {convert_user: root}\n":         {`:1: p2v.convert_user: "root" is no name of a user, or root`},
+		"p2v: {images: [srv]}\n":              {`:1: p2v.images: "srv" is no absolute path`},
+		"p2v: {images: [/dev/../]}\n":         {`:1: p2v.images: it is everything`},
+		"p2v: {convert_user: '0'}\n":          {`:1: p2v.convert_user: "0" is no name of a user, or root`},
+		"p2v: {policy: {memory_margin: 1}}\n": {`:1: there is no setting "p2v.policy.memory_margin": there are memory_margin_ratio, `},
+		"p2v:\n  policy:\n    compute_quantile: 95\n    boot_seconds: 2m\n    context_bytes: 1.5\n    change_ratio: 0\n    accept_unknown_compute: yes\n    fixed_seconds: NaN\n    overlay_min_bytes: -1\n": {
+			`:3: p2v.policy.compute_quantile: 95 is not more than 0 and at most 1`,
+			`:4: p2v.policy.boot_seconds: "2m" is no number`,
+			`:5: p2v.policy.context_bytes: "1.5" is no whole number`,
+			`:6: p2v.policy.change_ratio: 0 is not more than 0 and at most 1`,
+			`:7: p2v.policy.accept_unknown_compute: "yes" is neither true nor false`,
+			`:8: p2v.policy.fixed_seconds: NaN is not more than 0 and at most `,
+			`:9: p2v.policy.overlay_min_bytes: "-1" is no whole number`,
+		},
+		"p2v: {policy: 1}\n":                {`:1: p2v.policy must be a list of keys with values`},
+		"p2v: {drivers: {branch: 620}}\n":   {`:1: p2v.drivers must be a list`},
+		"p2v: {drivers: [branch=620]}\n":    {`:1: p2v.drivers must be a list of rows, each of keys with values`},
+		"p2v: {drivers: [{branch: [1]}]}\n": {`:1: p2v.drivers must be a list of rows, each of keys with values`},
+		"p2v: {drivers: [{vgpu: a b}]}\n":   {`:1: p2v.drivers: "a b" is more than a word`},
+		"p2v:\n  drivers:\n    - branch: 620\n      vgpu: 21\n      previous: 630\n    - branch: 625\n      branch: 626\n    - vgup: 1\n      branch: 630\n    - {}\n": {
+			`:5: p2v.drivers: previous: a branch before 620 is not older`,
+			`:7: p2v.drivers: branch stands there twice`,
+			`:8: p2v.drivers: "vgup" is none of branch, vgpu, long_term`,
+			`:10: p2v.drivers: a row says branch or compute_capability`,
+		},
+		"tls: {listen: '8443'}\n":      {`:1: tls.listen: "8443" is no address with a port`},
+		"tls: {listen: 'host:8443'}\n": {`:1: tls.listen: "host:8443" is no address with a port`},
+		"tls: {listen: '[::]:0'}\n":    {`:1: tls.listen: "[::]:0" is no address with a port`},
+		"tls: {key: server.key}\n":     {`:1: tls.key: "server.key" is no absolute path`},
+		"tls: {admins: [alice]}\n":     {`:1: tls.admins: "alice" is neither any nor one of subject:, cn:, dns:, email:, uri: with a name`},
+		"a: [\n":                       {`: line 1: `},
+		"{}\n---\n{}\n":                {`: it holds more than one document`},
+		"? {a: 1}\n: 2\n":              {`:1: `},
 	} {
 		path := filepath.Join(folder(t, map[string]string{"x.yaml": text}), "x.yaml")
 		got, err := config.Load(path, false)
@@ -195,8 +257,11 @@ func TestCheck(t *testing.T) {
 		"tls: {certificate: /c, key: /k, client_ca: /ca, viewers: [any]}\n": nil,
 		"tls: {listen: ':8443'}\n":                                          {":1: tls.listen takes tls.certificate and tls.key"},
 		"tls:\n  listen: ':8443'\n  certificate: /c\n":                      {":3: tls.certificate takes tls.key"},
-		"tls: {key: /k}\n":        {":1: tls.key takes tls.certificate"},
-		"tls: {client_ca: /ca}\n": {":1: tls.client_ca lets nobody in"},
+		"tls: {key: /k}\n": {":1: tls.key takes tls.certificate"},
+		"p2v: {drivers: [{branch: 620}, {branch: 620, vgpu: 21}]}\n":         {":1: p2v.drivers has two rows of branch 620"},
+		"p2v: {policy: {bandwidth_min_bytes_per_second: 2000000000}}\n":      {":1: p2v.policy.bandwidth_min_bytes_per_second is more than bandwidth_max_bytes_per_second"},
+		"p2v:\n  policy:\n    bandwidth_max_bytes_per_second: 1\n":           {":3: p2v.policy.bandwidth_max_bytes_per_second is less than bandwidth_min_bytes_per_second"},
+		"tls: {client_ca: /ca}\n":                                            {":1: tls.client_ca lets nobody in"},
 		"tls:\n  admins: ['cn:a']\n  operators: []\n  viewers:\n    - any\n": {":2: tls.admins takes tls.client_ca", ":5: tls.viewers takes tls.client_ca"},
 	} {
 		path := filepath.Join(folder(t, map[string]string{"x.yaml": text}), "x.yaml")

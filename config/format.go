@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -52,19 +53,17 @@ func Format(l Loaded) string {
 // beginning of a section, passes through write.
 func format(write func(s Setting, lines []string, section bool) string, c Config) string {
 	var out strings.Builder
-	in := ""
+	var in []string
 	for _, s := range Settings() {
-		section, name, nested := strings.Cut(s.Key, ".")
-		indent := ""
-		if !nested {
-			section, name = "", s.Key
-		} else {
-			indent = "  "
+		path := strings.Split(s.Key, ".")
+		sections, name := path[:len(path)-1], path[len(path)-1]
+		for n, section := range sections {
+			if n >= len(in) || !slices.Equal(in[:n+1], sections[:n+1]) {
+				out.WriteString(write(s, []string{strings.Repeat("  ", n) + section + ":"}, true))
+			}
 		}
-		if section != in && nested {
-			out.WriteString(write(s, []string{section + ":"}, true))
-		}
-		in = section
+		in = sections
+		indent := strings.Repeat("  ", len(sections))
 		out.WriteString(write(s, lines(indent+name+":", indent, s, s.Values(c)), false))
 	}
 	return out.String()
@@ -73,15 +72,32 @@ func format(write func(s Setting, lines []string, section bool) string, c Config
 func lines(head, indent string, s Setting, values []string) []string {
 	switch {
 	case !s.IsList():
-		return []string{head + " " + quoted(values[0])}
+		return []string{head + " " + s.written(values[0])}
 	case len(values) == 0:
 		return []string{head + " []"}
 	}
 	out := []string{head}
 	for _, v := range values {
-		out = append(out, fmt.Sprintf("%s  - %s", indent, quoted(v)))
+		out = append(out, fmt.Sprintf("%s  - %s", indent, s.written(v)))
 	}
 	return out
+}
+
+// written is a value as a file has it.
+func (s Setting) written(text string) string {
+	switch s.at(new(Config)).(type) {
+	case *float64, *uint64, *bool:
+		return text
+	}
+	if !s.rows {
+		return quoted(text)
+	}
+	var pairs []string
+	for word := range strings.FieldsSeq(text) {
+		key, value, _ := strings.Cut(word, "=")
+		pairs = append(pairs, key+": "+quoted(value))
+	}
+	return "{" + strings.Join(pairs, ", ") + "}"
 }
 
 // quoted is a text as a file has it.

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"gpuvirt/p2v/assess"
 )
 
 // Loaded is a configuration with where it comes from.
@@ -94,6 +96,17 @@ func (l *Loaded) Check() error {
 		named += len(lists[key])
 		if len(lists[key]) > 0 && l.TLSClientCA == "" {
 			fail(key, "takes tls.client_ca: without it no certificate is known")
+		}
+	}
+	if _, err := assess.BuiltInDrivers().Extend(l.Drivers...); err != nil {
+		fail("p2v.drivers", "%s", strings.TrimPrefix(err.Error(), "the table of drivers "))
+	}
+	const policy, least, most = "p2v.policy.", "bandwidth_min_bytes_per_second", "bandwidth_max_bytes_per_second"
+	if l.Policy.BandwidthMinBytes > l.Policy.BandwidthMaxBytes {
+		if l.Origin[policy+least] != "" {
+			fail(policy+least, "is more than %s", most)
+		} else {
+			fail(policy+most, "is less than %s", least)
 		}
 	}
 	if l.TLSClientCA != "" && named == 0 {
@@ -205,6 +218,10 @@ func (r *reader) setting(s Setting, n *yaml.Node) {
 		}
 		nodes = n.Content
 	}
+	if s.rows {
+		r.rows(s, nodes, n.Line)
+		return
+	}
 	values := make([]string, len(nodes))
 	for i, v := range nodes {
 		// Anything in one piece is the text that stands there: 0640 and 1:2 are no numbers here.
@@ -219,4 +236,61 @@ func (r *reader) setting(s Setting, n *yaml.Node) {
 		return
 	}
 	r.to.said(s.Key, fmt.Sprintf("%s:%d", r.file, n.Line))
+}
+
+// rows reads a list of rows, each of keys with values in one piece.
+func (r *reader) rows(s Setting, nodes []*yaml.Node, line int) {
+	var values []string
+	wrong := len(r.errs)
+	for _, n := range nodes {
+		if text, ok := r.row(s, n); ok {
+			values = append(values, text)
+		}
+	}
+	if len(r.errs) > wrong {
+		return
+	}
+	if err := s.Set(&r.to.Config, values...); err != nil {
+		r.fail(&yaml.Node{Line: line}, "%s: %s", s.Key, err)
+		return
+	}
+	r.to.said(s.Key, fmt.Sprintf("%s:%d", r.file, line))
+}
+
+// row reads one, as words. What is wrong with a value is told with its own line.
+func (r *reader) row(s Setting, n *yaml.Node) (text string, ok bool) {
+	if n.Kind != yaml.MappingNode {
+		r.fail(n, "%s must be a list of rows, each of keys with values", s.Key)
+		return "", false
+	}
+	var words []string
+	at := map[string]*yaml.Node{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		switch {
+		case key.Kind != yaml.ScalarNode || value.Kind != yaml.ScalarNode || value.Tag == "!!null":
+			r.fail(key, "%s must be a list of rows, each of keys with values", s.Key)
+			return "", false
+		case at[key.Value] != nil:
+			r.fail(key, "%s: %s stands there twice", s.Key, key.Value)
+			return "", false
+		}
+		for _, word := range []string{key.Value, value.Value} {
+			if len(strings.Fields(word)) != 1 || strings.Contains(word, "=") {
+				r.fail(key, "%s: %q is more than a word, or less", s.Key, word)
+				return "", false
+			}
+		}
+		at[key.Value] = key
+		words = append(words, key.Value+"="+value.Value)
+	}
+	text, err := s.check(strings.Join(words, " "))
+	if err != nil {
+		where := n
+		if e, is := errors.AsType[*assess.RowError](err); is && at[e.Key] != nil {
+			where = at[e.Key]
+		}
+		r.fail(where, "%s: %s", s.Key, err)
+	}
+	return text, err == nil
 }

@@ -15,24 +15,42 @@ import (
 	"unicode"
 
 	"gpuvirt/access"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/sriov"
 )
 
 // A Setting is one of the things that can be said.
 type Setting struct {
 	Key  string // in a file, "libvirt.uri"
-	Flag string // on the command line, "libvirt-uri"
+	Flag string // on the command line, "libvirt-uri"; empty: it is said in files only
 	Arg  string // what the flag takes, for people: "folder"
 	Doc  string // one line or more, for files and for people
 	// Live reports that a daemon that runs takes it over; the others take a restart.
 	Live bool
 
-	at    func(*Config) any // *string, *time.Duration, *[]string or *slog.Level
+	at    func(*Config) any // *string, *float64, *uint64, *bool, *time.Duration, *[]string or *slog.Level
 	check func(text string) (string, error)
+	rows  bool // of a list: each is keys with values, in words such as "branch=620 vgpu=21"
 }
 
 // Settings lists them in the order of the file.
 func Settings() []Setting {
+	return slices.Concat(basic(), figures(), []Setting{{
+		Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
+		Doc: "debug, info, warn or error.", at: func(c *Config) any { return &c.LogLevel },
+	}})
+}
+
+// figures are those of the policy of assessments.
+func figures() (out []Setting) {
+	for _, f := range assess.Figures() {
+		out = append(out, Setting{Key: "p2v.policy." + f.Name, Doc: f.Doc, Live: true, at: func(c *Config) any { return f.Of(&c.Policy) }, check: figure(f)})
+	}
+	return out
+}
+
+// basic are those before the policy.
+func basic() []Setting {
 	return []Setting{
 		{
 			Key: stateDir, Flag: "state-dir", Arg: "folder", check: absolute,
@@ -135,8 +153,16 @@ func Settings() []Setting {
 			Doc: "Folders from which migrations may read disks of servers that are off: raw images, and sockets of\nNBD; /dev for disks that are plugged in here. Whoever may begin migrations has a VM made of any file\nin them. Empty: none. What lies in /home, /root or /tmp is not seen by the daemon.", at: func(c *Config) any { return &c.Images },
 		},
 		{
-			Key: "log.level", Flag: "log-level", Arg: "level", check: anything, Live: true,
-			Doc: "debug, info, warn or error.", at: func(c *Config) any { return &c.LogLevel },
+			Key: "p2v.listen", Flag: "p2v-listen", Arg: "address", check: hostPort,
+			Doc: "Address and port where servers that were started from virt-p2v may come, such as 192.0.2.10:2222.\nIt takes virt-p2v.password or virt-p2v.keys in the folder of credentials. Empty: nowhere.", at: func(c *Config) any { return &c.P2VListen },
+		},
+		{
+			Key: "p2v.lease", Flag: "lease", Arg: "duration", check: lease, Live: true,
+			Doc: "How long the partitions of a migration are kept while nobody does anything with it, where its request\ndoes not say: 1h to 8760h, or 0: until it ends. A week before, or a quarter of that, it is told.", at: func(c *Config) any { return &c.Lease },
+		},
+		{
+			Key: "p2v.drivers", Flag: "driver-row", Arg: "row", check: assess.DriverRow, rows: true, Live: true,
+			Doc: "Rows for the table of which drivers of NVIDIA go together, over the built-in ones of the same branch\nor compute capability. Of a branch: branch, vgpu, long_term, same_branch, previous, previous_long_term,\ncuda, certain, long_term_certain; of an architecture: compute_capability, since, until, modules.", at: func(c *Config) any { return &c.Drivers },
 		},
 	}
 }
@@ -152,6 +178,12 @@ func (s Setting) Values(c Config) []string {
 	switch v := s.at(&c).(type) {
 	case *string:
 		return []string{*v}
+	case *float64:
+		return []string{strconv.FormatFloat(*v, 'f', -1, 64)}
+	case *uint64:
+		return []string{strconv.FormatUint(*v, 10)}
+	case *bool:
+		return []string{strconv.FormatBool(*v)}
 	case *time.Duration:
 		return []string{v.String()}
 	case *slog.Level:
@@ -183,6 +215,20 @@ func (s Setting) Set(c *Config, values ...string) error {
 	switch v := at.(type) {
 	case *string:
 		*v = out[0]
+	case *float64:
+		n, err := strconv.ParseFloat(out[0], 64)
+		if err != nil {
+			return err
+		}
+		*v = n
+	case *uint64:
+		n, err := strconv.ParseUint(out[0], 10, 64)
+		if err != nil {
+			return err
+		}
+		*v = n
+	case *bool:
+		*v = out[0] == "true"
 	case *time.Duration:
 		d, err := time.ParseDuration(out[0])
 		if err != nil {
@@ -301,6 +347,42 @@ func between(least, most time.Duration) func(string) (string, error) {
 		}
 		return text, nil
 	}
+}
+
+// figure takes what a figure of the policy can be. Zero is none: it stands for the default.
+func figure(f assess.Figure) func(string) (string, error) {
+	return func(text string) (string, error) {
+		var n float64
+		var err error
+		switch f.Of(new(assess.Policy)).(type) {
+		case *bool:
+			if text != "true" && text != "false" {
+				return "", fmt.Errorf("%q is neither true nor false", text)
+			}
+			return text, nil
+		case *uint64:
+			var whole uint64
+			if whole, err = strconv.ParseUint(text, 10, 64); err != nil {
+				return "", fmt.Errorf("%q is no whole number", text)
+			}
+			n = float64(whole)
+		default:
+			if n, err = strconv.ParseFloat(text, 64); err != nil {
+				return "", fmt.Errorf("%q is no number", text)
+			}
+		}
+		if !(n > 0 && n <= f.Most) { //nolint:staticcheck // so that NaN is none
+			return "", fmt.Errorf("%s is not more than 0 and at most %s", text, strconv.FormatFloat(f.Most, 'f', -1, 64))
+		}
+		return text, nil
+	}
+}
+
+func lease(text string) (string, error) {
+	if d, err := time.ParseDuration(text); err == nil && d == 0 {
+		return text, nil
+	}
+	return between(time.Hour, 365*24*time.Hour)(text)
 }
 
 func notADuration(text string) error {

@@ -14,18 +14,18 @@ import (
 // maxInspection is for an inspection and what it is wrapped in.
 const maxInspection = report.MaxBytes + 64<<10
 
-func assessmentOf(r report.AssessmentRecord) api.Assessment {
+func (s *Server) assessmentOf(r report.AssessmentRecord) api.Assessment {
 	out := api.Assessment{
 		Name: r.Name, State: string(r.State), WindowSeconds: r.Window, IntervalSeconds: r.Interval, WatchedSeconds: r.Watched(),
 		Operation: r.Operation, CreatedBy: r.Actor, Created: clock(r.Created), Heard: moment(r.Heard),
 	}
 	if r.Source != nil {
-		s := api.Source(*r.Source)
-		out.Source = &s
+		source := api.Source(*r.Source)
+		out.Source = &source
 	}
 	if r.Report != nil {
 		out.Hostname = r.Report.Hostname
-		out.Findings = findingsOf(assess.Assess(*r.Report, assess.Policy{}))
+		out.Findings = findingsOf(assess.Assess(*r.Report, s.assessments.Policy()))
 		if r.Report.Usage != nil {
 			out.Samples = r.Report.Usage.Samples
 		}
@@ -38,7 +38,7 @@ func listAssessments(s *Server, q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
-	items := filter(q, convert(records, assessmentOf), map[string]func(api.Assessment) string{
+	items := filter(q, convert(records, s.assessmentOf), map[string]func(api.Assessment) string{
 		"state": func(a api.Assessment) string { return a.State },
 	})
 	return page(q, items, func(a api.Assessment) string { return a.Name })
@@ -46,7 +46,7 @@ func listAssessments(s *Server, q *request) (response, error) {
 
 func showAssessment(s *Server, q *request) (response, error) {
 	r, err := s.assessments.Assessment(q.path["assessment"])
-	return object(assessmentOf(r)), err
+	return object(s.assessmentOf(r)), err
 }
 
 // getInspection answers with what was seen of a server, as the inspector writes it.
@@ -90,7 +90,7 @@ func createAssessment(s *Server, q *request) (response, error) {
 	case wish.Report == nil:
 		return accepted(*op), nil
 	}
-	return response{status: http.StatusCreated, header: http.Header{"Location": {"/v1/assessments/" + r.Name}}, body: assessmentOf(r)}, nil
+	return response{status: http.StatusCreated, header: http.Header{"Location": {"/v1/assessments/" + r.Name}}, body: s.assessmentOf(r)}, nil
 }
 
 // checkInspectionVersion is there to be asked first: of another version of gpuvirt an
@@ -149,7 +149,7 @@ func assessmentWish(body api.AssessmentRequest) (report.Wish, error) {
 func (s *Server) currentAssessment(name string) func() (any, error) {
 	return func() (any, error) {
 		r, err := s.assessments.Assessment(name)
-		return assessmentOf(r), err
+		return s.assessmentOf(r), err
 	}
 }
 
@@ -163,7 +163,7 @@ func finishAssessment(s *Server, q *request) (response, error) {
 		return ok(planOf(gpu.Plan{Summary: "end the watching of " + name + " early", Changes: r.State != report.StateDone && !r.Enough})), err
 	}
 	r, err := s.assessments.Finish(name)
-	return object(assessmentOf(r)), err
+	return object(s.assessmentOf(r)), err
 }
 
 func forgetAssessment(s *Server, q *request) (response, error) {
@@ -176,5 +176,5 @@ func forgetAssessment(s *Server, q *request) (response, error) {
 		return s.planned(q, gpu.Plan{Summary: "delete assessment " + name, Changes: err == nil, Refusal: err}, nil)
 	}
 	r, err := s.assessments.Delete(name)
-	return ok(assessmentOf(r)), err
+	return ok(s.assessmentOf(r)), err
 }

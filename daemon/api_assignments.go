@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"gpuvirt/api"
+	"gpuvirt/gpu"
+	"gpuvirt/p2v/move"
 )
 
 func listAssignments(s *Server, q *request) (response, error) {
@@ -95,13 +97,46 @@ func deleteAssignment(s *Server, q *request) (response, error) {
 	}
 	if q.dryRun() {
 		plan, err := s.host.PlanDeleteAssignment(q.Context(), name)
+		if needed := s.needed(q, name); err == nil && needed != nil {
+			plan.Changes, plan.Refusal = false, needed
+		}
 		return s.planned(q, plan, err)
+	}
+	if err := s.needed(q, name); err != nil {
+		return response{}, err
 	}
 	op, err := s.host.DeleteAssignment(q.Context(), q.who.Actor, name)
 	if err != nil {
 		return response{}, err
 	}
 	return accepted(op), nil
+}
+
+// needed refuses to delete an assignment by which a migration that goes on has its partition: the host
+// knows nothing of migrations.
+func (s *Server) needed(q *request, name string) error {
+	if s.migrations == nil {
+		return nil
+	}
+	all, err := s.migrations.Migrations()
+	if err != nil {
+		return gpu.Wrap(err, gpu.CodeInternal, "cannot look whether a migration needs assignment %q", name)
+	}
+	if !slices.ContainsFunc(all, func(m move.Migration) bool { return m.GoesOn() }) {
+		return nil
+	}
+	a, err := s.host.Assignment(q.Context(), name)
+	if err != nil {
+		return nil //nolint:nilerr // who deletes it says so
+	}
+	for _, m := range all {
+		if m.Needs(name, a.Wish.VM) {
+			return gpu.Errorf(gpu.CodeConflict, "cannot detach %q: migration %s has its partition by it", name, m.Name).
+				WithBlockers(gpu.Blocker{Kind: "migration", ID: m.Name}).
+				WithHint("take the migration back, which deletes it: gpuvirt migrate rollback %s", m.Name)
+		}
+	}
+	return nil
 }
 
 func (s *Server) currentAssignment(q *request, name string) func() (any, error) {

@@ -6,6 +6,7 @@ import (
 
 	"gpuvirt/api"
 	"gpuvirt/gpu"
+	"gpuvirt/internal/secret"
 	"gpuvirt/operation"
 	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/move"
@@ -19,30 +20,45 @@ type Migrations interface {
 	Migration(name string) (move.Migration, error)
 	// Plan says how a move would be carried out now; a blocked one is no error.
 	Plan(ctx context.Context, w move.Wish) (assess.Plan, error)
+	PlanOf(ctx context.Context, name string) (assess.Plan, error)
 	// Refusal says why Create would refuse for another reason than what the plan says.
 	Refusal(ctx context.Context, w move.Wish) error
 	Create(ctx context.Context, actor string, w move.Wish, idem gpu.Idempotency) (operation.Operation, error)
 	SetCopy(name string, c move.Copy) (move.Migration, error)
+	SetKeys(name string, keys []move.Key) (move.Migration, error)
 	Sync(name string) (move.Migration, error)
 	Retry(name string) (move.Migration, error)
 	Rollback(name string) (move.Migration, error)
-	Rehearse(name, actor string, w move.CutWish) (move.Migration, error)
-	CutOver(name, actor string, w move.CutWish) (move.Migration, error)
+	Rehearse(ctx context.Context, name, actor string, w move.CutWish) (move.Migration, error)
+	CutOver(ctx context.Context, name, actor string, w move.CutWish) (move.Migration, error)
+	// PlanTry says why one of these would be refused.
+	PlanTry(ctx context.Context, name string, kind move.AttemptKind, w move.CutWish) (move.Migration, error)
+	// Reserve has the lease begin anew, as one of so many seconds where that is not nil.
+	Reserve(ctx context.Context, name string, lease *int) (move.Migration, error)
+	PlanReserve(ctx context.Context, name string, lease *int) (move.Migration, error)
 	Withdraw(name, actor string) (move.Migration, error)
 	// Fenced takes an actor's word that the source is off.
 	Fenced(name, actor string) (move.Migration, error)
 	Accept(name, actor, reason string) (move.Migration, error)
 	Delete(ctx context.Context, name string) (move.Migration, error)
 	PlanDelete(name string) (move.Migration, error)
+	// Problems says what is wrong with where mirrors are kept.
+	Problems(ctx context.Context) []string
 }
 
 func migrationOf(m move.Migration) api.Migration {
 	out := api.Migration{
 		Name: m.Name, Assessment: m.Assessment, Hostname: m.Hostname, Phase: string(m.Phase), Reason: m.Reason,
 		Operation: m.Operation, CreatedBy: m.Actor, Created: clock(m.Created), Heard: moment(m.Heard),
-		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Forecast: m.Forecast,
+		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Progress: m.Progress, Forecast: m.Forecast,
 		Wanted: m.Wanted.Listed(), VM: m.VM, Attempts: convert(m.Attempts, attemptOf), Fence: string(m.Fence), Accepted: m.Accepted,
-		DisksFrom: m.DisksFrom, Certificates: m.Certificates,
+		DisksFrom: m.DisksFrom, Certificates: m.Certificates, ReservedUntil: moment(m.Ends()),
+	}
+	for _, k := range m.Keys {
+		out.Keys = append(out.Keys, api.Key{Volume: k.Volume, Credential: k.Credential, Wanted: slices.Contains(m.Locked, k.Volume)})
+	}
+	if r := m.Reservation; r != nil {
+		out.Reservation = &api.Reservation{State: string(r.State), LeaseSeconds: r.Lease, Problem: r.Problem}
 	}
 	if m.Source.Address != "" {
 		s := api.Source(m.Source)
@@ -55,6 +71,17 @@ func migrationOf(m move.Migration) api.Migration {
 		}
 	}
 	return out
+}
+
+// migrationObject answers with a migration. How far its pass is changes with each look, and nobody asks for it:
+// it is not in the ETag, so that who has read the rest may change it meanwhile.
+func migrationObject(m move.Migration) response {
+	res := object(migrationOf(m))
+	if m.Progress != nil {
+		m.Progress = nil
+		res.of = migrationOf(m)
+	}
+	return res
 }
 
 func listMigrations(s *Server, q *request) (response, error) {
@@ -71,16 +98,12 @@ func listMigrations(s *Server, q *request) (response, error) {
 
 func getMigration(s *Server, q *request) (response, error) {
 	m, err := s.migrations.Migration(q.path["migration"])
-	return object(migrationOf(m)), err
+	return migrationObject(m), err
 }
 
-// getMigrationPlan plans anew with what was asked for: the host may be another by now.
+// getMigrationPlan plans anew with what was asked for and is reserved: the host may be another by now.
 func getMigrationPlan(s *Server, q *request) (response, error) {
-	m, err := s.migrations.Migration(q.path["migration"])
-	if err != nil {
-		return response{}, err
-	}
-	p, err := s.migrations.Plan(q.Context(), move.Wish{Name: m.Name, Assessment: m.Assessment, Plan: m.Plan, Copy: m.Copy, VM: m.Wanted})
+	p, err := s.migrations.PlanOf(q.Context(), q.path["migration"])
 	return ok(api.MigrationPlan{Plan: p}), err
 }
 
@@ -112,6 +135,9 @@ func createMigration(s *Server, q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
+	if w.Name == "" && !q.dryRun() {
+		return response{}, invalid("field %q is missing", "name")
+	}
 	idem, err := idempotencyOf(q, w)
 	if err != nil {
 		return response{}, err
@@ -134,10 +160,10 @@ func createMigration(s *Server, q *request) (response, error) {
 	return accepted(op), nil
 }
 
-func migrationWish(body api.MigrationRequest, actor string) (move.Wish, error) {
-	w := move.Wish{Name: body.Name, Assessment: body.Assessment}
+func migrationWish(body api.MigrationRequest, actor string) (w move.Wish, err error) {
+	w = move.Wish{Name: body.Name, Assessment: body.Assessment}
 	for field, name := range map[string]string{"name": w.Name, "assessment": w.Assessment} {
-		if err := checkAssignmentName(name); err != nil {
+		if err := checkAssignmentName(name); err != nil && (name != "" || field != "name") {
 			return w, invalid("field %q is malformed: %w", field, err)
 		}
 	}
@@ -149,10 +175,9 @@ func migrationWish(body api.MigrationRequest, actor string) (move.Wish, error) {
 		w.Plan = plan
 	}
 	if body.Copy != nil {
-		w.Copy = copyOf(*body.Copy, move.Copy{})
-	}
-	if err := w.Copy.Check(); err != nil {
-		return w, invalid("field %q is malformed: %w", "copy", err)
+		if w.Copy, err = copyOf(*body.Copy, move.Copy{}); err != nil {
+			return w, err
+		}
 	}
 	if body.VM != nil {
 		w.VM = vmWish(*body.VM)
@@ -164,10 +189,35 @@ func migrationWish(body api.MigrationRequest, actor string) (move.Wish, error) {
 		w.DisksFrom = append(w.DisksFrom, move.DiskFrom(d))
 	}
 	w.Certificates = body.Certificates
+	if w.Keys, err = keysOf(body.Keys); err != nil {
+		return w, err
+	}
+	if w.Lease, err = leaseOf(body.LeaseSeconds); err != nil {
+		return w, err
+	}
 	if err := move.CheckFrom(w.DisksFrom, w.Certificates); err != nil {
 		return w, invalid("field %w", err)
 	}
 	return w, nil
+}
+
+func keysOf(keys []api.KeyRequest) (out []move.Key, err error) {
+	for _, k := range keys {
+		out = append(out, move.Key{Volume: k.Volume, Credential: k.Credential, Passphrase: secret.Text(k.Passphrase)})
+	}
+	if err := move.CheckKeys(out); err != nil {
+		return nil, invalid("field %w", err)
+	}
+	return out, nil
+}
+
+func leaseOf(seconds *int) (*int, error) {
+	if seconds != nil {
+		if err := move.CheckLease(*seconds); err != nil {
+			return nil, invalid("field %w", err)
+		}
+	}
+	return seconds, nil
 }
 
 func vmWish(r api.VMRequest) move.VMWish {
@@ -181,13 +231,21 @@ func vmWish(r api.VMRequest) move.VMWish {
 	return w
 }
 
-// copyOf lays what was asked for over what is.
-func copyOf(r api.CopyRequest, c move.Copy) move.Copy {
+// copyOf lays what was asked for over what is. The defaults are what is left out, and no 0 that was sent.
+func copyOf(r api.CopyRequest, c move.Copy) (move.Copy, error) {
+	for field, n := range map[string]*int{"interval_seconds": r.IntervalSeconds, "connections": r.Connections} {
+		if n != nil && *n == 0 {
+			return c, invalid("field %q cannot be 0: leave it out", "copy."+field)
+		}
+	}
 	set(&c.Bandwidth, r.BandwidthBytesPerSecond)
 	set(&c.Interval, r.IntervalSeconds)
 	set(&c.Connections, r.Connections)
 	set(&c.Compress, r.Compress)
-	return c
+	if err := c.Check(); err != nil {
+		return c, invalid("field %q is malformed: %w", "copy", err)
+	}
+	return c, nil
 }
 
 func set[T any](to, from *T) {
@@ -204,8 +262,11 @@ func planWish(r api.PlanRequest, actor string) (assess.Wish, error) {
 	if !slices.Contains([]string{"", "card", "mig-backed", "time-sliced"}, r.Prefer) {
 		return w, invalid("field %q is none of card, mig-backed, time-sliced", "plan.prefer")
 	}
-	if r.Threads < 0 || r.DowntimeSeconds < 0 {
-		return w, invalid("fields %q and %q cannot be below 0", "plan.threads", "plan.downtime_seconds")
+	if r.Threads < 0 {
+		return w, invalid("field %q cannot be below 0", "plan.threads")
+	}
+	if r.DowntimeSeconds < 0 {
+		return w, invalid("field %q cannot be below 0", "plan.downtime_seconds")
 	}
 	texts := append([]string{r.GuestDriver}, r.Disks...)
 	for _, p := range r.Partitions {
@@ -238,6 +299,7 @@ func planWish(r api.PlanRequest, actor string) (assess.Wish, error) {
 func (s *Server) currentMigration(name string) func() (any, error) {
 	return func() (any, error) {
 		m, err := s.migrations.Migration(name)
+		m.Progress = nil // as the ETag
 		return migrationOf(m), err
 	}
 }
@@ -255,19 +317,33 @@ func patchMigration(s *Server, q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
-	c := copyOf(body.Copy, m.Copy)
-	if err := c.Check(); err != nil {
-		return response{}, invalid("field %q is malformed: %w", "copy", err)
+	if body.Copy == nil && len(body.Keys) == 0 {
+		return response{}, invalid("field %q or %q is missing", "copy", "keys")
+	}
+	keys, err := keysOf(body.Keys)
+	if err != nil {
+		return response{}, err
+	}
+	c := m.Copy
+	if body.Copy != nil {
+		if c, err = copyOf(*body.Copy, c); err != nil {
+			return response{}, err
+		}
 	}
 	if q.dryRun() {
 		_, refusal := m.Allows(move.ActChange)
-		return s.planned(q, gpu.Plan{Summary: "change how " + name + " is copied", Changes: refusal == nil && c.Complete() != m.Copy, Refusal: refusal}, nil)
+		return s.planned(q, gpu.Plan{Summary: "change how " + name + " is copied", Changes: refusal == nil && (c.Complete() != m.Copy || len(keys) > 0), Refusal: refusal}, nil)
+	}
+	if len(keys) > 0 {
+		if m, err = s.migrations.SetKeys(name, keys); err != nil {
+			return response{}, err
+		}
 	}
 	if c.Complete() == m.Copy {
-		return object(migrationOf(m)), nil
+		return migrationObject(m), nil
 	}
 	m, err = s.migrations.SetCopy(name, c)
-	return object(migrationOf(m)), err
+	return migrationObject(m), err
 }
 
 func syncMigration(s *Server, q *request) (response, error) {
@@ -279,7 +355,7 @@ func retryMigration(s *Server, q *request) (response, error) {
 }
 
 func rollbackMigration(s *Server, q *request) (response, error) {
-	return s.actOn(q, "take "+q.path["migration"]+" back: its mirrors are removed, and the source stays as it is", move.ActRollback, s.migrations.Rollback)
+	return s.actOn(q, "take migration "+q.path["migration"]+" back: its copies of disks, its VM with what was written in it, and its reservation go; the server stays as it is", move.ActRollback, s.migrations.Rollback)
 }
 
 func rehearseMigration(s *Server, q *request) (response, error) {
@@ -290,7 +366,7 @@ func cutOverMigration(s *Server, q *request) (response, error) {
 	return s.tryOf(q, move.Cutover, "power the server of "+q.path["migration"]+" off, and start its VM", s.migrations.CutOver)
 }
 
-func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act func(name, actor string, w move.CutWish) (move.Migration, error)) (response, error) {
+func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act func(ctx context.Context, name, actor string, w move.CutWish) (move.Migration, error)) (response, error) {
 	name := q.path["migration"]
 	body, err := decode[api.TryRequest](q)
 	if err != nil {
@@ -309,15 +385,41 @@ func (s *Server) tryOf(q *request, kind move.AttemptKind, summary string, act fu
 		return response{}, err
 	}
 	if q.dryRun() {
-		m, err := s.migrations.Migration(name)
-		refusal := m.Refuses(kind, w)
+		m, refusal := s.migrations.PlanTry(q.Context(), name, kind, w)
+		if m.Name == "" { // there is none
+			return response{}, refusal
+		}
 		if kind == move.Cutover && m.AtRest() {
 			summary = "start the VM of " + name + ", whose server is off"
 		}
-		return s.planned(q, gpu.Plan{Summary: summary, Changes: refusal == nil, Refusal: refusal}, err)
+		return s.planned(q, gpu.Plan{Summary: summary, Changes: refusal == nil, Refusal: refusal}, nil)
 	}
-	m, err := act(name, q.who.Actor, w)
-	return object(migrationOf(m)), err
+	m, err := act(q.Context(), name, q.who.Actor, w)
+	return migrationObject(m), err
+}
+
+func reserveMigration(s *Server, q *request) (response, error) {
+	name := q.path["migration"]
+	body, err := decode[api.ReserveRequest](q)
+	if err != nil {
+		return response{}, err
+	}
+	lease, err := leaseOf(body.LeaseSeconds)
+	if err != nil {
+		return response{}, err
+	}
+	if err := q.precondition(s.currentMigration(name)); err != nil {
+		return response{}, err
+	}
+	if q.dryRun() {
+		m, refusal := s.migrations.PlanReserve(q.Context(), name, lease)
+		if m.Name == "" { // there is none
+			return response{}, refusal
+		}
+		return s.planned(q, gpu.Plan{Summary: "keep the partitions of " + name + ", or reserve them again", Changes: refusal == nil, Refusal: refusal}, nil)
+	}
+	m, err := s.migrations.Reserve(q.Context(), name, lease)
+	return migrationObject(m), err
 }
 
 func withdrawMigration(s *Server, q *request) (response, error) {
@@ -356,7 +458,7 @@ func (s *Server) actOn(q *request, summary string, what move.Act, act func(name 
 		return s.planned(q, gpu.Plan{Summary: summary, Changes: changes, Refusal: refusal}, err)
 	}
 	m, err := act(name)
-	return object(migrationOf(m)), err
+	return migrationObject(m), err
 }
 
 func deleteMigration(s *Server, q *request) (response, error) {

@@ -16,7 +16,11 @@ import (
 // info is what the host says, and what is wrong with serving it.
 func (s *Server) info(ctx context.Context) gpu.HostInfo {
 	info := s.host.Info(ctx)
-	if problems := s.network.problems(); len(problems) > 0 {
+	problems := s.network.problems()
+	if s.migrations != nil {
+		problems = append(problems, s.migrations.Problems(ctx)...)
+	}
+	if len(problems) > 0 {
 		info.Reasons = append(slices.Clone(info.Reasons), problems...)
 		if info.State == gpu.HostReady {
 			info.State = gpu.HostDegraded

@@ -55,3 +55,14 @@ func TestAssessmentRequests(t *testing.T) {
 		}
 	}
 }
+
+// What an assessment finds is worked out with the operator's figures, and says so.
+func TestFindingsOfThePolicy(t *testing.T) {
+	h := newHarness(t)
+	for _, target := range []string{"/v1/assessments", "/v1/assessments/carried"} {
+		a := h.do(t, call{method: "GET", target: target})
+		if text := a.body; !strings.Contains(text, `"boot_seconds":240,`) || !strings.Contains(text, `"fixed_seconds":60,`) {
+			t.Errorf("%s: %d %s", target, a.status, text)
+		}
+	}
+}

@@ -59,6 +59,8 @@ func sampleBody(rt route) string {
 		return `{"name":"new","assessment":"carried"}`
 	case strings.HasSuffix(rt.path, "/rehearse"), strings.HasSuffix(rt.path, "/cutover"):
 		return `{"limit_seconds":60}`
+	case strings.HasSuffix(rt.path, "/reserve"):
+		return `{"lease_seconds":86400}`
 	case strings.HasSuffix(rt.path, "/accept"):
 		return `{"reason":"it is so"}`
 	case rt.path == "/v1/migrations/{migration}":

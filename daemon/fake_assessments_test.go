@@ -7,6 +7,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/report"
 )
 
@@ -35,6 +36,8 @@ func (f *fakeAssessments) Assessments() ([]report.AssessmentRecord, error) {
 		},
 	}, nil
 }
+
+func (f *fakeAssessments) Policy() assess.Policy { return assess.Policy{BootSeconds: 240} }
 
 func (f *fakeAssessments) Assessment(name string) (report.AssessmentRecord, error) {
 	all, err := f.Assessments()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"sync/atomic"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
@@ -12,8 +13,14 @@ import (
 )
 
 // fakeMigrations has one that is ready, "gpu7", one that was rolled back, "gone", and one of a
-// server that is off, "rest".
-type fakeMigrations struct{ *fakeAssessments }
+// server that is off, "rest", which is passed over.
+type fakeMigrations struct {
+	*fakeAssessments
+
+	copied atomic.Uint64 // bytes that the pass over the disk of "rest" has settled
+}
+
+func (f *fakeMigrations) Problems(context.Context) []string { return f.host.mirrors }
 
 func (f *fakeMigrations) Migrations() ([]move.Migration, error) {
 	leave, err := f.host.enter()
@@ -27,15 +34,19 @@ func (f *fakeMigrations) Migrations() ([]move.Migration, error) {
 	}
 	running := r
 	running.Name, running.Ended, running.Forecast, running.Heard = "gpu7", "", &move.Forecast{FinalSeconds: 3, BudgetSeconds: 600, Fits: true, Converges: true}, born
-	running.VM = &move.VM{UUID: "5f0c8a5e-3f0e-4b64-9a0b-8c2a4a1d9c10", Name: "gpu7", Slices: []move.Slice{}}
+	running.VM = &move.VM{UUID: "5f0c8a5e-3f0e-4b64-9a0b-8c2a4a1d9c10", Name: "gpu7", Slices: []move.Slice{{Assignment: "gpu7", Profile: "H100-2-20C", GPU: "0000:41:00.0"}}}
+	running.Reservation = &move.Reservation{State: move.Ending, Lease: 30 * 24 * 3600, Until: born}
 	running.Attempts = []move.Attempt{{
-		Kind: move.Rehearsal, Actor: "root", Asked: born, State: move.Passed, Began: born, Ended: born, Before: &verify.Baseline{Taken: born},
+		Kind: move.Rehearsal, Actor: "root", Asked: born, State: move.Passed, CopyWaits: "no room", Began: born, Ended: born, Before: &verify.Baseline{Taken: born},
 		Report: &verify.Report{Began: born, Ended: born, Verdict: verify.StateOK},
 	}}
 	running.Disks = []move.Disk{{Name: "nvme0n1", ID: "wwn:x", Size: 1 << 30, Total: 1, Passes: []move.Pass{{Started: born, Seconds: 3, Complete: true}}}}
+	r.Keys = []move.Key{{Volume: "nvme0n1p3"}, {Volume: "sda", Credential: "gpu7-sda"}}
 	rest := running
 	rest.Name, rest.Source, rest.DisksFrom, rest.Attempts = "rest", report.Source{}, []move.DiskFrom{{Disk: "nvme0n1", Image: "/srv/images/x.raw"}}, nil
-	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack}, {Record: running, Phase: move.PhaseReady}, {Record: rest, Phase: move.PhaseReady}}, nil
+	left := 12.5
+	passed := &move.Progress{Disk: "nvme0n1", Done: f.copied.Load(), Total: 1 << 30, Rate: 43e6, Remaining: &left}
+	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack, Locked: []string{"nvme0n1p3"}}, {Record: running, Phase: move.PhaseReady}, {Record: rest, Phase: move.PhaseReady, Progress: passed}}, nil
 }
 
 func (f *fakeMigrations) Migration(name string) (move.Migration, error) {
@@ -60,6 +71,14 @@ func (f *fakeMigrations) Plan(_ context.Context, w move.Wish) (assess.Plan, erro
 		return assess.Plan{}, gpu.Errorf(gpu.CodeConflict, "nothing was seen")
 	}
 	return assess.NewPlan(*r.Report, w.Plan, assess.HostState{}, assess.Policy{}, assess.BuiltInDrivers()), nil
+}
+
+func (f *fakeMigrations) PlanOf(ctx context.Context, name string) (assess.Plan, error) {
+	m, err := f.Migration(name)
+	if err != nil {
+		return assess.Plan{}, err
+	}
+	return f.Plan(ctx, move.Wish{Assessment: m.Assessment, Plan: m.Plan})
 }
 
 func (f *fakeMigrations) Refusal(_ context.Context, w move.Wish) error {
@@ -90,6 +109,10 @@ func (f *fakeMigrations) SetCopy(name string, _ move.Copy) (move.Migration, erro
 	return f.changed("SetCopy", name)
 }
 
+func (f *fakeMigrations) SetKeys(name string, _ []move.Key) (move.Migration, error) {
+	return f.changed("SetKeys", name)
+}
+
 func (f *fakeMigrations) Sync(name string) (move.Migration, error) { return f.changed("Sync", name) }
 
 func (f *fakeMigrations) Retry(name string) (move.Migration, error) { return f.changed("Retry", name) }
@@ -98,12 +121,32 @@ func (f *fakeMigrations) Rollback(name string) (move.Migration, error) {
 	return f.changed("Rollback", name)
 }
 
-func (f *fakeMigrations) Rehearse(name, _ string, _ move.CutWish) (move.Migration, error) {
+func (f *fakeMigrations) Rehearse(_ context.Context, name, _ string, _ move.CutWish) (move.Migration, error) {
 	return f.changed("Rehearse", name)
 }
 
-func (f *fakeMigrations) CutOver(name, _ string, _ move.CutWish) (move.Migration, error) {
+func (f *fakeMigrations) CutOver(_ context.Context, name, _ string, _ move.CutWish) (move.Migration, error) {
 	return f.changed("CutOver", name)
+}
+
+func (f *fakeMigrations) PlanTry(_ context.Context, name string, kind move.AttemptKind, w move.CutWish) (move.Migration, error) {
+	m, err := f.Migration(name)
+	if err == nil {
+		err = m.Refuses(kind, w)
+	}
+	return m, err
+}
+
+func (f *fakeMigrations) Reserve(_ context.Context, name string, _ *int) (move.Migration, error) {
+	return f.changed("Reserve", name)
+}
+
+func (f *fakeMigrations) PlanReserve(_ context.Context, name string, _ *int) (move.Migration, error) {
+	m, err := f.Migration(name)
+	if err == nil {
+		_, err = m.Allows(move.ActReserve)
+	}
+	return m, err
 }
 
 func (f *fakeMigrations) Withdraw(name, _ string) (move.Migration, error) {

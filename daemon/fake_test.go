@@ -39,6 +39,7 @@ type fakeHost struct {
 	err         error // what every call returns, if not nil
 	blind       error // why not all profiles are known
 	info        gpu.HostInfo
+	mirrors     []string // what is wrong with their folder
 	gpus        map[gpu.ID]gpu.GPU
 	vms         []gpu.VM
 	partitions  map[string]gpu.Partition

@@ -53,6 +53,7 @@ func loadDocument(t testing.TB) *openapi3.T {
 type harness struct {
 	*Server
 	host   *fakeHost
+	moves  *fakeMigrations
 	kept   *tokenStore
 	log    *syncBuffer
 	exited []int
@@ -61,8 +62,10 @@ type harness struct {
 func newHarness(t testing.TB) *harness {
 	h := &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
 	assessments := &fakeAssessments{host: h.host, inspection: exampleInspection(t)}
+	h.moves = &fakeMigrations{fakeAssessments: assessments}
+	h.moves.copied.Store(1 << 29)
 	h.Server = New(Config{
-		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept), Assessments: assessments, Migrations: &fakeMigrations{assessments},
+		Host: h.host, Operations: h.host.ops, Version: "v0", Tokens: newTokens(t, h.kept), Assessments: assessments, Migrations: h.moves,
 		Metrics: func(_ context.Context, w io.Writer) error {
 			if h.host.err != nil {
 				return h.host.err

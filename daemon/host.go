@@ -9,6 +9,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/report"
 )
 
@@ -103,6 +104,8 @@ type Assessments interface {
 	Finish(name string) (report.AssessmentRecord, error)
 	Delete(name string) (report.AssessmentRecord, error)
 	PlanDelete(name string) (report.AssessmentRecord, error)
+	// Policy returns the figures that findings are worked out with.
+	Policy() assess.Policy
 }
 
 // Operations is what the routes need of the engine.

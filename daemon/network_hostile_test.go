@@ -83,7 +83,7 @@ func TestWrongAuthorization(t *testing.T) {
 // Connections that say nothing, or say it slowly, are few from one address, are cut, and
 // keep no other address out.
 func TestSlowClients(t *testing.T) {
-	n := serveNetwork(t, nil)
+	n := serveNetwork(t, nil, func(s *Server) { s.network.timeout = 300 * time.Millisecond })
 	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 9, 9)}}
 	var held []net.Conn
 	for i := range maxFromAddress + 50 {

@@ -40,7 +40,7 @@ const (
 
 // serveNetwork runs a server where alice is admin, bob operator, and all others of the CA
 // look.
-func serveNetwork(t *testing.T, edit func(*Config, *fakeHost)) *netHarness {
+func serveNetwork(t *testing.T, edit func(*Config, *fakeHost), before ...func(*Server)) *netHarness {
 	t.Helper()
 	n := &netHarness{ca: accesstest.NewCA(t, "ca"), dir: t.TempDir()}
 	n.tls.Certificate, n.tls.Key = n.ca.Server().Write(n.dir, secretName)
@@ -52,7 +52,9 @@ func serveNetwork(t *testing.T, edit func(*Config, *fakeHost)) *netHarness {
 			edit(c, host)
 		}
 	}, func(s *Server) {
-		s.network.timeout = 300 * time.Millisecond
+		for _, f := range before {
+			f(s)
+		}
 		if err := s.SetTLS(n.tls); err != nil {
 			t.Fatal(err)
 		}

@@ -117,7 +117,7 @@ func TestOpenAPIEnums(t *testing.T) {
 		"Kind": "gpu.Kind", "Placement": "gpu.Placement", "Hotplug": "gpu.Hotplug", "Origin": "gpu.Origin",
 		"PartitionState": "gpu.PartitionState", "VMState": "gpu.VMState", "AssignmentState": "gpu.AssignmentState",
 		"Policy": "gpu.Policy", "ComputeMode": "gpu.ComputeMode", "LicenseState": "gpu.LicenseState", "HostState": "gpu.HostState", "ConditionType": "gpu.ConditionType", "Code": "gpu.Code",
-		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus", "AssessmentState": "report.State", "MigrationPhase": "move.Phase",
+		"OperationStatus": "operation.Status", "StepStatus": "operation.StepStatus", "AssessmentState": "report.State", "MigrationPhase": "move.Phase", "ReservationState": "move.ReservationState",
 	} {
 		want := constants[goType]
 		if got := slices.Sorted(slices.Values(enumOf(doc.Components.Schemas[schema].Value))); len(want) == 0 || !slices.Equal(got, want) {
@@ -209,6 +209,7 @@ func wireTypes() map[string]reflect.Type {
 		"VMRequest": reflect.TypeFor[api.VMRequest](), "NICRequest": reflect.TypeFor[api.NICRequest](), "CheckRequest": reflect.TypeFor[api.CheckRequest](),
 		"DiskFromRequest": reflect.TypeFor[api.DiskFromRequest](),
 		"TryRequest":      reflect.TypeFor[api.TryRequest](), "AcceptRequest": reflect.TypeFor[api.AcceptRequest](),
+		"KeyRequest": reflect.TypeFor[api.KeyRequest](), "Key": reflect.TypeFor[api.Key](), "ReserveRequest": reflect.TypeFor[api.ReserveRequest](), "Reservation": reflect.TypeFor[api.Reservation](),
 		"WaiverRequest": reflect.TypeFor[api.WaiverRequest](), "MigrationList": reflect.TypeFor[api.List[api.Migration]](),
 		"AssessmentList": reflect.TypeFor[api.List[api.Assessment]](),
 		"TokenList":      reflect.TypeFor[api.List[api.Token]](),
@@ -243,14 +244,14 @@ func movingTypes() map[string]reflect.Type {
 		}
 		out[name] = t
 		for _, f := range reflect.VisibleFields(t) {
-			if f.Tag != "" {
+			if f.Tag != "" && f.Tag.Get("json") != "-" {
 				add(f.Type)
 			}
 		}
 	}
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[report.Report](), reflect.TypeFor[assess.Assessment](), reflect.TypeFor[api.MigrationPlan](),
-		reflect.TypeFor[move.Copy](), reflect.TypeFor[move.Disk](), reflect.TypeFor[move.Forecast](),
+		reflect.TypeFor[move.Copy](), reflect.TypeFor[move.Disk](), reflect.TypeFor[move.Progress](), reflect.TypeFor[move.Forecast](),
 		reflect.TypeFor[move.VMWish](), reflect.TypeFor[move.VM](), reflect.TypeFor[move.Attempt](), reflect.TypeFor[move.DiskFrom](),
 	} {
 		add(t)
@@ -284,6 +285,9 @@ func TestOpenAPITypes(t *testing.T) {
 				continue
 			}
 			tag, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if tag == "-" {
+				continue
+			}
 			ft := f.Type
 			if ft.Kind() == reflect.Pointer {
 				ft = ft.Elem()

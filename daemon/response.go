@@ -30,6 +30,7 @@ type response struct {
 	body    any    // becomes JSON
 	raw     []byte // instead of body, in the route's media type
 	etag    bool   // the body is one object as it stands
+	of      any    // what the ETag is of, where the body has what changes by itself, too; nil: of the body
 	problem bool
 	// stream writes the response itself, instead of body. An error before the first
 	// byte becomes a problem.
@@ -100,8 +101,12 @@ func (s *Server) write(w *recorder, q *request, res response) {
 	}
 	if res.etag {
 		etag := etagOf(body)
+		if res.of != nil {
+			still, _ := encode(res.of) // as the body could be, which has more
+			etag = etagOf(still)
+		}
 		h.Set("ETag", etag)
-		if q.reads() && q.unchanged(etag) {
+		if q.reads() && res.of == nil && q.unchanged(etag) {
 			h.Del("Content-Type")
 			status, body = http.StatusNotModified, nil
 		}

@@ -91,6 +91,7 @@ func routes() []route {
 		{method: post, path: "/v1/migrations/{migration}/sync", access: Admin, handle: syncMigration, query: dryRunQuery(), conditional: true},
 		{method: post, path: "/v1/migrations/{migration}/rehearse", access: Admin, handle: rehearseMigration, query: dryRunQuery(), body: true, conditional: true},
 		{method: post, path: "/v1/migrations/{migration}/cutover", access: Admin, handle: cutOverMigration, query: dryRunQuery(), body: true, conditional: true},
+		{method: post, path: "/v1/migrations/{migration}/reserve", access: Admin, handle: reserveMigration, query: dryRunQuery(), body: true, conditional: true},
 		{method: post, path: "/v1/migrations/{migration}/withdraw", access: Admin, handle: withdrawMigration, query: dryRunQuery(), conditional: true},
 		{method: post, path: "/v1/migrations/{migration}/fenced", access: Admin, handle: fencedMigration, query: dryRunQuery(), conditional: true},
 		{method: post, path: "/v1/migrations/{migration}/accept", access: Admin, handle: acceptMigration, query: dryRunQuery(), body: true, conditional: true},

@@ -68,9 +68,10 @@ func goodRequests(running, failed, done string) []good {
 		{method: "POST", target: "/v1/migrations", body: `{"name":"new","assessment":"carried","disks_from":[{"disk":"sda","image":"/srv/images/sda.raw"},{"disk":"sdb","nbd":"nbds://gpu7/b"}],"certificates":"gpu7"}`, status: 202, contains: `"running"`, write: true},
 		{method: "GET", target: "/v1/migrations/gpu7", status: 200, contains: `"fits":true`},
 		{method: "GET", target: "/v1/migrations/rest", status: 200, contains: `"disks_from":[{"disk":"nvme0n1","image":"/srv/images/x.raw"}]`},
+		{method: "GET", target: "/v1/migrations/rest", status: 200, contains: `"progress":{"disk":"nvme0n1","done_bytes":536870912,"total_bytes":1073741824,"bytes_per_second":43000000,"remaining_seconds":12.5}`},
 		{method: "PATCH", target: "/v1/migrations/gpu7", body: `{"copy":{"bandwidth_bytes_per_second":100000}}`, status: 200, contains: `"ready"`, write: true},
-		{method: "PATCH", target: "/v1/migrations/gpu7", body: `{"copy":{"connections":4}}`, status: 200, contains: `"ready"`},
-		{method: "PATCH", target: "/v1/migrations/gpu7?dry_run=true", body: `{"copy":{"connections":2}}`, status: 200, contains: `"changes":true`},
+		{method: "PATCH", target: "/v1/migrations/gpu7", body: `{"copy":{"connections":2}}`, status: 200, contains: `"ready"`},
+		{method: "PATCH", target: "/v1/migrations/gpu7?dry_run=true", body: `{"copy":{"connections":4}}`, status: 200, contains: `"changes":true`},
 		{method: "GET", target: "/v1/migrations/gone/plan", status: 200, contains: `"verdict"`},
 		{method: "POST", target: "/v1/migrations/gpu7/sync", status: 200, contains: `"ready"`, write: true},
 		{method: "POST", target: "/v1/migrations/gpu7/sync?dry_run=true", status: 200, contains: `"changes":true`},
@@ -79,6 +80,15 @@ func goodRequests(running, failed, done string) []good {
 		{method: "POST", target: "/v1/migrations/gpu7/cutover", body: `{"stop_services":["vllm.service"],"limit_seconds":300}`, status: 200, contains: `"ready"`, write: true},
 		{method: "POST", target: "/v1/migrations/gone/cutover?dry_run=true", body: `{}`, status: 200, contains: "cannot cut over migration"},
 		{method: "POST", target: "/v1/migrations/gpu7/cutover?dry_run=true", body: `{"when_ready":true}`, status: 200, contains: `"changes":true`},
+		{method: "POST", target: "/v1/migrations", body: `{"name":"new","assessment":"carried","lease_seconds":86400}`, status: 202, contains: `"running"`, write: true},
+		{method: "POST", target: "/v1/migrations", body: `{"name":"new","assessment":"carried","keys":[{"volume":"nvme0n1p3","passphrase":"swordfish"},{"volume":"sda","credential":"gpu7"}]}`, status: 202, contains: `"running"`, write: true},
+		{method: "GET", target: "/v1/migrations/gone", status: 200, contains: `"keys":[{"volume":"nvme0n1p3","wanted":true},{"volume":"sda","credential":"gpu7-sda","wanted":false}]`},
+		{method: "PATCH", target: "/v1/migrations/gpu7", body: `{"keys":[{"volume":"nvme0n1p3","passphrase":"swordfish"}]}`, status: 200, contains: `"ready"`, write: true},
+		{method: "PATCH", target: "/v1/migrations/gpu7?dry_run=true", body: `{"keys":[{"volume":"nvme0n1p3","passphrase":"swordfish"}]}`, status: 200, contains: `"changes":true`},
+		{method: "GET", target: "/v1/migrations/gpu7", status: 200, contains: `"reservation":{"state":"ending","lease_seconds":2592000},"reserved_until":"`},
+		{method: "POST", target: "/v1/migrations/gpu7/reserve", body: `{"lease_seconds":0}`, status: 200, contains: `"ready"`, write: true},
+		{method: "POST", target: "/v1/migrations/gpu7/reserve?dry_run=true", body: `{}`, status: 200, contains: `"changes":true`},
+		{method: "POST", target: "/v1/migrations/gone/reserve?dry_run=true", body: `{}`, status: 200, contains: "cannot reserve partitions of migration"},
 		{method: "POST", target: "/v1/migrations/gpu7/withdraw", status: 200, contains: `"ready"`, write: true},
 		{method: "POST", target: "/v1/migrations/gpu7/withdraw?dry_run=true", status: 200, contains: "nothing is asked for"},
 		{method: "POST", target: "/v1/migrations/rest/cutover", body: `{"source_off":true}`, status: 200, contains: `"rest"`, write: true},
@@ -402,6 +412,18 @@ func TestReady(t *testing.T) {
 		if a.status != want || !strings.Contains(a.body, "because") {
 			t.Errorf("%s: %d %s", state, a.status, a.body)
 		}
+	}
+}
+
+// Without a folder for mirrors the host answers, and says so.
+func TestReadyWithoutMirrors(t *testing.T) {
+	h := newHarness(t)
+	h.host.info.State, h.host.info.Reasons, h.host.mirrors = gpu.HostReady, nil, []string{"the folder of mirrors cannot be used"}
+	if a := h.get(t, "/v1/health/ready"); a.status != 200 || !strings.Contains(a.body, "the folder of mirrors cannot be used") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := h.get(t, "/v1"); !strings.Contains(a.body, `"degraded"`) || !strings.Contains(a.body, "the folder of mirrors cannot be used") {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
 

@@ -35,7 +35,7 @@ func serveWith(t *testing.T, edit func(*Config, *fakeHost), prepare func(*Server
 	h = &harness{host: newFakeHost(t), kept: &tokenStore{}, log: &syncBuffer{}}
 	assessments := &fakeAssessments{host: h.host, inspection: exampleInspection(t)}
 	c := Config{
-		Host: h.host, Operations: h.host.ops, Tokens: newTokens(t, h.kept), Assessments: assessments, Migrations: &fakeMigrations{assessments},
+		Host: h.host, Operations: h.host.ops, Tokens: newTokens(t, h.kept), Assessments: assessments, Migrations: &fakeMigrations{fakeAssessments: assessments},
 		Log:        slog.New(slog.NewJSONHandler(h.log, nil)),
 		SocketPath: filepath.Join(t.TempDir(), "gpuvirtd.sock"), Exit: func(int) {},
 	}

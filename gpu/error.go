@@ -38,7 +38,7 @@ const (
 
 // A Blocker is what stands in the way of a request.
 type Blocker struct {
-	Kind string `json:"kind"` // vm, process, driver, operation, partition, gpu
+	Kind string `json:"kind"` // vm, process, driver, operation, partition, gpu, migration
 	ID   string `json:"id"`
 	Name string `json:"name,omitempty"`
 	Note string `json:"note,omitempty"` // why it blocks, where that is not plain

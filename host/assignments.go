@@ -67,6 +67,12 @@ func (h *Host) Assignment(ctx context.Context, name string) (gpu.Assignment, err
 	return h.explained(ctx, observe(r, s, cmp.Or(h.worker(name), at))), nil
 }
 
+// AssignmentWish returns what one asks for, or CodeNotFound. It does not look at the machine.
+func (h *Host) AssignmentWish(name string) (gpu.Wish, error) {
+	r, err := h.cfg.Store.AssignmentRecord(name)
+	return r.Wish, err
+}
+
 // atWork returns the operation that works on an assignment, or nil, and the record:
 // a fresh one where the operation has ended since it was read.
 func (h *Host) atWork(r gpu.AssignmentRecord) (gpu.AssignmentRecord, *operation.Operation, error) {

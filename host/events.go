@@ -84,6 +84,9 @@ func (h *Host) Events(ctx context.Context, after uint64) (past []gpu.Event, comp
 	return past, complete, ch
 }
 
+// Tell passes on what somebody else than the host has to tell of an object.
+func (h *Host) Tell(typ, object string, detail map[string]string) { h.hub.emit(typ, object, detail) }
+
 // OperationChanged passes on that an operation changed: the engine's Changed hook.
 func (h *Host) OperationChanged(op operation.Operation) {
 	h.hub.emit("operation.updated", op.ID, map[string]string{

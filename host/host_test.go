@@ -71,7 +71,7 @@ func openLab(t *testing.T, dir string, cards ...sim.Card) *lab {
 // start starts the daemon's parts; stop ends them, the machine goes on.
 func (l *lab) start() {
 	l.t.Helper()
-	db, err := store.Open(l.t.Context(), filepath.Join(l.dir, "db", "gpuvirt.db"), store.Options{})
+	db, err := store.Open(l.t.Context(), filepath.Join(l.dir, "db", "gpuvirt.db"), store.Options{NoSync: true})
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -114,7 +114,7 @@ func TestMixedSizeOrderBeforeTheLimit(t *testing.T) {
 	}
 	l.mustSetVFs(l40s, shareVFs)
 	l.inject(sim.Fault{Op: "write", Path: "devices/*/*/" + p.Parent + "/nvidia/current_vgpu_type", Errno: syscall.EIO})
-	_, err = l.restore(1500 * time.Millisecond)
+	_, err = l.restore(4 * time.Second)
 	got := slices.Sorted(slices.Values(l.vgpusOn(l40s)))
 	if err == nil || !slices.Equal(got, []string{"L40S-2B", "L40S-2Q"}) {
 		t.Errorf("%q, %v", got, err)

@@ -22,7 +22,7 @@ import (
 // records, before there is a daemon.
 func boot(t *testing.T, dir string) {
 	t.Helper()
-	db, err := store.Open(t.Context(), filepath.Join(dir, "db", "gpuvirt.db"), store.Options{})
+	db, err := store.Open(t.Context(), filepath.Join(dir, "db", "gpuvirt.db"), store.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +66,7 @@ func TestCrashInModeWithFunctions_T01_T10(t *testing.T) {
 		{true, true, true},
 	} {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
+			t.Parallel()
 			card := sim.H100(string(hopper), 0)
 			card.MIG.KeepsMode = c.keeps
 			l := newLab(t, card.WithVGPU(false))
@@ -113,6 +114,7 @@ const crashLayout = "1g.10gb@0 3g.40gb@4"
 func afterCrash(t *testing.T, dir, name string) {
 	t.Helper()
 	l := openLab(t, dir)
+	defer l.stop() // there are many
 	l.settled()
 	s, v := l.layout(hopper), l.vfs(hopper)
 	is := show(s)

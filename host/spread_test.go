@@ -74,6 +74,7 @@ func TestPackAndSpreadOnInstances_T35(t *testing.T) {
 		"against it":   {host: gpu.Spread, gpu: gpu.Spread, wish: gpu.Pack, want: packed},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newSpreadLab(t, true)
 			if tc.host != "" {
 				l.SetPlacement(tc.host)

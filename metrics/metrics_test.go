@@ -94,14 +94,14 @@ func (f fake) Migrations() ([]move.Migration, error) {
 	at := time.UnixMilli(1764150000500)
 	first := move.Migration{
 		Phase: move.PhaseWaiting,
-		Record: move.Record{Name: "first", Disks: []move.Disk{
+		Record: move.Record{Name: "first", Reservation: &move.Reservation{State: move.Ending, Lease: 3600, Until: at}, Disks: []move.Disk{
 			{Name: "sda", Size: 100, Passes: []move.Pass{{Bytes: 40, Written: 30, Sent: 20}, {Bytes: 60, Written: 5, Sent: 4}}}, {Name: "sdb", Size: 10},
 		}},
 	}
 	rehearsed := move.Migration{
-		Phase: move.PhaseRehearsing,
+		Phase: move.PhaseRehearsing, Progress: &move.Progress{Disk: "sda", Done: 1, Total: 3, Rate: 1},
 		Record: move.Record{
-			Name: "rehearsed", Heard: at, Forecast: &move.Forecast{FinalSeconds: 9.5, BudgetSeconds: 600},
+			Name: "rehearsed", Heard: at, Reservation: &move.Reservation{State: move.Reserved, Lease: 3600, Until: at}, Forecast: &move.Forecast{FinalSeconds: 9.5, RestSeconds: 80.25, DowntimeSeconds: 140.5, BudgetSeconds: 600},
 			Disks:    []move.Disk{{Name: "sda", Size: 100, Passes: []move.Pass{{Bytes: 100, Written: 90, Sent: 80, Complete: true}, {Bytes: 3, Written: 2, Sent: 1, Complete: true, Tracked: true}}}},
 			Attempts: []move.Attempt{{Kind: move.Rehearsal, State: move.Failed, Rest: 3}, {Kind: move.Rehearsal, State: move.Running, AtRest: at}},
 		},

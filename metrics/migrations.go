@@ -16,11 +16,17 @@ var (
 	migrationSent     = gauge("migration_last_pass_sent_bytes", "What the last pass over the disks of a migration took from the network.", "migration")
 	migrationWritten  = gauge("migration_last_pass_written_bytes", "What had changed on the disks of a migration when they were passed over last.", "migration")
 	migrationCopied   = gauge("migration_copied_bytes", "How much of a migration's disks was passed over at least once, by passes that have ended.", "migration")
+	migrationDone     = gauge("migration_pass_done_bytes", "How much of a disk is settled by the pass that is under way.", "migration")
+	migrationTotal    = gauge("migration_pass_total_bytes", "How much of a disk the pass looks at that is under way.", "migration")
 	migrationFinal    = gauge("migration_forecast_final_seconds", "What the last pass would take now, where that is known.", "migration")
-	migrationBudget   = gauge("migration_downtime_budget_seconds", "What the last pass has to fit, where it is known what it would take.", "migration")
+	migrationRest     = gauge("migration_forecast_rest_seconds", "For how long the server would be at rest in a cut-over now, where the last pass is known.", "migration")
+	migrationDown     = gauge("migration_forecast_downtime_seconds", "What the downtime of a cut-over would be now, as far as its parts are known.", "migration")
+	migrationBudget   = gauge("migration_downtime_budget_seconds", "What the downtime has to fit, where it is known what it would be.", "migration")
 	migrationHeard    = gauge("migration_heard_timestamp_seconds", "When the server of a migration was heard of last.", "migration")
 	migrationAttempts = gauge("migration_attempts", "Rehearsals and cut-overs of a migration that are kept, by how far they are.", "migration", "kind", "state")
 	migrationAtRest   = gauge("migration_at_rest", "Whether the server of a migration is at rest now: 1, or 0.", "migration")
+	migrationReserved = gauge("migration_reservation", "Whether the partitions of a migration are held for it: 1 for the state that they are in.", "migration", "state")
+	migrationUntil    = gauge("migration_reserved_until_timestamp_seconds", "When the partitions of a migration are given back if nobody does anything with it.", "migration")
 	migrationDowntime = gauge("migration_downtime_seconds", "From when the server came to rest until its VM was known to be well, of a migration that is done.", "migration")
 )
 
@@ -35,6 +41,7 @@ func (s *snapshot) migrations() error {
 		}
 		s.copying(m)
 		s.attempts(m)
+		s.reservation(m)
 		if !m.Heard.IsZero() {
 			s.send(migrationHeard, seconds(m.Heard), m.Name)
 		}
@@ -67,9 +74,28 @@ func (s *snapshot) copying(m move.Migration) {
 		s.send(migrationSent, float64(sent), m.Name)
 		s.send(migrationWritten, float64(written), m.Name)
 	}
+	if p := m.Progress; p != nil {
+		s.send(migrationDone, float64(p.Done), m.Name)
+		s.send(migrationTotal, float64(p.Total), m.Name)
+	}
 	if f := m.Forecast; f != nil {
 		s.send(migrationFinal, f.FinalSeconds, m.Name)
+		s.send(migrationRest, f.RestSeconds, m.Name)
+		s.send(migrationDown, f.DowntimeSeconds, m.Name)
 		s.send(migrationBudget, f.BudgetSeconds, m.Name)
+	}
+}
+
+// reservation tells whether the partitions of a move are held.
+func (s *snapshot) reservation(m move.Migration) {
+	if m.Reservation == nil {
+		return
+	}
+	for _, r := range move.ReservationStates() {
+		s.send(migrationReserved, oneIf(m.Reservation.State == r), m.Name, string(r))
+	}
+	if until := m.Ends(); !until.IsZero() {
+		s.send(migrationUntil, seconds(until), m.Name)
 	}
 }
 

@@ -2,8 +2,10 @@ package p2v_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +29,92 @@ func (y *yard) abandon() move.Migration {
 		y.t.Fatal(err)
 	}
 	return v
+}
+
+// What somebody else has put into a move's folder is in the way of whoever takes it back, deletes it, and
+// deletes it after its operation was forgotten: each says what it is, and what is to be done then.
+func TestStray(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	v := y.begin()
+	y.until("synced", passes(1))
+	folder := filepath.Join(y.storage, "gpu7")
+	notes, old := filepath.Join(folder, "notes.txt"), filepath.Join(folder, "old")
+	if err := errors.Join(os.WriteFile(notes, nil, 0o600), os.MkdirAll(filepath.Join(old, "x"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	names := func(what, text string, more ...string) {
+		t.Helper()
+		for _, want := range append(more, fmt.Sprintf(`"notes.txt" and "old/" in %q are in the way`, folder)) {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: %q, and not %q", what, text, want)
+			}
+		}
+		if strings.Contains(text, "directory not empty") {
+			t.Errorf("%s: %q", what, text)
+		}
+	}
+	refused := func(what string, err error, more ...string) {
+		t.Helper()
+		e, _ := errors.AsType[*gpu.Error](err)
+		if e == nil || e.Code != gpu.CodeConflict {
+			t.Fatalf("%s: %v", what, err)
+		}
+		names(what, e.Detail+"; "+e.Hint, more...)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	failed := y.until("failed", phase(move.PhaseFailed))
+	names("reason", failed.Reason, "gpuvirt migrate retry gpu7")
+	_, err := y.Rollback("gpu7")
+	refused("rollback", err, "gpuvirt migrate retry gpu7")
+	_, err = y.Delete(t.Context(), "gpu7")
+	refused("delete", err, "gpuvirt migrate retry gpu7")
+
+	if err := os.RemoveAll(old); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Retry("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("failed again", func(v move.Migration) bool {
+		return v.Phase == move.PhaseFailed && strings.Contains(v.Reason, `"notes.txt" in `)
+	})
+	if _, err := y.engine.Forget(v.Operation); err != nil {
+		t.Fatal(err)
+	}
+	_, err = y.Delete(t.Context(), "gpu7")
+	if e, _ := errors.AsType[*gpu.Error](err); e == nil || e.Code != gpu.CodeConflict || !strings.Contains(e.Detail, fmt.Sprintf(`"notes.txt" in %q is in the way`, folder)) || !strings.Contains(e.Hint, "gpuvirt migrate delete gpu7") {
+		t.Errorf("forgotten: %+v", err)
+	}
+	if err := os.Remove(notes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Delete(t.Context(), "gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.clean()
+}
+
+// It is gone on with when it is taken away.
+func TestStrayRemoved(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("synced", passes(1))
+	notes := filepath.Join(y.storage, "gpu7", "notes.txt")
+	_, err := y.Rollback("gpu7")
+	if err := errors.Join(os.WriteFile(notes, nil, 0o600), err); err != nil {
+		t.Fatal(err)
+	}
+	y.until("failed", phase(move.PhaseFailed))
+	if err := os.Remove(notes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Retry("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("rolled back", phase(move.PhaseRolledBack))
+	y.gone4good()
 }
 
 // A move whose operation was forgotten can be deleted, with what it left here; also when the
@@ -110,7 +198,7 @@ func TestMigrationSetCopyAtItsEnd(t *testing.T) {
 // A source that lets us in and does nothing does not hold up the way back.
 func TestMigrationRollbackIsLimited(t *testing.T) {
 	y := newYard(t, newMachine(t, 4*mib))
-	y.engine.Stop()
+	y.stop()
 	y.patience.Undo = 50 * time.Millisecond
 	y.start()
 	y.begin()
@@ -199,7 +287,7 @@ func TestMigrationOfBefore(t *testing.T) {
 	y := newYard(t, newMachine(t, 4*mib))
 	rec := y.begin().Record
 	y.until("ready", phase(move.PhaseReady))
-	y.engine.Stop()
+	y.stop()
 	id := rec.Operation
 	op, err := y.store.Operation(id)
 	if err != nil {
@@ -213,10 +301,10 @@ func TestMigrationOfBefore(t *testing.T) {
 	}
 	y.start()
 	y.until("ready", phase(move.PhaseReady))
-	if _, err := y.Rehearse("gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict {
+	if _, err := y.Rehearse(y.t.Context(), "gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict {
 		t.Errorf("got %v", err)
 	}
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true}); gpu.CodeOf(err) != gpu.CodeConflict {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true}); gpu.CodeOf(err) != gpu.CodeConflict {
 		t.Errorf("got %v", err)
 	}
 	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"time"
 
@@ -13,30 +14,35 @@ import (
 
 // Rehearse asks for the VM to be tried on a copy, with its partitions and without a network.
 // The source is at rest for as long as what was written since the last pass takes.
-func (m *Migrations) Rehearse(name, actor string, w move.CutWish) (move.Migration, error) {
-	return m.try(name, actor, move.Rehearsal, w)
+func (m *Migrations) Rehearse(ctx context.Context, name, actor string, w move.CutWish) (move.Migration, error) {
+	return m.try(ctx, name, actor, move.Rehearsal, w)
 }
 
 // CutOver asks for the server to become the VM now.
-func (m *Migrations) CutOver(name, actor string, w move.CutWish) (move.Migration, error) {
-	return m.try(name, actor, move.Cutover, w)
+func (m *Migrations) CutOver(ctx context.Context, name, actor string, w move.CutWish) (move.Migration, error) {
+	return m.try(ctx, name, actor, move.Cutover, w)
 }
 
-func (m *Migrations) try(name, actor string, kind move.AttemptKind, w move.CutWish) (move.Migration, error) {
+func (m *Migrations) try(ctx context.Context, name, actor string, kind move.AttemptKind, w move.CutWish) (move.Migration, error) {
 	act := move.ActRehearse
 	if kind == move.Cutover {
 		act = move.ActCutover
+	}
+	if v, err := m.PlanTry(ctx, name, kind, w); err != nil {
+		return v, err
 	}
 	r, err := m.ask(name, act, func(v move.Migration, r *move.Record) error {
 		if err := v.Refuses(kind, w); err != nil {
 			return err
 		}
 		r.Try(move.Attempt{Kind: kind, Wish: w, Actor: actor, Asked: m.cfg.Now().UTC(), State: move.Asked})
+		m.want(v.Reservation, r)
 		return nil
 	})
 	if err != nil {
 		return move.Migration{}, err
 	}
+	m.hurry() // where its partitions were given back
 	m.now.raise(name)
 	return m.view(r)
 }
@@ -65,13 +71,13 @@ type withdrawnError struct{ actor string }
 func (e *withdrawnError) Error() string { return e.actor + " does not want it any more" }
 
 func withdrawn(a *move.Attempt, now time.Time, actor string) {
-	a.Ended, a.State, a.Problem = now.UTC(), move.Withdrawn, (&withdrawnError{actor}).Error()
+	a.Ended, a.State, a.Problem, a.CopyWaits = now.UTC(), move.Withdrawn, (&withdrawnError{actor}).Error(), ""
 }
 
 // Fenced takes somebody's word that the source is off, where that could not be found out.
 func (m *Migrations) Fenced(name, actor string) (move.Migration, error) {
 	_, err := m.ask(name, move.ActFenced, func(_ move.Migration, r *move.Record) error {
-		r.Fence = move.FenceOff
+		r.Fence, r.CameFrom = move.FenceOff, netip.Addr{}
 		if a := r.Last(move.Cutover); a != nil {
 			a.State, a.Problem = move.Passed, ""
 			a.Phase = "the source is off, as " + actor + " says"
@@ -122,7 +128,12 @@ func (m *Migrations) discardForgotten(ctx context.Context, v move.Migration) err
 			WithHint("look which of them is to stay; remove %s if the VM is of no use, and delete again", m.folder(v.Name))
 	}
 	if err := m.clear(ctx, v.Record); err != nil {
-		return gpu.Errorf(gpu.CodeConflict, "cannot delete migration %q: what it left cannot be removed: %w", v.Name, err)
+		refusal := gpu.Wrap(err, gpu.CodeConflict, "cannot delete migration %q: what it left cannot be removed", v.Name)
+		refusal.Code = gpu.CodeConflict
+		if refusal.Hint == "" {
+			refusal.Hint = "mend that, or remove what is in the way; then: gpuvirt migrate delete " + v.Name
+		}
+		return refusal
 	}
 	return nil
 }

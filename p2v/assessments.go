@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -84,9 +85,13 @@ type Patience struct {
 	First time.Duration // before anything was heard of it
 	Later time.Duration // since it was heard of last: a reboot, a cut network
 	Sync  time.Duration // the same, of a move, until a person is asked
+	Cut   time.Duration // that nothing comes of a disk by any connection, until the source is reached anew
 	Undo  time.Duration // for taking away what is left on it
 
-	Off time.Duration // until a server that was told to power off does not answer any more
+	Lease time.Duration // between two looks at leases of partitions
+
+	Off   time.Duration // until a server that was told to power off does not answer any more
+	Leave time.Duration // until a server that came to us, and was told that it is done, is powered off
 
 	// Of a VM that was started: until its agent answers, and then until all is there.
 	Boot, Settle time.Duration
@@ -95,8 +100,9 @@ type Patience struct {
 // DefaultPatience is right for a server room.
 func DefaultPatience() Patience {
 	return Patience{
-		Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour, Undo: 30 * time.Second,
-		Off: time.Minute, Boot: 5 * time.Minute, Settle: 10 * time.Minute, // an emulated one takes minutes
+		Pause: 5 * time.Second, First: 30 * time.Second, Later: 30 * time.Minute, Sync: 24 * time.Hour, Cut: 30 * time.Second, Undo: 30 * time.Second,
+		Lease: time.Minute,
+		Off:   time.Minute, Leave: 10 * time.Minute, Boot: 5 * time.Minute, Settle: 10 * time.Minute, // an emulated one takes minutes
 	}
 }
 
@@ -112,7 +118,11 @@ type Config struct {
 
 	// Of moves only.
 	// DialAtRest opens the disks of a server that is off, with the certificates of a name.
-	DialAtRest  func(ctx context.Context, disks []atrest.Disk, certificates string) (Server, error)
+	DialAtRest func(ctx context.Context, disks []atrest.Disk, certificates string) (Server, error)
+	// Arrivals are the servers that come to us; nil: none does.
+	Arrivals *Arrivals
+	// Answers tells whether a machine answers at an address, as virtp2v.Answers does.
+	Answers     func(ctx context.Context, at netip.Addr) bool
 	Host        Host
 	Facts       func() assess.HostState // what this host has beside GPUs
 	Storage     string                  // folder of the mirrors
@@ -121,14 +131,41 @@ type Config struct {
 	Assignments Assignments
 	Converter   Converter
 	NewUUID     func() string
+	// Secret reads a file of the folder of credentials.
+	Secret func(name string) ([]byte, error)
+	// Policy are the figures that are assumed, nil or zero: the defaults; and Drivers which drivers
+	// go together, nil: what is built in. Both are asked each time.
+	Policy  func() assess.Policy
+	Drivers func() assess.Drivers
+	// Lease is for how long partitions are kept where a request does not say; nil or 0: until the move ends.
+	Lease func() time.Duration
+	// Tell has everybody told what has happened, as host.Host does; nil: nobody is.
+	Tell func(typ, object string, detail map[string]string)
 	// Guest tells what operators bring for a guest; nil: nothing.
 	Guest func(report.OS, assess.Wish) (guest.Options, error)
 }
 
+func (c Config) policy() assess.Policy {
+	if c.Policy == nil {
+		return assess.Policy{}
+	}
+	return c.Policy()
+}
+
+func (c Config) drivers() assess.Drivers {
+	if c.Drivers == nil {
+		return assess.BuiltInDrivers()
+	}
+	return c.Drivers()
+}
+
+// Policy returns the figures that are assumed; a zero one stands for its default.
+func (a *Assessments) Policy() assess.Policy { return a.cfg.policy() }
+
 // Assessments are the looks at servers. Its methods may be called concurrently.
 type Assessments struct {
 	cfg    Config
-	saving sync.Mutex // of a record that is looked at and then written
+	saving sync.Mutex // of a record that is looked at and then written, or that a migration comes to rest on
 	enough *signals   // by name: somebody has asked that the watching end
 }
 
@@ -232,9 +269,9 @@ func (a *Assessments) draft(actor string, w report.Wish) (report.AssessmentRecor
 		rec.Heard = w.Report.Taken
 		return rec, nil
 	case w.Window < 0 || w.Window > MaxWindow:
-		return rec, cannot(gpu.CodeInvalid, "a window of %s is none: up to %s", w.Window, MaxWindow)
+		return rec, cannot(gpu.CodeInvalid, "a window of %s: it must be up to %s", w.Window, MaxWindow)
 	case w.Interval != 0 && (w.Interval < MinInterval || w.Interval > MaxInterval):
-		return rec, cannot(gpu.CodeInvalid, "an interval of %s is none: %s to %s", w.Interval, MinInterval, MaxInterval)
+		return rec, cannot(gpu.CodeInvalid, "an interval of %s: it must be %s to %s", w.Interval, MinInterval, MaxInterval)
 	}
 	source, err := w.Source.Complete()
 	if err != nil {

@@ -74,6 +74,13 @@ func (s *server) next() visit {
 	return now
 }
 
+// runs are the programs that were called, each with its arguments.
+func (s *server) runs() [][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ran)
+}
+
 type conn struct {
 	s *server
 	visit
@@ -180,7 +187,11 @@ func (s *stage) start() {
 }
 
 func problem(err error) operation.Problem {
-	return operation.Problem{Code: string(gpu.CodeOf(err)), Detail: err.Error()}
+	p := operation.Problem{Code: string(gpu.CodeOf(err)), Detail: err.Error()}
+	if e, is := errors.AsType[*gpu.Error](err); is {
+		p.Hint = e.Hint
+	}
+	return p
 }
 
 func (s *stage) begin(window time.Duration) operation.Operation {

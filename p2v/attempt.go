@@ -18,22 +18,41 @@ import (
 // errFenced ends the copying: the source is off, and its mirrors are what it was.
 var errFenced = errors.New("the source is off")
 
+// errTold ends a cut-over of a server that came to us: its VM has all it needs, and it is told so.
+var errTold = errors.New("the source was told that it is done")
+
 // attempt carries out what somebody has asked to be tried, if anything. The error is that of
 // the stay: an attempt that failed is kept as such, and the source goes on.
 func (s *stay) attempt(ctx context.Context) error {
 	if err := s.save(); err != nil {
 		return err
 	}
-	a := s.rec.Pending()
-	if a == nil || a.Waits(s.rec.Forecast) {
+	a := s.due()
+	if a == nil {
 		return nil
+	}
+	if again, err := s.reserveAgain(); err != nil || again {
+		return err
 	}
 	t := &try{stay: s, wish: a.Wish, kind: a.Kind, actor: a.Actor}
 	if err := t.note(func(a *move.Attempt) { a.State, a.Began = move.Running, s.m.cfg.Now().UTC() }); err != nil {
 		return err
 	}
 	s.task.Logf("%s begins, as %s has asked", a.Kind, a.Actor)
+	var passes *beside
+	t.goOn = func() (err error) { passes, err = s.beside(ctx); return err }
+	defer func() {
+		if passes != nil {
+			passes.stop(s, t.lost != nil)
+		}
+	}()
 	err := t.carry(ctx)
+	if errors.Is(err, errTold) {
+		err = t.leaves(ctx)
+		if errors.Is(context.Cause(ctx), errDraining) && !errors.Is(err, errFenced) {
+			return errDraining // as by a daemon that was killed: the next one asks a person
+		}
+	}
 	if errors.Is(err, errFenced) {
 		return err
 	}
@@ -48,10 +67,42 @@ func (s *stay) attempt(ctx context.Context) error {
 	} else {
 		s.task.Logf("%s has passed", t.kind)
 	}
-	if t.lost == nil && t.rec.Fence != move.FenceNone {
+	switch {
+	case t.lost != nil:
+		return t.lost
+	case t.rec.Fence != move.FenceNone:
 		return err // it may be off: no pass is made any more before that is known
+	case err != nil:
+		return s.same(ctx) // or it would be ready, until the next pass finds out
 	}
-	return t.lost
+	return nil
+}
+
+// reserveAgain has partitions reserved again of which somebody has deleted the assignment since the attempt
+// was asked for: it begins when they are.
+func (s *stay) reserveAgain() (again bool, err error) {
+	if err := s.m.misses(s.rec); err == nil || gpu.CodeOf(err) != gpu.CodeNotFound {
+		return false, nil // nothing is missed, or the attempt fails with who has it
+	}
+	rec, err := s.m.update(s.rec.Name, func(r *move.Record) {
+		s.m.want(&move.Reservation{State: move.Released}, r)
+	})
+	if err != nil {
+		return false, err
+	}
+	s.rec = rec
+	s.m.hurry()
+	return true, nil
+}
+
+// due is the attempt that is to begin now; nil: there is none, or it waits. Who reserves its partitions, or
+// gives passphrases again, wakes us.
+func (s *stay) due() *move.Attempt {
+	a := s.rec.Pending()
+	if a == nil || s.rec.Waits(*a) || !s.rec.Reservation.Held() || len(s.m.locked(s.rec)) > 0 {
+		return nil
+	}
+	return a
 }
 
 // A try is an attempt under way.
@@ -60,8 +111,12 @@ type try struct {
 	kind  move.AttemptKind
 	wish  move.CutWish
 	actor string
+	// goOn has passes made that leave the mirrors as they are, until the attempt has ended.
+	goOn func() error
 	// quiet is what had been written since the source came to rest, when it was copied.
 	quiet []freeze.Written
+	// came is the server that is to be told that it is done, where it has come to us; nil: it has gone.
+	came *arrival
 	// lost is why the stay cannot go on, though the attempt has ended.
 	lost error
 }
@@ -109,7 +164,16 @@ func (t *try) phase(what string) error {
 }
 
 func (t *try) ended(err error) error {
-	return t.note(func(a *move.Attempt) { finish(a, t.m.cfg.Now(), err) })
+	rec, saveErr := t.m.update(t.rec.Name, func(r *move.Record) {
+		if a := r.Pending(); a != nil {
+			finish(a, t.m.cfg.Now(), err)
+		}
+		r.Reservation.Renew(t.m.cfg.Now())
+	})
+	if saveErr == nil {
+		t.rec = rec
+	}
+	return saveErr
 }
 
 func finish(a *move.Attempt, now time.Time, err error) {
@@ -124,14 +188,19 @@ func finish(a *move.Attempt, now time.Time, err error) {
 		}
 		err = errors.New("it was broken off when the daemon ended, and the source has gone on: ask again")
 	}
-	a.Ended, a.State = now.UTC(), move.Passed
+	a.Ended, a.State, a.CopyWaits = now.UTC(), move.Passed, ""
 	if err != nil {
-		a.State, a.Problem = move.Failed, err.Error()
-		if e, ok := errors.AsType[*gpu.Error](err); ok && e.Hint != "" {
-			a.Problem += "; " + e.Hint
-		}
-		a.Problem = report.CleanString(a.Problem)
+		a.State, a.Problem = move.Failed, reason(err)
 	}
+}
+
+// reason is an error for people, with what to do about it.
+func reason(err error) string {
+	text := err.Error()
+	if e, ok := errors.AsType[*gpu.Error](err); ok && e.Hint != "" {
+		text += "; " + e.Hint
+	}
+	return report.CleanString(text)
 }
 
 // limit is for how long the source may be at rest.
@@ -153,6 +222,9 @@ func (t *try) limit() time.Duration {
 // about to: it wakes by itself.
 func (t *try) still(ctx context.Context, do func(ctx context.Context, f *freeze.Client) error) error {
 	limit := t.limit()
+	if err := t.same(ctx); err != nil {
+		return err
+	}
 	conn, err := t.open(ctx, "freeze")
 	if err != nil {
 		return err
@@ -238,7 +310,11 @@ func (t *try) lastPass(ctx context.Context, f *freeze.Client) error {
 			if err := t.phase("comparing all of the disks"); err != nil {
 				return err
 			}
+			began := t.m.cfg.Now()
 			if err := t.compare(ctx); err != nil {
+				return err
+			}
+			if err := t.note(func(a *move.Attempt) { a.Comparison += t.m.cfg.Now().Sub(began).Seconds() }); err != nil {
 				return err
 			}
 		}

@@ -54,6 +54,15 @@ func (l *life) kill(at int, stored bool) {
 	l.writes, l.at, l.stored = 0, at, stored
 }
 
+// spare has it live on, if it does, and tells how often it has written: that are less writes than it
+// would have been killed at.
+func (l *life) spare() (writes int, lives bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = 0
+	return l.writes, l.ctx.Err() == nil
+}
+
 // wrote is how often it has written since.
 func (l *life) wrote() int {
 	l.mu.Lock()
@@ -144,6 +153,14 @@ func (v mortalVMs) Undefine(ctx context.Context, uuid, mark string) error {
 	return whileAlive(v.l, func() error { return v.vms.Undefine(ctx, uuid, mark) })
 }
 
+func (v mortalVMs) Fits(ctx context.Context, doc string) error {
+	return whileAlive(v.l, func() error { return v.vms.Fits(ctx, doc) })
+}
+
+func (v mortalVMs) Startable(ctx context.Context, uuid string) error {
+	return whileAlive(v.l, func() error { return v.vms.Startable(ctx, uuid) })
+}
+
 func (v mortalVMs) Start(ctx context.Context, uuid string) error {
 	return whileAlive(v.l, func() error { return v.vms.Start(ctx, uuid) })
 }
@@ -186,10 +203,10 @@ func (y *yard) killed(n int, stored bool, do func() error, over func(move.Migrat
 		y.t.Fatal(err)
 	}
 	y.until("over or killed", func(v move.Migration) bool { return y.life.ctx.Err() != nil || over(v) })
-	if y.life.ctx.Err() == nil {
-		return y.life.wrote()
+	if writes, lives := y.life.spare(); lives {
+		return writes
 	}
-	y.engine.Stop()
+	y.stop()
 	y.start()
 	y.until("taken up", func(v move.Migration) bool { return v.Ended != "" || y.life.wrote() > 0 })
 	return n
@@ -233,7 +250,7 @@ func TestCutoverKilled(t *testing.T) {
 			}
 		})
 		again := func() error {
-			_, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test"})
+			_, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{Unrehearsed: "a test"})
 			return err
 		}
 		killed := y.killed(n, stored, again, phase(move.PhaseDone))
@@ -280,7 +297,7 @@ func TestRehearsalKilled(t *testing.T) {
 		y.begin()
 		y.until("ready", phase(move.PhaseReady))
 		killed := y.killed(n, stored, func() error {
-			_, err := y.Rehearse("gpu7", "tester", move.CutWish{})
+			_, err := y.Rehearse(y.t.Context(), "gpu7", "tester", move.CutWish{})
 			return err
 		}, func(v move.Migration) bool { return len(v.Attempts) == 1 && v.Attempts[0].Over() })
 		if v := y.until("settled", settled); v.Phase != move.PhaseReady {

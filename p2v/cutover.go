@@ -10,6 +10,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/block"
 	"gpuvirt/p2v/freeze"
 	"gpuvirt/p2v/move"
@@ -27,7 +28,7 @@ func (t *try) cutOver(ctx context.Context) error {
 		return err
 	}
 	t.baseline(ctx) // for as long as the source takes: nobody else waits for that
-	release, err := t.m.converter(ctx, t.rec)
+	release, err := t.converter(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,6 +51,9 @@ func (t *try) cutOver(ctx context.Context) error {
 // fence powers the source off. What comes after the order is known to have arrived cannot be
 // taken back.
 func (t *try) fence(ctx context.Context, f *freeze.Client) error {
+	if err := t.same(ctx); err != nil { // as the next, with what to do about it
+		return err
+	}
 	// It is at rest still, and was all the time.
 	now, err := f.Quiet(ctx)
 	switch {
@@ -99,7 +103,12 @@ func (t *try) fence(ctx context.Context, f *freeze.Client) error {
 }
 
 func (t *try) fenced(as move.Fence, boot string) error {
-	rec, err := t.m.update(t.rec.Name, func(r *move.Record) { r.Fence, r.BootID = as, boot })
+	rec, err := t.m.update(t.rec.Name, func(r *move.Record) {
+		r.Fence, r.BootID = as, boot
+		if r.Comes() && t.came != nil {
+			r.CameFrom = t.came.server.From
+		}
+	})
 	if err == nil {
 		t.rec = rec
 	}
@@ -107,10 +116,14 @@ func (t *try) fenced(as move.Fence, boot string) error {
 }
 
 // doubt has a person look: the source may be off, or not.
-func (t *try) doubt(err error) error { return doubt(t.rec.Name, err) }
+func (t *try) doubt(err error) error { return doubt(t.rec, err) }
 
-func doubt(name string, err error) error {
-	return fmt.Errorf("it is not known whether the source is off: %w. Make sure that it is, and has not gone on since, and say so (gpuvirt migrate fenced %s); or start it, and retry: then it is copied on", err, name)
+func doubt(rec move.Record, err error) error {
+	start := "start it"
+	if rec.Comes() {
+		start = "start the conversion in virt-p2v there again"
+	}
+	return fmt.Errorf("it is not known whether the source is off: %w. Make sure that it is, and has not gone on since, and say so (gpuvirt migrate fenced %s); or %s, and retry: then it is copied on", err, rec.Name, start)
 }
 
 // answerLimit is how long a source may take that is asked whether it is there.
@@ -125,6 +138,9 @@ func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Recor
 		trying, cancel := context.WithTimeout(ctx, answerLimit)
 		server, err := m.cfg.Dial(trying, rec.Source)
 		cancel()
+		if err == nil {
+			_ = server.Close()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return false
@@ -132,8 +148,6 @@ func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Recor
 			return true
 		case err != nil:
 			t.Logf("the source still answers: %v", err)
-		default:
-			_ = server.Close()
 		}
 		select {
 		case <-again.C:
@@ -147,6 +161,12 @@ func (m *Migrations) away(ctx context.Context, t *operation.Task, rec move.Recor
 func (m *Migrations) resolve(ctx context.Context, t *operation.Task, rec move.Record) error {
 	ctx, stop := undrained(ctx, t)
 	defer stop()
+	if rec.Comes() {
+		if err := m.unseen(ctx, rec); err != nil {
+			return err
+		}
+		return m.runs(ctx, t, rec)
+	}
 	server, err := m.cfg.Dial(ctx, rec.Source)
 	off := false
 	if err == nil {
@@ -162,16 +182,21 @@ func (m *Migrations) resolve(ctx context.Context, t *operation.Task, rec move.Re
 		return cause
 	}
 	if off || passing(err) {
-		return &operation.WaitError{Reason: doubt(rec.Name, errors.New("it does not answer")).Error()}
+		return &operation.WaitError{Reason: doubt(rec, errors.New("it does not answer")).Error()}
 	}
 	if err != nil {
 		return err
 	}
+	return m.runs(ctx, t, rec)
+}
+
+// runs goes on with a source that is not off.
+func (m *Migrations) runs(ctx context.Context, t *operation.Task, rec move.Record) error {
 	t.Logf("the source runs: it was not powered off, or was started again")
 	if err := m.strike(ctx, rec); err != nil {
 		return err
 	}
-	_, err = m.update(rec.Name, func(r *move.Record) {
+	_, err := m.update(rec.Name, func(r *move.Record) {
 		r.Fence, r.BootID, r.Forecast = move.FenceNone, "", nil
 		if a := r.Pending(); a != nil {
 			finish(a, m.cfg.Now(), errors.New("the source runs: it was not powered off, or was started again"))
@@ -191,16 +216,18 @@ func (t *try) compare(ctx context.Context) error {
 }
 
 func (t *try) compareDisk(ctx context.Context, d move.Disk) error {
-	mirror, err := t.m.open(t.rec, d)
+	mirror, err := t.mirror(d)
 	if err != nil {
 		return err
 	}
 	defer mirror.Close() //nolint:errcheck // it is only read
-	v, err := block.Verify(ctx, mirror, d.Name, block.Options{
-		Dial:        t.dial,
-		Connections: t.rec.Copy.Connections, Limit: t.m.limit(t.rec.Name), Patience: 30 * time.Second,
-		Progress: func(p block.Progress) { t.task.Progress(p.Done, p.Total) },
+	tell, over := t.m.passing(t.task, t.rec.Name, d.Name)
+	v, err := block.Verify(ctx, mirror, t.called(d.Name), block.Options{
+		Dial: t.dial, Keep: t.keep,
+		Connections: t.connections(), Limit: t.m.limit(t.rec.Name), Patience: t.m.cfg.Patience.Cut,
+		Progress: tell,
 	})
+	over()
 	if err != nil || len(v.Differ) > 0 {
 		t.fresh[d.Name] = false // nobody tells of what differs: the next pass looks at all
 	}
@@ -208,14 +235,14 @@ func (t *try) compareDisk(ctx context.Context, d move.Disk) error {
 		return err
 	}
 	if len(v.Differ) > 0 {
-		return gpu.Errorf(gpu.CodeConflict, "the mirror of %s is not as the disk is: %d parts of it differ", d.Name, len(v.Differ)).
+		return gpu.Errorf(gpu.CodeConflict, "the mirror of %s is not as the disk is: it differs in %s", d.Name, assess.Count(len(v.Differ), "part", "parts")).
 			WithHint("sync it, and try again: those are copied anew")
 	}
 	return nil
 }
 
-// open opens the mirror of a disk.
-func (m *Migrations) open(rec move.Record, d move.Disk) (*block.Mirror, error) {
+// spec says which mirror is that of a disk.
+func (m *Migrations) spec(rec move.Record, d move.Disk) block.Spec {
 	path := filepath.Join(m.folder(rec.Name), d.Name)
-	return block.OpenMirror(block.Spec{Path: path + ".raw", Map: path + ".map", ID: d.ID, Size: int64(d.Size)}) //nolint:gosec // report.Check and the kernel bound it
+	return block.Spec{Path: path + ".raw", Map: path + ".map", ID: d.ID, Size: int64(d.Size)} //nolint:gosec // report.Check and the kernel bound it
 }

@@ -2,11 +2,14 @@ package p2v_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"gpuvirt/gpu"
@@ -26,7 +29,7 @@ func (y *yard) over(n int) move.Attempt {
 
 func (y *yard) rehearse(w move.CutWish) move.Attempt {
 	y.t.Helper()
-	v, err := y.Rehearse("gpu7", "tester", w)
+	v, err := y.Rehearse(y.t.Context(), "gpu7", "tester", w)
 	if err != nil {
 		y.t.Fatal(err)
 	}
@@ -35,7 +38,7 @@ func (y *yard) rehearse(w move.CutWish) move.Attempt {
 
 func (y *yard) cutOver() {
 	y.t.Helper()
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test"}); err != nil {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{Unrehearsed: "a test"}); err != nil {
 		y.t.Fatal(err)
 	}
 }
@@ -153,20 +156,12 @@ func TestCutoverFails(t *testing.T) {
 		}, says: "not at rest"},
 		"compared": {set: func(y *yard) {
 			// The tracker does not tell of it, nor did it have to: that is what comparing is for.
-			y.machine.rest.set(func(r *rester) {
-				r.still = func() {
-					f, err := os.OpenFile(y.machine.disks[0].Path, os.O_WRONLY, 0)
-					if err == nil {
-						_, err = f.WriteAt([]byte("untold"), 5*mib)
-						err = errors.Join(err, f.Close())
-					}
-					if err != nil {
-						y.t.Error(err)
-					}
-				}
-			})
+			y.machine.rest.set(func(r *rester) { r.still = func() { y.machine.untold(0, 5*mib, "untold") } })
 		}, wish: move.CutWish{Verify: true}, says: "not as the disk is"},
-		"too slow": {set: func(y *yard) { y.makers.fail("convert", errWaits) }, wish: move.CutWish{Limit: 1}, says: "at rest for 1s"},
+		"too slow": {set: func(y *yard) { // and it was not when it was rehearsed
+			y.rehearse(move.CutWish{})
+			y.makers.fail("convert", errWaits)
+		}, wish: move.CutWish{Limit: 1}, says: "at rest for 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := newYard(t, newMachine(t, 8*mib))
@@ -175,10 +170,11 @@ func TestCutoverFails(t *testing.T) {
 			c.set(y)
 			w := c.wish
 			w.Unrehearsed = "a test"
-			if _, err := y.CutOver("gpu7", "tester", w); err != nil {
+			v, err := y.CutOver(y.t.Context(), "gpu7", "tester", w)
+			if err != nil {
 				t.Fatal(err)
 			}
-			a := y.over(1)
+			a := y.over(len(v.Attempts))
 			if a.State != move.Failed || !strings.Contains(a.Problem, c.says) {
 				t.Errorf("%+v", a)
 			}
@@ -214,7 +210,7 @@ func TestRehearsal(t *testing.T) {
 	y := newYard(t, m)
 	y.begin()
 	y.until("ready", phase(move.PhaseReady))
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "not rehearsed") {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "not rehearsed") {
 		t.Errorf("without a rehearsal: %v", err)
 	}
 	y.vms.set(func(v *vms) {
@@ -246,7 +242,7 @@ func TestRehearsal(t *testing.T) {
 		t.Errorf("%+v, frozen %d times", a, m.rest.froze)
 	}
 	bare()
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "rehearsal has failed") {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "rehearsal has failed") {
 		t.Errorf("after one that failed: %v", err)
 	}
 	y.vms.set(func(v *vms) { v.agent = wellGuest })
@@ -254,7 +250,7 @@ func TestRehearsal(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	y.vms.set(func(v *vms) { v.on = nil })
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{}); err != nil {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{}); err != nil {
 		t.Fatal(err)
 	}
 	y.until("done", phase(move.PhaseDone))
@@ -305,16 +301,16 @@ func TestCutoverWhenReady(t *testing.T) {
 	y.begin()
 	y.until("passed over", passes(1))
 	for range 2 {
-		if _, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true}); err != nil {
+		if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := y.Rehearse("gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict {
+		if _, err := y.Rehearse(y.t.Context(), "gpu7", "tester", move.CutWish{}); gpu.CodeOf(err) != gpu.CodeConflict {
 			t.Errorf("a rehearsal beside it: %v", err)
 		}
 		if _, err := y.Sync("gpu7"); err != nil {
 			t.Fatal(err)
 		}
-		y.engine.Stop()
+		y.stop()
 		y.start()
 		n := y.until("known", func(move.Migration) bool { return true }).Disks[0].Total
 		v := y.until("passed over again", func(v move.Migration) bool { return v.Disks[0].Total > n && v.Forecast != nil })
@@ -329,7 +325,7 @@ func TestCutoverWhenReady(t *testing.T) {
 		}
 	}
 	// With a longer limit it can.
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true, Limit: 600}); err != nil {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{Unrehearsed: "a test", WhenReady: true, Limit: 600}); err != nil {
 		t.Fatal(err)
 	}
 	y.until("done", phase(move.PhaseDone))
@@ -462,7 +458,7 @@ func TestCutoverRestart(t *testing.T) {
 			case <-there:
 			case <-ctx.Done():
 			}
-			y.engine.Stop()
+			y.stop()
 			y.vms.fail("start", nil)
 			y.makers.fail(at, nil)
 			y.start()
@@ -509,7 +505,7 @@ func TestCutoverRollback(t *testing.T) {
 					v.on = func(*gpu.Trial) { close(there) }
 					v.agent = func(string, string) (string, error) { return "", gpu.Errorf(gpu.CodeUnavailable, "it boots") }
 				})
-				if _, err := y.Rehearse("gpu7", "tester", move.CutWish{}); err != nil {
+				if _, err := y.Rehearse(y.t.Context(), "gpu7", "tester", move.CutWish{}); err != nil {
 					t.Fatal(err)
 				}
 			} else {
@@ -603,7 +599,7 @@ func TestFenceUnderWay(t *testing.T) {
 	y.cutOver()
 	<-told
 	y.life.end()
-	y.engine.Stop()
+	y.stop()
 	y.start()
 	m.server.mu.Lock()
 	dialed := m.dialed
@@ -640,7 +636,7 @@ func TestCutoverDrained(t *testing.T) {
 				}
 			})
 			y.makers.fail("convert", errWaits)
-			if _, err := y.CutOver("gpu7", "tester", w); err != nil {
+			if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", w); err != nil {
 				t.Fatal(err)
 			}
 			<-there
@@ -649,7 +645,7 @@ func TestCutoverDrained(t *testing.T) {
 			if len(y.overlays()) > 0 {
 				t.Errorf("left: %q", y.overlays())
 			}
-			y.engine.Stop()
+			y.stop()
 			y.makers.set(nil)
 			y.makers.fail("convert", nil)
 			y.start()
@@ -663,5 +659,61 @@ func TestCutoverDrained(t *testing.T) {
 				t.Errorf("%+v", v.Attempts)
 			}
 		})
+	}
+}
+
+// While a source is frozen nobody connects to it anew, however many disks it has and connections are
+// asked for: what takes a login may hang.
+func TestNobodyConnectsToTheFrozen(t *testing.T) {
+	sizes := make([]int, 9)
+	for i := range sizes {
+		sizes[i] = 2 * mib
+	}
+	m := newMachine(t, sizes...)
+	var late atomic.Int32
+	m.server.mu.Lock()
+	m.visits = []visit{{serve: func(ctx context.Context, args []string) (io.ReadWriteCloser, error) {
+		if frozen, _ := m.rest.is(); frozen && slices.Contains(args, "serve") {
+			late.Add(1)
+		}
+		return m.serveDisks(ctx, args)
+	}}}
+	m.server.mu.Unlock()
+	y := newYard(t, m)
+	w := y.wish()
+	w.Copy.Connections = 12
+	if _, err := y.Create(t.Context(), "tester", w, gpu.Idempotency{}); err != nil {
+		t.Fatal(err)
+	}
+	y.until("ready", phase(move.PhaseReady))
+	for i := range sizes {
+		m.write(i, mib, "changed")
+	}
+	if a := y.rehearse(move.CutWish{Verify: true}); a.State != move.Passed {
+		t.Errorf("%+v", a)
+	}
+	if n := late.Load(); n > 0 {
+		t.Errorf("%d connections were made to a frozen server", n)
+	}
+	y.same()
+}
+
+// What a person waits for is told while it is found out whether this host can convert.
+func TestProbeIsTold(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	told := ""
+	y.makers.set(func(what string, _ convert.Job) {
+		if v, err := y.Migration("gpu7"); err == nil && what == "probe" && v.Pending() != nil {
+			told = v.Pending().Phase
+		}
+	})
+	if a := y.rehearse(move.CutWish{}); a.State != move.Passed {
+		t.Errorf("%+v", a)
+	}
+	y.makers.set(nil)
+	if !strings.Contains(told, "trying what converts") {
+		t.Errorf("%q", told)
 	}
 }

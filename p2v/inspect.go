@@ -148,20 +148,8 @@ func (a *Assessments) visit(ctx context.Context, t *operation.Task, rec report.A
 	if err != nil || rec.Enough && rec.Report != nil {
 		return rec, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watcher := make(chan struct{})
-	go func() {
-		defer close(watcher)
-		select {
-		case <-ctx.Done():
-		case <-t.Draining():
-			cancel(errDraining)
-		case <-raised:
-			cancel(errEnough)
-		}
-	}()
-	defer func() { cancel(nil); <-watcher }()
+	ctx, stop := unless(ctx, t, raised, errEnough)
+	defer stop()
 
 	v := &visit{a: a, task: t, rec: rec}
 	if rec.Report != nil && rec.Report.Usage != nil {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"gpuvirt/p2v"
 	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/block"
+	"gpuvirt/p2v/guest"
 	"gpuvirt/p2v/move"
 	"gpuvirt/p2v/nbd"
 	"gpuvirt/p2v/report"
@@ -40,21 +42,42 @@ type machine struct {
 	disks []block.Disk
 	*server
 
-	blind   error // why it does not track
-	forgot  error // why it does not know what was written
-	works   int   // services that it says it has
+	blind   error  // why it does not track
+	forgot  error  // why it does not know what was written
+	says    string // of its disks; empty: which they are
+	works   int    // services that it says it has
 	rest    *rester
 	marks   sync.Mutex
 	written map[string][]block.Range // in ascending order, as the test writes
+	up      *up                      // since it was started last
+	since   time.Duration            // how long ago that is when it answers again
+	gate    atomic.Pointer[gate]     // of what is sent of the disks; nil: there is none
 
 	serving sync.WaitGroup
 	end     context.CancelFunc
 	ctx     context.Context
 }
 
+// An up is from one start of a machine to the next.
+type up struct {
+	ctx  context.Context // ends when it goes down
+	down context.CancelFunc
+	boot string
+	time time.Duration // since it was started, as it says
+	// rest is what brings it to rest, which thaws when it ends.
+	rest sync.WaitGroup
+	// left are the bytes that come until its disks do not answer any more, which closes stalled; where there is
+	// a then, that is called, and they answer on.
+	left    atomic.Int64
+	stalled chan struct{}
+	then    atomic.Pointer[func()]
+	once    sync.Once
+}
+
 func newMachine(t *testing.T, sizes ...int) *machine {
-	m := &machine{t: t, server: &server{placed: map[string]bool{}}, written: map[string][]block.Range{}, rest: &rester{}}
+	m := &machine{t: t, server: &server{placed: map[string]bool{}}, written: map[string][]block.Range{}, rest: &rester{}, since: time.Minute}
 	m.ctx, m.end = context.WithCancel(context.Background())
+	m.start(boot, 24*time.Hour)
 	for i, size := range sizes {
 		name := "nvme" + string(rune('0'+i)) + "n1"
 		path := filepath.Join(t.TempDir(), name)
@@ -75,11 +98,76 @@ func newMachine(t *testing.T, sizes ...int) *machine {
 	return m
 }
 
+// start begins an up.
+func (m *machine) start(boot string, since time.Duration) {
+	u := &up{boot: boot, time: since, stalled: make(chan struct{})}
+	u.left.Store(1 << 60)
+	u.ctx, u.down = context.WithCancel(m.ctx)
+	m.marks.Lock()
+	defer m.marks.Unlock()
+	m.up, m.written = u, map[string][]block.Range{}
+}
+
+// reboot starts the machine again: all connections to it end, and what was frozen is not any more. What
+// is changed meanwhile no tracker tells of.
+func (m *machine) reboot(change func()) {
+	m.t.Helper()
+	m.gone()
+	m.up.down()
+	m.up.rest.Wait()
+	if frozen, off := m.rest.is(); frozen || off {
+		m.t.Errorf("it is started again, and frozen: %v, off: %v", frozen, off)
+	}
+	change()
+	id := uuid.NewString()
+	if err := os.WriteFile(filepath.Join(m.rest.tree, "proc/sys/kernel/random/boot_id"), []byte(id+"\n"), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	m.start(id, m.since)
+	m.there()
+}
+
+// swap gives two disks the names of one another.
+func (m *machine) swap(a, b int) {
+	m.marks.Lock()
+	defer m.marks.Unlock()
+	m.disks = slices.Clone(m.disks)
+	m.disks[a].Name, m.disks[b].Name = m.disks[b].Name, m.disks[a].Name
+}
+
+// now are its disks as they are named now, each with what it says of itself, and since when.
+func (m *machine) now() ([]block.Disk, *up) {
+	m.marks.Lock()
+	defer m.marks.Unlock()
+	disks := slices.Clone(m.disks)
+	for i, d := range disks {
+		if d.ID == "" {
+			disks[i].ID = report.Disk{Name: d.Name, SizeBytes: m.size(d)}.Identity()
+		}
+	}
+	return disks, m.up
+}
+
+func (m *machine) size(d block.Disk) uint64 {
+	info, err := os.Stat(d.Path)
+	if err != nil {
+		m.t.Error(err)
+		return 0
+	}
+	return uint64(info.Size())
+}
+
 // there has the machine answer from now on.
 func (m *machine) there() {
+	_, u := m.now()
 	m.server.mu.Lock()
 	defer m.server.mu.Unlock()
-	m.visits = []visit{{serve: m.serveDisks}}
+	m.visits = []visit{{serve: func(ctx context.Context, args []string) (io.ReadWriteCloser, error) {
+		if u.ctx.Err() != nil {
+			return nil, away
+		}
+		return m.serveDisks(ctx, args)
+	}}}
 }
 
 func (m *machine) gone() {
@@ -88,22 +176,86 @@ func (m *machine) gone() {
 	m.visits = []visit{{dial: away}}
 }
 
+// named are the disks that a program is called for.
+func named(args []string) []string {
+	var names []string
+	for i, word := range args[1:] {
+		if args[i] == "--disk" {
+			names = append(names, word)
+		}
+	}
+	return names
+}
+
 func (m *machine) serveDisks(_ context.Context, args []string) (io.ReadWriteCloser, error) {
+	disks, u := m.now()
+	names := named(args)
 	if slices.Contains(args, "freeze") {
-		return m.serveRest(), nil
+		return m.serveRest(u, names), nil
 	}
 	near, far := net.Pipe()
-	if slices.Contains(args, "track") {
+	m.serving.Go(func() {
+		<-u.ctx.Done()
+		_ = far.Close()
+	})
+	if slices.Contains(args, "disks") {
+		p := report.Present{Version: report.Version, BootID: u.boot, Up: uint64(u.time.Seconds())}
+		for _, d := range disks {
+			p.Disks = append(p.Disks, report.Here{Name: d.Name, ID: d.ID, SizeBytes: m.size(d)})
+		}
+		m.serving.Go(func() {
+			if m.says != "" {
+				_, _ = io.WriteString(far, m.says)
+			} else {
+				_ = p.Write(far)
+			}
+			_ = far.Close()
+		})
+		return near, nil
+	}
+	served := slices.DeleteFunc(slices.Clone(disks), func(d block.Disk) bool { return !slices.Contains(names, d.Name) })
+	switch {
+	case len(served) != len(names):
+		return near, far.Close() // it ends at once
+	case slices.Contains(args, "track"):
 		m.serving.Go(func() {
 			_ = track.Serve(far, m, block.DefaultChunkSize, m.blind)
 			_ = far.Close()
 		})
-		stop := context.AfterFunc(m.ctx, func() { _ = far.Close() })
-		m.serving.Go(func() { <-m.ctx.Done(); stop() })
 		return near, nil
 	}
-	m.serving.Go(func() { _ = block.Serve(m.ctx, far, m.disks, slog.New(slog.DiscardHandler)) })
-	return near, nil
+	m.serving.Go(func() { _ = block.Serve(u.ctx, far, served, slog.New(slog.DiscardHandler)) })
+	return held{&stalling{ReadWriteCloser: near, up: u, closed: make(chan struct{})}, &m.gate}, nil
+}
+
+// A stalling connection brings as much as its machine has left.
+type stalling struct {
+	io.ReadWriteCloser
+	up     *up
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (s *stalling) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return s.ReadWriteCloser.Close()
+}
+
+func (s *stalling) Read(b []byte) (int, error) {
+	n, err := s.ReadWriteCloser.Read(b)
+	if s.up.left.Add(-int64(n)) > 0 {
+		return n, err
+	}
+	if then := s.up.then.Load(); then != nil {
+		s.up.once.Do(*then)
+		return n, err
+	}
+	s.up.once.Do(func() { close(s.up.stalled) })
+	select {
+	case <-s.up.ctx.Done():
+	case <-s.closed:
+	}
+	return 0, io.ErrUnexpectedEOF
 }
 
 // Take is that of a tracker of what the test writes.
@@ -144,13 +296,9 @@ func (m *machine) report() *report.Report {
 		}},
 	}
 	for i, d := range m.disks {
-		info, err := os.Stat(d.Path)
-		if err != nil {
-			m.t.Fatal(err)
-		}
 		r.Disks = append(r.Disks, report.Disk{
-			Name: d.Name, WWN: d.Name, SizeBytes: uint64(info.Size()), BlockBytes: 512, Transport: "nvme", Table: "gpt", Boots: i == 0,
-			Partitions: []report.Partition{{Name: d.Name + "p1", Number: 1, StartBytes: mib, SizeBytes: uint64(info.Size()) - mib, Content: "ext4"}},
+			Name: d.Name, WWN: strings.TrimPrefix(d.ID, "wwn:"), SizeBytes: m.size(d), BlockBytes: 512, Transport: "nvme", Table: "gpt", Boots: i == 0,
+			Partitions: []report.Partition{{Name: d.Name + "p1", Number: 1, StartBytes: mib, SizeBytes: m.size(d) - mib, Content: "ext4"}},
 		})
 	}
 	for i := range m.works {
@@ -168,7 +316,16 @@ func (h host) GPUs(context.Context) ([]gpu.GPU, error) {
 	return slices.Clone(h.gpus), nil
 }
 
-func (host) Profiles(context.Context, gpu.ID) ([]gpu.Profile, error, error) { return nil, nil, nil }
+// Profiles are those that there are, of which each that is held takes one.
+func (h host) Profiles(context.Context, gpu.ID) ([]gpu.Profile, error, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := slices.Clone(h.profiles)
+	for i := range out {
+		out[i].Available = max(0, out[i].Available-len(h.held))
+	}
+	return out, nil, nil
+}
 
 // A yard is a daemon with a machine to move.
 type yard struct {
@@ -185,8 +342,21 @@ type yard struct {
 	vms         *vms
 	makers      *makers
 	holders     *holders
-	images      []string // folders
+	clock       atomic.Int64 // how far the daemon's clock is ahead, ns
+	events      events
+	lease       time.Duration // where nobody says
+	leasing     sync.WaitGroup
+	credentials map[string]string
+	guest       guest.Options // what an operator brings
+	images      []string      // folders
 	rescue      nbd.Options
+	policy      assess.Policy          // of plans and assessments
+	drivers     assess.Drivers         // that are known
+	answers     answers                // at the address of who came
+	onDial      func()                 // called when the disks of one that is off were opened
+	writing     func([]operation.Row)  // called before something of a migration is written
+	asked       atomic.Pointer[func()] // called when an assessment is read
+	looked      func()                 // called when an assessment has looked what rests on it
 }
 
 func newYard(t *testing.T, m *machine) *yard {
@@ -197,42 +367,108 @@ func newYard(t *testing.T, m *machine) *yard {
 	t.Cleanup(func() { _ = db.Close() })
 	y := &yard{
 		t: t, machine: m, store: db, storage: filepath.Join(t.TempDir(), "migrations"),
-		vms: newVMs(), makers: &makers{}, holders: &holders{held: map[string]gpu.Assignment{}, begun: map[string]string{}},
+		drivers: assess.BuiltInDrivers(), vms: newVMs(), makers: &makers{}, holders: &holders{held: map[string]gpu.Assignment{}, begun: map[string]string{}},
 	}
-	y.patience = p2v.Patience{Pause: 10 * time.Millisecond, First: time.Minute, Later: time.Minute, Sync: time.Minute, Boot: time.Second, Settle: time.Second, Off: time.Second}
+	y.patience = p2v.Patience{Pause: 10 * time.Millisecond, First: time.Minute, Later: time.Minute, Sync: time.Minute, Cut: 30 * time.Second, Boot: time.Second, Settle: time.Second, Off: time.Second, Leave: time.Minute, Lease: 5 * time.Millisecond}
 	rec := report.AssessmentRecord{Name: "gpu7", Source: ssh(), State: report.StateDone, Report: m.report()}
 	if err := db.Apply(operation.Put(report.RecordAssessment, "gpu7", rec)); err != nil {
 		t.Fatal(err)
 	}
 	y.start()
-	t.Cleanup(func() { y.engine.Stop() })
+	t.Cleanup(func() { y.stop() })
 	return y
+}
+
+// stop ends the daemon.
+func (y *yard) stop() {
+	y.engine.Stop()
+	y.life.end()
+	y.leasing.Wait()
+}
+
+func (y *yard) now() time.Time { return time.Now().Add(time.Duration(y.clock.Load())) }
+
+// later puts the daemon's clock ahead.
+func (y *yard) later(d time.Duration) { y.clock.Add(int64(d)) }
+
+// events are what everybody was told.
+type events struct {
+	mu  sync.Mutex
+	all []string
+	why []string // the reasons among them
+}
+
+func (e *events) tell(typ, object string, detail map[string]string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if detail["reason"] != "" {
+		e.why = append(e.why, detail["reason"])
+	}
+	e.all = append(e.all, strings.Join([]string{typ, object, detail["state"] + detail["phase"], detail["attempt"], detail["attempt_state"]}, " "))
+}
+
+func (e *events) reasons() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.why)
+}
+
+// told are those that begin as given, without that.
+func (e *events) told(begin string) (out []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, text := range e.all {
+		if rest, is := strings.CutPrefix(text, begin); is {
+			out = append(out, strings.TrimSpace(rest))
+		}
+	}
+	return out
 }
 
 func (y *yard) start() {
 	y.life = newLife(y.t)
 	db := mortalStore{y.store, y.life}
-	y.engine = operation.New(operation.Config{Store: db, Log: slog.New(slog.DiscardHandler), Problem: problem, Now: time.Now})
+	var migrations *p2v.Migrations
+	changed := func(op operation.Operation) { migrations.OperationChanged(op) }
+	y.engine = operation.New(operation.Config{Store: db, Log: slog.New(slog.DiscardHandler), Problem: problem, Now: time.Now, Changed: changed})
 	cfg := p2v.Config{
-		Store: db, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: time.Now, Dial: y.life.dials(y.machine.dial),
+		Store: db, Engine: y.engine, Log: slog.New(slog.DiscardHandler), Now: y.now, Dial: y.life.dials(y.machine.dial),
 		Open:       func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
-		DialAtRest: y.dialAtRest,
-		Host:       host{y.holders}, Facts: func() assess.HostState {
+		DialAtRest: y.dialAtRest, Arrivals: p2v.NewArrivals(), Answers: y.answers.is,
+		Host: host{y.holders}, Facts: func() assess.HostState {
 			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16}
 		},
 		Storage: y.storage, Patience: y.patience, VMs: mortalVMs{y.vms, y.life}, Converter: y.makers, Assignments: y.holders, NewUUID: uuid.NewString,
-		Mark: func(doc, mark string) (string, error) { return doc + "<!--" + mark + "-->", nil },
+		Mark:  func(doc, mark string) (string, error) { return doc + "<!--" + mark + "-->", nil },
+		Lease: func() time.Duration { return y.lease }, Tell: y.events.tell,
+		Guest:  func(report.OS, assess.Wish) (guest.Options, error) { return y.guest, nil },
+		Policy: func() assess.Policy { return y.policy }, Drivers: func() assess.Drivers { return y.drivers },
+		Secret: func(name string) ([]byte, error) {
+			if text, there := y.credentials[name]; there {
+				return []byte(text), nil
+			}
+			return nil, os.ErrNotExist
+		},
 	}
-	y.assessments, y.Migrations = p2v.New(cfg), p2v.NewMigrations(cfg)
+	looks := cfg
+	looks.Store = lookedStore{db, y}
+	y.assessments = p2v.New(looks)
+	cfg.Store = writtenStore{db, y}
+	migrations = p2v.NewMigrations(cfg, y.assessments)
+	y.Migrations = migrations
 	y.holders.handle(y.engine)
 	if err := y.engine.Start(context.WithoutCancel(y.t.Context())); err != nil {
 		y.t.Fatal(err)
 	}
+	life := y.life
+	y.leasing.Go(func() { migrations.Run(life.ctx) })
 }
 
 // waivers are for what is not known of the test's machine and does not matter here.
-func (y *yard) wish() move.Wish {
-	w := move.Wish{Name: "gpu7", Assessment: "gpu7", Copy: move.Copy{Connections: 2}, Plan: assess.Wish{DowntimeSeconds: y.budget}}
+func (y *yard) wish() move.Wish { return y.wishWith() }
+
+func (y *yard) wishWith(keys ...move.Key) move.Wish {
+	w := move.Wish{Keys: keys, Name: "gpu7", Assessment: "gpu7", Copy: move.Copy{Connections: 2}, Plan: assess.Wish{DowntimeSeconds: y.budget}}
 	if y.budget > 0 {
 		w.Plan.Waivers = waived("downtime")
 	}
@@ -301,10 +537,11 @@ func phase(p move.Phase) func(move.Migration) bool {
 func (y *yard) same() {
 	y.t.Helper()
 	for _, d := range y.machine.disks {
+		name := filepath.Base(d.Path) // as it was called when it was assessed
 		want, err1 := os.ReadFile(d.Path)
-		got, err2 := os.ReadFile(filepath.Join(y.storage, "gpu7", d.Name+".raw"))
+		got, err2 := os.ReadFile(filepath.Join(y.storage, "gpu7", name+".raw"))
 		if err := errors.Join(err1, err2); err != nil || !bytes.Equal(want, got) {
-			y.t.Errorf("%s: the mirror is not as the disk is (%v)", d.Name, err)
+			y.t.Errorf("%s: the mirror is not as the disk is (%v)", name, err)
 		}
 	}
 }
@@ -353,8 +590,7 @@ func TestMigrationSyncs(t *testing.T) {
 	}
 	again := y.wish()
 	again.Name = "other"
-	var held *operation.ConflictError
-	if _, err := y.Create(t.Context(), "tester", again, gpu.Idempotency{}); !errors.As(err, &held) || held.Holder != v.Operation {
+	if _, err := y.Create(t.Context(), "tester", again, gpu.Idempotency{}); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "migration gpu7 moves this server") {
 		t.Errorf("the same server under another name: %v", err)
 	}
 	if _, err := y.Rollback("gpu7"); err != nil {
@@ -433,7 +669,7 @@ func TestMigrationGoesOn(t *testing.T) {
 	if ctx.Err() != nil {
 		t.Error("the daemon's end was held up")
 	}
-	y.engine.Stop()
+	y.stop()
 	y.start()
 	v := y.until("synced again", passes(2))
 	if p := v.Disks[0].Passes[1]; p.Written != 0 || p.Bytes != 8*mib || p.Tracked {
@@ -445,7 +681,7 @@ func TestMigrationGoesOn(t *testing.T) {
 // A source that is away is waited for; after a long time a person is asked, and can go on.
 func TestMigrationSourceAway(t *testing.T) {
 	y := newYard(t, newMachine(t, 4*mib))
-	y.engine.Stop()
+	y.stop()
 	y.patience.Sync = 200 * time.Millisecond
 	y.start()
 	y.machine.gone()
@@ -516,8 +752,7 @@ func TestMigrationOnce(t *testing.T) {
 	}
 	other := y.wish()
 	other.Name = "other"
-	var held *operation.ConflictError
-	if err := y.Refusal(t.Context(), other); !errors.As(err, &held) {
+	if err := y.Refusal(t.Context(), other); gpu.CodeOf(err) != gpu.CodeConflict {
 		t.Errorf("a dry run of a second move of the server: %v", err)
 	}
 }
@@ -535,7 +770,7 @@ func TestMigrationForeignFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := y.until("failed", phase(move.PhaseFailed))
-	if !strings.Contains(v.Reason, "not empty") {
+	if !strings.Contains(v.Reason, `"notes.txt" in `) {
 		t.Errorf("%q", v.Reason)
 	}
 	if err := os.Remove(foreign); err != nil {
@@ -623,5 +858,12 @@ func TestMigrationRefuses(t *testing.T) {
 	}
 	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 0 {
 		t.Errorf("%v %v", all, err)
+	}
+}
+
+// What copies a disk where nobody says is what is measured against nbdcopy.
+func TestDefaultConnections(t *testing.T) {
+	if n := (move.Copy{}).Complete().Connections; n != block.DefaultConnections {
+		t.Errorf("%d connections, and %d are measured", n, block.DefaultConnections)
 	}
 }

@@ -19,19 +19,36 @@ import (
 
 // converter waits until nobody else runs programs on disks: they take a processor and
 // gigabytes each. It is had before a source is brought to rest.
-func (m *Migrations) converter(ctx context.Context, rec move.Record) (release func(), err error) {
+func (t *try) converter(ctx context.Context) (release func(), err error) {
 	select {
-	case m.converting <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	case t.m.converting <- struct{}{}:
+	default:
+		if err := t.phase("waiting until another migration's disks are made"); err != nil {
+			return nil, err
+		}
+		select {
+		case t.m.converting <- struct{}{}:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	release = func() { <-m.converting }
-	if rec.Wanted.Convert == move.ConvertNone {
+	release = func() { <-t.m.converting }
+	if err := t.m.claims.making(t.m.folder(t.rec.Name)); err != nil {
+		release()
+		return nil, err
+	}
+	if t.rec.Wanted.Convert == move.ConvertNone {
 		return release, nil
 	}
-	tools, err := m.cfg.Converter.Probe(ctx) // minutes, the first time after a boot
+	var tools convert.Tools
+	if err = t.phase("trying what converts, which takes minutes the first time after a boot"); err == nil {
+		tools, err = t.m.cfg.Converter.Probe(ctx)
+	}
 	if err == nil {
 		err = tools.Ready()
+	}
+	if err == nil {
+		_, err = t.keys()
 	}
 	if err != nil {
 		release()
@@ -40,9 +57,31 @@ func (m *Migrations) converter(ctx context.Context, rec move.Record) (release fu
 	return release, nil
 }
 
-// convert makes the VM's disks over the mirrors, at the paths that name tells. A failure leaves them
-// to who removes them.
+// keys are what opens the disks.
+func (t *try) keys() ([]convert.Key, error) {
+	seen, err := t.m.inspected(t.rec.Assessment)
+	if err != nil {
+		return nil, err
+	}
+	return t.m.unlock(t.rec, *seen.Report)
+}
+
+// convert makes the VM's disks over the mirrors, at the paths that name tells, and notes what that took. A
+// failure leaves them to who removes them.
 func (t *try) convert(ctx context.Context, name func(name, disk string) string) error {
+	began := t.m.cfg.Now()
+	err := full(t.makeDisks(ctx, name), t.m.folder(t.rec.Name))
+	took := t.m.cfg.Now().Sub(began).Seconds()
+	switch {
+	case err == nil:
+		return t.note(func(a *move.Attempt) { a.Conversion = took })
+	case errors.Is(ctx.Err(), context.DeadlineExceeded): // which is the limit
+		err = errors.Join(err, t.note(func(a *move.Attempt) { a.ConversionCut = took }))
+	}
+	return err
+}
+
+func (t *try) makeDisks(ctx context.Context, name func(name, disk string) string) error {
 	if err := t.phase("making disks"); err != nil {
 		return err
 	}
@@ -68,7 +107,10 @@ func (t *try) convert(ctx context.Context, name func(name, disk string) string) 
 		job.Disks = append(job.Disks, o)
 	}
 	if t.rec.Wanted.Convert == move.ConvertNone {
-		return nil
+		return t.unedited(ctx, *seen.Report)
+	}
+	if job.Keys, err = t.keys(); err != nil {
+		return err
 	}
 	job.Progress = func(p convert.Progress) { t.task.Logf("%s: %s", p.Phase, report.CleanString(p.Text)) }
 	edits, err := t.edits(ctx, *seen.Report)
@@ -96,9 +138,9 @@ func (t *try) convert(ctx context.Context, name func(name, disk string) string) 
 // mostItems is how many parts of a change are kept with each attempt; the plan has all.
 const mostItems = 20
 
-// edits are what is changed in the guest, as the plan has it now.
+// edits are what is changed in the guest for the partitions that it gets, as the plan has it now.
 func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, error) {
-	plan, err := t.m.plan(ctx, seen, t.rec.Plan)
+	plan, err := t.m.heldPlan(ctx, t.rec, seen)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +154,7 @@ func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, er
 	if err != nil {
 		return nil, err
 	}
-	var told []move.Left
+	told := []move.Left{} // none, where all was done
 	for _, l := range left {
 		items := l.Change.Items
 		if len(items) > mostItems {
@@ -120,7 +162,20 @@ func (t *try) edits(ctx context.Context, seen report.Report) ([]convert.Edit, er
 		}
 		told = append(told, move.Left{ID: l.Change.ID, What: l.Change.What, By: string(l.By), Why: l.Why, Items: items})
 	}
-	return edits, t.note(func(a *move.Attempt) { a.Left = told })
+	person := func(id string) bool {
+		return slices.ContainsFunc(told, func(l move.Left) bool { return l.ID == id && l.By == string(guest.ByPerson) })
+	}
+	return edits, t.note(func(a *move.Attempt) { a.Left, a.Driver = told, guest.KernelDriver(plan, person) })
+}
+
+// unedited notes which driver a guest has that is taken as it is. That it is not known now is in nobody's way.
+func (t *try) unedited(ctx context.Context, seen report.Report) error {
+	plan, err := t.m.heldPlan(ctx, t.rec, seen)
+	if err != nil {
+		t.task.Logf("its driver is not looked at in the VM: %v", err)
+		return context.Cause(ctx)
+	}
+	return t.note(func(a *move.Attempt) { a.Driver = guest.KernelDriver(plan, func(string) bool { return true }) })
 }
 
 // removeOverlays deletes the VM's disks, those of rehearsals too, and what the VM has written there.

@@ -12,7 +12,7 @@ func TestMigrationIsNotReadyWithoutItsSource(t *testing.T) {
 	y.begin()
 	y.until("ready", phase(move.PhaseReady))
 	y.machine.gone()
-	y.engine.Stop()
+	y.stop()
 	y.start()
 	y.until("syncing again", phase(move.PhaseSyncing))
 	y.machine.there()

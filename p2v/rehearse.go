@@ -21,7 +21,7 @@ func network(rec move.Record) string { return "gpuvirt-" + rec.Operation }
 
 // rehearse starts the VM on a copy of what the source is now, with its partitions and without
 // a network, looks at it, and takes it all down again. The source is at rest for as long as
-// the last pass takes.
+// the last pass takes, and is copied on then.
 func (t *try) rehearse(ctx context.Context) (err error) {
 	if err := t.m.reserved(ctx, t.rec); err != nil {
 		return err
@@ -29,7 +29,7 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 	if !t.wish.Live {
 		t.baseline(ctx)
 	}
-	release, err := t.m.converter(ctx, t.rec)
+	release, err := t.converter(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,6 +50,9 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 			err = errors.Join(err, left)
 		}
 	}()
+	if err := t.goOn(); err != nil {
+		return err
+	}
 	if err := t.convert(ctx, t.m.trial); err != nil {
 		return err
 	}
@@ -67,6 +70,7 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 	for _, d := range t.rec.Disks {
 		trial.Disks[t.m.disk(t.rec.Name, d.Name)] = t.m.trial(t.rec.Name, d.Name)
 	}
+	began := t.m.cfg.Now()
 	if err := t.m.cfg.VMs.StartTrial(ctx, t.rec.VM.UUID, t.rec.Operation, trial); err != nil {
 		return err
 	}
@@ -81,7 +85,12 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := t.note(func(a *move.Attempt) { a.Report = &r }); err != nil {
+	took := t.m.cfg.Now().Sub(began).Seconds()
+	if err := t.note(func(a *move.Attempt) {
+		if a.Report = &r; r.Verdict == verify.StateOK { // else it may have waited for what did not come
+			a.Boot = took
+		}
+	}); err != nil {
 		return err
 	}
 	if r.Verdict != verify.StateOK {
@@ -120,6 +129,9 @@ func (t *try) baseline(ctx context.Context) {
 	if err != nil {
 		t.task.Logf("the checks were not run on the source: %v", err)
 		return
+	}
+	if seen, err := t.m.inspected(t.rec.Assessment); err == nil && seen.Report.Driver != nil {
+		e.Driver = "nvidia" // what it lists is compared with, whichever the VM has
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.m.cfg.Patience.Settle)
 	defer cancel()

@@ -19,7 +19,10 @@ import (
 // operation of its own.
 type Assignments interface {
 	Assignment(ctx context.Context, name string) (gpu.Assignment, error)
+	// AssignmentWish is what is kept of one, without a look at the machine.
+	AssignmentWish(name string) (gpu.Wish, error)
 	ApplyAssignments(ctx context.Context, actor string, wishes []gpu.NamedWish, idem gpu.Idempotency) ([]gpu.Assignment, *operation.Operation, error)
+	PlanApplyAssignments(ctx context.Context, wishes []gpu.NamedWish) (gpu.Plan, error)
 	DeleteAssignment(ctx context.Context, actor, name string) (operation.Operation, error)
 }
 
@@ -28,6 +31,9 @@ type VMs interface {
 	VM(ctx context.Context, uuid string) (gpu.VM, error)
 	Define(ctx context.Context, doc string) error
 	Undefine(ctx context.Context, uuid, mark string) error
+	// Fits makes sure that what a definition names is on this host; Startable the same of a VM.
+	Fits(ctx context.Context, doc string) error
+	Startable(ctx context.Context, uuid string) error
 	Start(ctx context.Context, uuid string) error
 	StartTrial(ctx context.Context, uuid, mark string, t gpu.Trial) error
 	Stop(ctx context.Context, uuid string) error
@@ -39,21 +45,37 @@ type VMs interface {
 // slicesOf are the partitions that a plan has chosen, each with the name of the assignment
 // that will hold it.
 func slicesOf(name string, p assess.Plan) []move.Slice {
-	var chosen []*assess.Choice
-	for _, f := range p.Fittings {
-		if f.Choice != nil {
-			chosen = append(chosen, f.Choice)
-		}
-	}
+	chosen := assess.Chosen(p.Fittings)
 	out := make([]move.Slice, 0, len(chosen))
-	for i, c := range chosen {
-		s := move.Slice{Assignment: name, Profile: c.Profile, GPU: c.GPU, Params: c.Params}
+	for i, f := range chosen {
+		c := f.Choice
+		s := move.Slice{Assignment: name, Profile: c.Profile, GPU: c.GPU, Params: c.Params, Source: f.Need.Source.PCI, Model: c.Model, Kind: c.Kind, Sharing: c.Sharing, Series: c.Series()}
 		if len(chosen) > 1 {
 			s.Assignment = fmt.Sprintf("%s-%d", name, i+1)
 		}
 		out = append(out, s)
 	}
 	return out
+}
+
+// reservedFor are the partitions of a VM as a plan takes them; nil: none are chosen.
+func reservedFor(rec move.Record) []assess.Reserved {
+	if rec.VM == nil || rec.Ended == move.PhaseRolledBack {
+		return nil
+	}
+	out := make([]assess.Reserved, 0, len(rec.VM.Slices))
+	for _, s := range rec.VM.Slices {
+		out = append(out, assess.Reserved{Source: s.Source, GPU: s.GPU, Model: s.Model, Profile: s.Profile, Params: s.Params, Kind: s.Kind, Sharing: s.Sharing, Series: s.Series})
+	}
+	return out
+}
+
+// reserving says what the step that reserves does.
+func reserving(vm move.VM) string {
+	if len(vm.Slices) == 0 {
+		return "define VM " + vm.Name
+	}
+	return fmt.Sprintf("define VM %s, and reserve %s for it", vm.Name, assess.Count(len(vm.Slices), "partition", "partitions"))
 }
 
 // definition is the VM to be, for libvirt.
@@ -131,6 +153,9 @@ func (m *Migrations) doReserve(ctx context.Context, t *operation.Task) ([]operat
 	case err != nil:
 		return nil, unclean(err)
 	}
+	if err := m.assigned(rec.Name); err != nil {
+		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
+	}
 	return nil, nil
 }
 
@@ -153,19 +178,13 @@ func (m *Migrations) reserve(ctx context.Context, t *operation.Task, rec move.Re
 		t.Logf("VM %s is defined; it gets no partition", rec.VM.Name)
 		return nil
 	}
-	wishes := make([]gpu.NamedWish, 0, len(rec.VM.Slices))
-	for _, s := range rec.VM.Slices {
-		wishes = append(wishes, gpu.NamedWish{Name: s.Assignment, Wish: gpu.Wish{
-			VM: rec.VM.UUID, Profile: s.Profile, GPU: s.GPU, Placement: gpu.Pack, Hotplug: gpu.HotplugAuto, Params: s.Params,
-		}})
-	}
 	var note reserveNote
 	if _, err := t.Note(&note); err != nil {
 		return err
 	}
 	// A step that was broken off finds what it has begun.
 	idem := gpu.Idempotency{Key: fmt.Sprintf("%s.reserve.%d", rec.Operation, note.Undone), Request: rec.VM.UUID}
-	_, op, err := m.cfg.Assignments.ApplyAssignments(ctx, rec.Actor, wishes, idem)
+	_, op, err := m.cfg.Assignments.ApplyAssignments(ctx, rec.Actor, wishesOf(rec), idem)
 	if err != nil {
 		return err
 	}
@@ -186,8 +205,8 @@ type reserveNote struct {
 }
 
 // reserved makes sure that the VM can start: it is there as it was defined, does not run, and
-// has its partitions. Somebody may have changed that since they were reserved, and a card may
-// be gone.
+// has its partitions and what else it names. Somebody may have changed that since they were reserved, and a
+// card, a network or a bridge may be gone.
 func (m *Migrations) reserved(ctx context.Context, rec move.Record) error {
 	vm, err := m.cfg.VMs.VM(ctx, rec.VM.UUID)
 	cannot := func(why string, args ...any) *gpu.Error {
@@ -201,6 +220,12 @@ func (m *Migrations) reserved(ctx context.Context, rec move.Record) error {
 		return cannot("somebody has defined another in its place").WithBlockers(is)
 	case vm.State.Active():
 		return cannot("it runs already").WithBlockers(is).WithHint("stop it")
+	}
+	if err := m.misses(rec); err != nil {
+		return gpu.Wrap(err, gpu.CodeConflict, "VM %s could not start", rec.VM.Name)
+	}
+	if err := m.cfg.VMs.Startable(ctx, rec.VM.UUID); err != nil {
+		return err
 	}
 	for _, s := range rec.VM.Slices {
 		a, err := m.cfg.Assignments.Assignment(ctx, s.Assignment)
@@ -228,13 +253,16 @@ func (m *Migrations) reserved(ctx context.Context, rec move.Record) error {
 	return nil
 }
 
-// carried waits for an operation that a step has begun; nil: none was needed.
+// carried waits for an operation that a step has begun, or who is no step; nil: none was needed.
 func (m *Migrations) carried(ctx context.Context, t *operation.Task, op *operation.Operation) error {
 	if op == nil {
 		return nil
 	}
-	ctx, stop := undrained(ctx, t) // its next steps do not begin any more then
-	defer stop()
+	if t != nil {
+		var stop func()
+		ctx, stop = undrained(ctx, t) // its next steps do not begin any more then
+		defer stop()
+	}
 	end, err := m.cfg.Engine.Wait(ctx, op.ID)
 	switch {
 	case context.Cause(ctx) != nil:
@@ -263,7 +291,7 @@ func (m *Migrations) undoReserve(ctx context.Context, t *operation.Task) ([]oper
 	case err != nil:
 		return nil, err
 	}
-	return nil, m.end(rec.Name, move.PhaseRolledBack)
+	return nil, m.end(rec.Name, move.PhaseRolledBack, why(t.Operation()))
 }
 
 // release takes away the VM of a move, and its assignments.
@@ -271,23 +299,15 @@ func (m *Migrations) release(ctx context.Context, t *operation.Task, rec move.Re
 	if err := m.cfg.VMs.Stop(ctx, rec.VM.UUID); err != nil {
 		return err
 	}
-	for _, s := range rec.VM.Slices {
-		a, err := m.cfg.Assignments.Assignment(ctx, s.Assignment)
-		switch {
-		case err != nil && gpu.CodeOf(err) == gpu.CodeNotFound:
-			continue
-		case err != nil:
-			return err
-		case a.Wish.VM != rec.VM.UUID: // somebody else's, of the same name
-			continue
-		}
-		op, err := m.cfg.Assignments.DeleteAssignment(ctx, rec.Actor, s.Assignment)
-		if err != nil {
-			return err
-		}
-		if err := m.carried(ctx, t, &op); err != nil {
-			return err
-		}
+	hold := m.hold(rec.Name) // nobody reserves them again in this moment
+	select {
+	case hold <- struct{}{}:
+		defer func() { <-hold }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := m.unassign(ctx, t, rec.Actor, rec); err != nil {
+		return err
 	}
 	return m.cfg.VMs.Undefine(ctx, rec.VM.UUID, rec.Operation)
 }

@@ -2,6 +2,7 @@ package p2v_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/convert"
 	"gpuvirt/p2v/move"
 )
@@ -21,18 +23,42 @@ func (y *yard) beginWith(slice move.Slice) {
 	y.t.Helper()
 	y.vms.fail("define", gpu.Errorf(gpu.CodeUnavailable, "libvirt is away"))
 	y.begin()
-	y.engine.Stop()
+	y.stop()
 	rec, err := y.store.MigrationRecord("gpu7")
 	if err != nil {
 		y.t.Fatal(err)
 	}
-	rec.VM.Slices = []move.Slice{slice}
+	rec.Plan.Partitions = []assess.WishPartition{{Profile: slice.Profile}}
+	rec.VM.Slices, rec.Reservation = []move.Slice{slice}, &move.Reservation{State: move.Reserving, Lease: int(y.lease.Seconds())}
 	if err := y.store.Apply(operation.Put(move.RecordMigration, "gpu7", rec)); err != nil {
 		y.t.Fatal(err)
 	}
-	y.holders.set(func(h *holders) { h.gpus = []gpu.GPU{{ID: card, Vendor: "NVIDIA"}} })
+	y.holders.set(func(h *holders) {
+		h.gpus, h.profiles = []gpu.GPU{{ID: card, Vendor: "NVIDIA", Managed: true}}, []gpu.Profile{{Name: slice.Profile, Kind: gpu.KindVF, Available: 1}}
+	})
 	y.vms.fail("define", nil)
 	y.start()
+}
+
+// A VM that could never start is refused to who asks for it, in a dry run as well.
+func TestRefusedWithoutItsNetwork(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.vms.fail("fits", gpu.Errorf(gpu.CodeConflict, `VM gpu7 could not start: libvirt has no network "nonet"`).WithHint("virsh net-list"))
+	w := y.wish()
+	_, err := y.Create(t.Context(), "tester", w, gpu.Idempotency{})
+	for what, err := range map[string]error{"asked": err, "planned": y.Refusal(t.Context(), w)} {
+		e, _ := errors.AsType[*gpu.Error](err)
+		if e == nil || e.Code != gpu.CodeConflict || !strings.Contains(e.Detail, `cannot migrate "gpu7": VM gpu7 could not start: libvirt has no network "nonet"`) || e.Hint != "virsh net-list" {
+			t.Errorf("%s: %+v", what, err)
+		}
+	}
+	if all, err := y.Migrations.Migrations(); err != nil || len(all) != 0 || len(y.vms.left()) != 0 {
+		t.Errorf("%+v %v %q", all, err, y.vms.left())
+	}
+	y.vms.fail("fits", nil)
+	if err := y.Refusal(t.Context(), w); err != nil {
+		t.Error(err)
+	}
 }
 
 // Where the VM could not start any more, its source is not powered off, and not even brought
@@ -51,7 +77,7 @@ func TestCutoverIsReserved(t *testing.T) {
 	was, mark := y.vms.docs[vm], y.vms.marks[vm]
 	tries := 0
 	for says, c := range map[string]struct{ breaks, mends func() }{
-		"cannot find assignment": {
+		"deleted assignment": {
 			func() { y.holders.set(func(h *holders) { delete(h.held, "gpu7") }) },
 			held(func(a *gpu.Assignment) {
 				*a = gpu.Assignment{Name: "gpu7", GPU: card, State: gpu.AssignmentAttached, Wish: gpu.Wish{VM: vm}}
@@ -72,11 +98,18 @@ func TestCutoverIsReserved(t *testing.T) {
 			func() { y.holders.set(func(h *holders) { h.gpus = nil }) },
 			func() { y.holders.set(func(h *holders) { h.gpus = []gpu.GPU{{ID: card}} }) },
 		},
+		`no network "lan"`: {
+			func() { y.vms.fail("startable", gpu.Errorf(gpu.CodeConflict, `libvirt has no network "lan"`)) },
+			func() { y.vms.fail("startable", nil) },
+		},
 		"no such VM":      {func() { y.vms.set(func(v *vms) { delete(v.docs, vm) }) }, func() { y.vms.set(func(v *vms) { v.docs[vm] = was }) }},
 		"defined another": {func() { y.vms.set(func(v *vms) { v.marks[vm] = "" }) }, func() { y.vms.set(func(v *vms) { v.marks[vm] = mark }) }},
 		"runs already":    {func() { y.vms.set(func(v *vms) { v.runs[vm] = true }) }, func() { y.vms.set(func(v *vms) { delete(v.runs, vm) }) }},
 	} {
 		for _, late := range []bool{false, true} {
+			if !late && strings.Contains(says, "assignment") || !late && says == "of another VM" {
+				continue // it is reserved again, or nothing is begun: see TestReservationIsTakenByHand
+			}
 			froze := m.rest.froze
 			if late {
 				y.makers.set(func(what string, _ convert.Job) {
@@ -265,6 +298,51 @@ func TestRollbackFails(t *testing.T) {
 			if left := append(y.vms.left(), y.holders.names()...); len(left) > 0 {
 				t.Errorf("left: %q", left)
 			}
+		})
+	}
+}
+
+// An operation that waits for a person does not hold a roll back up: one of the move's own VM is
+// aborted, and of another it is said what to do.
+func TestRollbackOfOneThatWaits(t *testing.T) {
+	for name, own := range map[string]bool{"its own": true, "another's": false} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, newMachine(t, 4*mib))
+			if own {
+				y.holders.set(func(h *holders) { h.waits = &operation.WaitError{Reason: "shut the guest down"} })
+				y.beginWith(move.Slice{Assignment: "gpu7", Profile: "1g.12gb", GPU: card})
+				y.until("rolled back", phase(move.PhaseRolledBack)) // as it could not be reserved
+				if left := append(y.vms.left(), y.holders.names()...); len(left) > 0 {
+					t.Errorf("left: %q", left)
+				}
+				return
+			}
+			y.beginWith(move.Slice{Assignment: "gpu7", Profile: "1g.12gb", GPU: card})
+			y.until("ready", phase(move.PhaseReady))
+			y.holders.set(func(h *holders) { h.waits = &operation.WaitError{Reason: "shut the guest down"} })
+			op, err := y.holders.add(t.Context(), "somebody", "other", map[string]any{"Wishes": []gpu.NamedWish{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := y.engine.Wait(t.Context(), op.ID); err != nil {
+				t.Fatal(err)
+			}
+			y.holders.set(func(h *holders) { h.waits = nil })
+			if _, err := y.Rollback("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			v := y.until("failed", phase(move.PhaseFailed))
+			if !strings.Contains(v.Reason, op.ID) || !strings.Contains(v.Reason, "shut the guest down") {
+				t.Errorf("%q", v.Reason)
+			}
+			if _, err := y.engine.Abort(op.ID); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := y.Retry("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			y.until("rolled back", phase(move.PhaseRolledBack))
+			y.gone4good()
 		})
 	}
 }

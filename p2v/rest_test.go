@@ -1,9 +1,11 @@
 package p2v_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -29,6 +31,9 @@ func (y *yard) dialAtRest(ctx context.Context, disks []atrest.Disk, certificates
 	s, err := atrest.Dial(ctx, disks, o)
 	if err != nil {
 		return nil, err
+	}
+	if y.onDial != nil {
+		y.onDial()
 	}
 	return s, nil
 }
@@ -64,8 +69,12 @@ func (y *yard) beginAtRest(from []move.DiskFrom) move.Migration {
 	if err != nil {
 		y.t.Fatal(err)
 	}
-	if !strings.Contains(op.Summary, "migrate gpu7") {
-		y.t.Errorf("%q", op.Summary)
+	copies := "copy 1 disk of a server that is off, until it is cut over"
+	if n := len(from); n > 1 {
+		copies = strings.Replace(copies, "1 disk", fmt.Sprintf("%d disks", n), 1)
+	}
+	if !strings.Contains(op.Summary, "migrate gpu7") || op.Steps[0].Summary != "define VM gpu7" || op.Steps[1].Summary != copies {
+		y.t.Errorf("%q: %+v", op.Summary, op.Steps)
 	}
 	return y.until("ready", phase(move.PhaseReady))
 }
@@ -106,14 +115,14 @@ func TestAtRest(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	for what, w := range map[string]move.CutWish{"nobody has said that it is off": {}, "stop_services": {SourceOff: true, Stop: []string{"a.service"}}} {
-		if _, err := y.CutOver("gpu7", "tester", w); err == nil || !strings.Contains(err.Error(), what) {
+		if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", w); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%+v: %v", w, err)
 		}
 	}
-	if _, err := y.Rehearse("gpu7", "tester", move.CutWish{SourceOff: true}); gpu.CodeOf(err) != gpu.CodeInvalid {
+	if _, err := y.Rehearse(y.t.Context(), "gpu7", "tester", move.CutWish{SourceOff: true}); gpu.CodeOf(err) != gpu.CodeInvalid {
 		t.Errorf("got %v", err)
 	}
-	if _, err := y.CutOver("gpu7", "boss", move.CutWish{SourceOff: true}); err != nil {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "boss", move.CutWish{SourceOff: true}); err != nil {
 		t.Fatal(err)
 	}
 	v = y.until("done", phase(move.PhaseDone))
@@ -126,6 +135,113 @@ func TestAtRest(t *testing.T) {
 	}
 	if got := y.overlays(); len(got) != 2 {
 		t.Errorf("its disks: %q", got)
+	}
+}
+
+// replace lays another image of the same size in the place of a disk's, as rsync and mv do.
+func (y *yard) replace(disk int, text string) {
+	y.t.Helper()
+	path := y.machine.disks[disk].Path
+	content, err := os.ReadFile(path)
+	if err == nil {
+		copy(content[3*mib+7:], text)
+		err = errors.Join(os.WriteFile(path+".new", content, 0o600), os.Rename(path+".new", path))
+	}
+	if err != nil {
+		y.t.Error(err)
+	}
+}
+
+// An image that another is laid in the place of is opened anew: by the next pass, and a cut-over makes no VM
+// of the mirror of the one that was there before.
+func TestAtRestReplaced(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.carried()
+	y.beginAtRest(y.fromImages())
+	y.replace(0, "somebody has made the image anew")
+	if _, err := y.Sync("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	copied := func() {
+		t.Helper()
+		y.until("copied again", func(v move.Migration) bool {
+			want, wantErr := os.ReadFile(y.machine.disks[0].Path)
+			got, err := os.ReadFile(filepath.Join(y.storage, "gpu7", "nvme0n1.raw"))
+			return errors.Join(wantErr, err) == nil && bytes.Equal(want, got) && v.Phase == move.PhaseReady
+		})
+	}
+	copied()
+
+	cut := func() {
+		t.Helper()
+		if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test", Verify: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	y.replace(0, "once more, and nobody has asked for a pass")
+	cut()
+	if a := y.over(1); a.State != move.Failed || !strings.Contains(a.Problem, "is another file or disk now than the one that was opened") || !strings.Contains(a.Problem, "ask again") {
+		t.Errorf("%+v", a)
+	}
+	copied()
+
+	// Last of all, while the VM's disks are made.
+	y.makers.set(func(what string, _ convert.Job) {
+		if what == "convert" {
+			y.replace(0, "while the disks are made")
+		}
+	})
+	cut()
+	if a := y.over(2); a.State != move.Failed || !strings.Contains(a.Problem, "is another file or disk now") || y.vms.started != 0 || len(y.overlays()) != 0 {
+		t.Errorf("%+v, started %d times, %q", a, y.vms.started, y.overlays())
+	}
+	y.makers.set(nil)
+	copied()
+	cut()
+	y.until("done", phase(move.PhaseDone))
+	y.same()
+}
+
+// An image that is gone, or has another size, is waited for.
+func TestAtRestGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		want   string
+		change func(path string) error
+	}{
+		"gone":   {"is not there any more; put it back, and retry", func(path string) error { return os.Rename(path, path+".away") }},
+		"longer": {"has 5242880 bytes now, and had 4194304 when it was opened; it has to be as long as the server's disk, to the byte: mend it, and retry", func(path string) error { return os.Truncate(path, 5*mib) }},
+		"another": {"has 1048576 bytes, and the disk had 4194304 when the server was inspected; it is another disk", func(path string) error {
+			return errors.Join(os.WriteFile(path+".new", make([]byte, mib), 0o600), os.Rename(path, path+".away"), os.Rename(path+".new", path))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t, newMachine(t, 4*mib))
+			y.carried()
+			y.beginAtRest(y.fromImages())
+			path := y.machine.disks[0].Path
+			if err := c.change(path); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := y.Sync("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			v := y.until("waiting", phase(move.PhaseWaiting))
+			if !strings.Contains(v.Reason, c.want) || !strings.Contains(v.Reason, path) {
+				t.Errorf("%q", v.Reason)
+			}
+			// It is put right, and gone on with.
+			if err := os.Rename(path+".away", path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, 4*mib); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := y.Retry("gpu7"); err != nil {
+				t.Fatal(err)
+			}
+			y.until("ready", phase(move.PhaseReady))
+			y.same()
+		})
 	}
 }
 
@@ -148,12 +264,12 @@ func TestAtRestBack(t *testing.T) {
 			} else {
 				y.vms.fail(at, errors.New("it has no processor"))
 			}
-			if _, err := y.CutOver("gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test"}); err != nil {
+			if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test"}); err != nil {
 				t.Fatal(err)
 			}
 			if at == "convert" {
 				<-there
-				y.engine.Stop()
+				y.stop()
 				y.makers.set(nil)
 				y.makers.fail(at, nil)
 				y.start()
@@ -189,7 +305,7 @@ func TestAtRestRuns(t *testing.T) {
 	y.beginAtRest(y.fromImages())
 	cut := func() {
 		t.Helper()
-		if _, err := y.CutOver("gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test"}); err != nil {
+		if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -230,7 +346,7 @@ func TestAtRestWithdrawn(t *testing.T) {
 			}
 		}
 	})
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{SourceOff: true, WhenReady: true, Unrehearsed: "a test"}); err != nil {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{SourceOff: true, WhenReady: true, Unrehearsed: "a test"}); err != nil {
 		t.Fatal(err)
 	}
 	if a := y.over(1); a.State != move.Withdrawn {
@@ -246,7 +362,7 @@ func TestSourceOffOfOneThatRuns(t *testing.T) {
 	y := newYard(t, newMachine(t, 4*mib))
 	y.begin()
 	y.until("ready", phase(move.PhaseReady))
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test"}); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "its server runs") {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test"}); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "its server runs") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -363,7 +479,7 @@ func TestAtRestExport(t *testing.T) {
 		return v.Disks[0].Total > before && v.Disks[0].Passes[n-1].Complete && v.Phase == move.PhaseReady
 	})
 	y.same()
-	if _, err := y.CutOver("gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test", Verify: true}); err != nil {
+	if _, err := y.CutOver(y.t.Context(), "gpu7", "tester", move.CutWish{SourceOff: true, Unrehearsed: "a test", Verify: true}); err != nil {
 		t.Fatal(err)
 	}
 	y.until("done", phase(move.PhaseDone))

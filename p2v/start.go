@@ -55,15 +55,23 @@ const justNow = 30 * time.Second
 // alone makes sure that nobody has started the source since it was off: libvirt or this daemon
 // may have been away for hours. A VM that runs is left alone: it answers as its source did.
 func (m *Migrations) alone(ctx context.Context, t *operation.Task, rec move.Record) error {
-	if a := rec.Last(move.Cutover); a != nil && a.State == move.Passed && !t.Resumed() && m.cfg.Now().Sub(a.Ended) < justNow {
+	a := rec.Last(move.Cutover)
+	seen := a != nil && a.State == move.Passed && !t.Resumed() && m.cfg.Now().Sub(a.Ended) < justNow
+	if !rec.Comes() && (seen || rec.Source.Address == "") { // or of disks alone
 		return nil
 	}
-	if rec.Source.Address == "" {
-		return nil // of disks alone
-	}
 	vm, err := m.cfg.VMs.VM(ctx, rec.VM.UUID)
-	if err != nil || vm.State.Active() {
+	switch {
+	case err != nil || vm.State.Active():
 		return err
+	case rec.Comes() && m.cfg.Arrivals.now(rec.Assessment) != nil:
+		return errBack
+	case seen:
+		return nil
+	case rec.CameFrom.IsValid() && m.answers(ctx, rec.CameFrom):
+		return errBack
+	case rec.Source.Address == "":
+		return nil
 	}
 	asking, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
@@ -133,7 +141,7 @@ func (m *Migrations) doVerify(ctx context.Context, t *operation.Task) ([]operati
 // something looks whether it has ended.
 func (m *Migrations) finished(name string) error {
 	_, err := m.update(name, func(r *move.Record) {
-		r.Ended, r.Forecast = move.PhaseDone, nil
+		r.Ended, r.Forecast, r.Reservation = move.PhaseDone, nil, nil
 		if a := r.Last(move.Cutover); a != nil && !a.AtRest.IsZero() && a.Downtime == 0 {
 			a.Downtime = m.cfg.Now().Sub(a.AtRest).Seconds()
 		}
@@ -141,6 +149,7 @@ func (m *Migrations) finished(name string) error {
 	if err != nil {
 		return &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	}
+	m.drop(name)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"gpuvirt/gpu"
@@ -35,6 +36,8 @@ type stay struct {
 	rec     move.Record
 	server  Server
 	program []string // the inspector, as it is called there
+	// names are what the source calls the disks, by the names that these have here.
+	names   map[string]string
 	tracker *track.Client
 	// held are connections to what serves the disks, that were made before it is frozen: a new
 	// one may take what is frozen.
@@ -42,6 +45,8 @@ type stay struct {
 	// fresh has the disks that were passed over in this stay: of those the tracker tells what
 	// was written since.
 	fresh map[string]bool
+	// ahead is set where the mirrors are to stay as they are: what has changed is kept beside them.
+	ahead bool
 }
 
 // doSync copies the disks again and again, as the source runs and there is always more, until
@@ -64,7 +69,7 @@ func (m *Migrations) doSync(ctx context.Context, t *operation.Task) ([]operation
 	case errors.Is(err, errDraining):
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
 	case passing(err) && m.cfg.Now().Sub(heard) < m.cfg.Patience.Sync:
-		if err := m.unready(name); err != nil {
+		if err := m.unready(name, err); err != nil {
 			t.Logf("%v", err)
 		}
 		return nil, &operation.RetryError{After: m.cfg.Patience.Pause, Err: err}
@@ -72,13 +77,18 @@ func (m *Migrations) doSync(ctx context.Context, t *operation.Task) ([]operation
 		return nil, &operation.WaitError{Reason: fmt.Sprintf("the source has not been heard of since %s (%v): retry when it is there again, or roll back",
 			heard.UTC().Format(time.RFC3339), err)}
 	}
-	return nil, &operation.WaitError{Reason: err.Error()}
+	return nil, &operation.WaitError{Reason: reason(err)}
 }
 
-// unready forgets what the last pass would take: the source has gone, and nobody tells what it
-// writes meanwhile.
-func (m *Migrations) unready(name string) error {
-	_, err := m.update(name, func(r *move.Record) { r.Forecast = nil })
+// unready forgets what a cut-over would take: the source has gone, and nobody tells what it
+// writes meanwhile. What was asked for, and does not wait until it is ready, is not begun.
+func (m *Migrations) unready(name string, why error) error {
+	_, err := m.update(name, func(r *move.Record) {
+		r.Forecast = nil
+		if a := r.Pending(); a != nil && a.State == move.Asked && !a.Wish.WhenReady {
+			finish(a, m.cfg.Now(), why)
+		}
+	})
 	return err
 }
 
@@ -105,16 +115,23 @@ func (m *Migrations) update(name string, change func(*move.Record)) (move.Record
 		return rec, err
 	}
 	change(&rec)
+	rec.Weigh()
 	row := operation.Put(move.RecordMigration, name, rec)
 	if bytes.Equal(before, row.Value) {
 		return rec, nil
 	}
-	return rec, m.cfg.Store.Apply(row)
+	if err = m.cfg.Store.Apply(row); err == nil {
+		m.notice(name)
+	}
+	return rec, err
 }
 
-// end tells that a move has ended.
-func (m *Migrations) end(name string, as move.Phase) error {
-	_, err := m.update(name, func(r *move.Record) { r.Ended, r.Forecast = as, nil })
+// end tells that a move has ended, and for what, where nobody has asked for it.
+func (m *Migrations) end(name string, as move.Phase, because string) error {
+	_, err := m.update(name, func(r *move.Record) { r.Ended, r.Why, r.Forecast, r.Reservation = as, because, nil, nil })
+	if err == nil {
+		m.drop(name) // nobody gives any more
+	}
 	return err
 }
 
@@ -140,7 +157,8 @@ func (m *Migrations) undoSync(ctx context.Context, t *operation.Task) ([]operati
 		return nil, err
 	}
 	if err := m.discard(rec); err != nil {
-		return nil, gpu.Errorf(gpu.CodeUnavailable, "cannot remove the mirrors of migration %q: %w", rec.Name, err)
+		return nil, gpu.Wrap(err, gpu.CodeUnavailable, "cannot remove the mirrors of migration %q", rec.Name).
+			WithHint("mend that, or remove what is in the way; then: gpuvirt migrate retry %s", rec.Name)
 	}
 	switch {
 	case rec.AtRest(): // nothing was ever put there
@@ -153,7 +171,7 @@ func (m *Migrations) undoSync(ctx context.Context, t *operation.Task) ([]operati
 		return nil, nil // there is a step before this one
 	}
 	// Not with the step's end: who changes the pace looks whether it has ended, and writes.
-	return nil, m.end(rec.Name, move.PhaseRolledBack)
+	return nil, m.end(rec.Name, move.PhaseRolledBack, why(t.Operation()))
 }
 
 // discard removes the files of a move that we know, and then its folder: what somebody else
@@ -172,18 +190,57 @@ func (m *Migrations) discard(rec move.Record) error {
 		names = append(names, filepath.Base(path))
 	}
 	for _, d := range rec.Disks {
-		names = append(names, d.Name+".raw", d.Name+".map")
+		s := m.spec(rec, d)
+		for _, path := range []string{s.Path, s.Map, s.Ahead().Path, s.Ahead().Map} {
+			names = append(names, filepath.Base(path))
+		}
 		for _, overlay := range m.overlays(rec.Name, d.Name) {
 			names = append(names, filepath.Base(overlay), filepath.Base(overlay)+".new")
 		}
 	}
 	errs := []error{root.RemoveAll(filepath.Join(rec.Name, logs))}
-	for _, name := range append(names, "") {
+	for _, name := range names {
 		if err := root.Remove(filepath.Join(rec.Name, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := inTheWay(root, rec.Name); err != nil {
+		return err
+	}
+	if err := root.Remove(rec.Name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// inTheWay names what is left in a folder that is to go: nobody here has put it there.
+func inTheWay(root *os.Root, folder string) error {
+	const most = 5
+	left, err := fs.ReadDir(root.FS(), folder)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(left) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range left[:min(len(left), most)] {
+		name := e.Name()
+		if e.IsDir() {
+			name += "/"
+		}
+		names = append(names, strconv.Quote(name))
+	}
+	text, verb := names[0], "is"
+	if more := len(left) - len(names); more > 0 {
+		text, verb = fmt.Sprintf("%s and %d more", strings.Join(names, ", "), more), "are"
+	} else if last := len(names) - 1; last > 0 {
+		text, verb = strings.Join(names[:last], ", ")+" and "+names[last], "are"
+	}
+	return gpu.Errorf(gpu.CodeConflict, "%s in %q %s in the way, and not of the migration", text, filepath.Join(root.Name(), folder), verb)
 }
 
 // stay reaches the source and copies until it cannot go on. The record that it returns has
@@ -206,6 +263,11 @@ func (m *Migrations) stay(ctx context.Context, t *operation.Task, name string) (
 
 // undrained is a context that ends when the daemon is about to, with errDraining as its cause.
 func undrained(ctx context.Context, t *operation.Task) (_ context.Context, stop func()) {
+	return unless(ctx, t, nil, nil)
+}
+
+// unless is one that also ends when something is raised, with why as its cause.
+func unless(ctx context.Context, t *operation.Task, raised <-chan struct{}, why error) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watcher := make(chan struct{})
 	go func() {
@@ -214,6 +276,8 @@ func undrained(ctx context.Context, t *operation.Task) (_ context.Context, stop 
 		case <-ctx.Done():
 		case <-t.Draining():
 			cancel(errDraining)
+		case <-raised:
+			cancel(why)
 		}
 	}()
 	return ctx, func() { cancel(nil); <-watcher }
@@ -221,6 +285,9 @@ func undrained(ctx context.Context, t *operation.Task) (_ context.Context, stop 
 
 func (s *stay) run(ctx context.Context) error {
 	if err := makeFolders(s.m.cfg.Storage, s.rec.Name); err != nil {
+		return err
+	}
+	if err := s.fold(ctx); err != nil { // of a rehearsal that was broken off
 		return err
 	}
 	server, err := s.m.reach(ctx, s.rec)
@@ -253,14 +320,20 @@ func (s *stay) run(ctx context.Context) error {
 	if err := s.heard(); err != nil {
 		return err
 	}
+	if err := s.find(ctx); err != nil {
+		return err
+	}
 	s.track(ctx)
 	defer s.untrack()
 	for {
-		asked, forget := s.m.now.raised(s.rec.Name)
 		err := s.round(ctx)
 		if err == nil {
 			err = s.attempt(ctx)
 		}
+		if err == nil {
+			err = s.fold(ctx)
+		}
+		asked, forget := s.m.now.raised(s.rec.Name) // since the pass began, but for what passes beside an attempt were
 		if err == nil {
 			err = s.rest(ctx, asked)
 		}
@@ -273,6 +346,12 @@ func (s *stay) run(ctx context.Context) error {
 
 // rest waits until it is time for the next pass, or somebody asks for it.
 func (s *stay) rest(ctx context.Context, asked <-chan struct{}) error {
+	if err := s.save(); err != nil {
+		return err
+	}
+	if s.rec.Forecast == nil || s.due() != nil {
+		return nil // a pass is due: beside an attempt there was none, or that has been asked for already
+	}
 	next := time.NewTimer(pause(s.rec.Copy))
 	defer next.Stop()
 	select {
@@ -289,7 +368,7 @@ func (s *stay) open(ctx context.Context, verb string, args ...string) (io.ReadWr
 	words := append(slices.Clone(s.program), verb)
 	words = append(words, args...)
 	for _, d := range s.rec.Disks {
-		words = append(words, "--disk", d.Name)
+		words = append(words, "--disk", s.called(d.Name))
 	}
 	return s.server.Open(ctx, words[0], words[1:]...)
 }
@@ -304,13 +383,32 @@ func (s *stay) dial(ctx context.Context) (io.ReadWriteCloser, error) {
 	}
 }
 
-// mostHeld is how many connections are made before: sshd takes ten at once for all.
+// mostHeld is how many connections are made before: sshd takes ten at once for all. The passes over
+// all disks, one after the other, use them again and again.
 const mostHeld = 6
 
-// hold makes connections for the passes to come: one for each disk at least.
+// connections is how many a pass uses at once.
+func (s *stay) connections() int {
+	if s.held != nil {
+		return cap(s.held)
+	}
+	return s.rec.Copy.Connections
+}
+
+// keep takes back a connection that was held.
+func (s *stay) keep(conn io.ReadWriteCloser) {
+	select {
+	case s.held <- conn:
+	default: // nil, or full
+		_ = conn.Close()
+	}
+}
+
+// hold makes connections for the passes to come.
 func (s *stay) hold(ctx context.Context) error {
-	s.held = make(chan io.ReadWriteCloser, mostHeld)
-	for range min(max(s.rec.Copy.Connections, len(s.rec.Disks)), mostHeld) {
+	n := min(s.rec.Copy.Connections, mostHeld)
+	s.held = make(chan io.ReadWriteCloser, n)
+	for range n {
 		conn, err := s.open(ctx, "serve")
 		if err != nil {
 			s.letGo()
@@ -358,6 +456,9 @@ func (s *stay) untrack() {
 
 // round passes over all disks once.
 func (s *stay) round(ctx context.Context) error {
+	if err := s.same(ctx); err != nil {
+		return err
+	}
 	for i := range s.rec.Disks {
 		if err := s.disk(ctx, i); err != nil {
 			return err
@@ -373,7 +474,7 @@ func (s *stay) written(ctx context.Context, m *block.Mirror, disk string) []bloc
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	ranges, err := s.tracker.Take(ctx, disk, m.Chunks())
+	ranges, err := s.tracker.Take(ctx, s.called(disk), m.Chunks())
 	lost, is := errors.AsType[*track.LostError](err)
 	switch {
 	case err == nil && s.fresh[disk]:
@@ -390,12 +491,12 @@ func (s *stay) written(ctx context.Context, m *block.Mirror, disk string) []bloc
 // disk passes over one disk.
 func (s *stay) disk(ctx context.Context, i int) error {
 	d := s.rec.Disks[i]
-	mirror, err := s.m.open(s.rec, d)
+	mirror, err := s.mirror(d)
 	if err != nil {
 		return err
 	}
 	defer mirror.Close() //nolint:errcheck // a pass is durable when it has ended
-	release, err := s.m.claims.claim(s.m.mirror(s.rec.Name, d.Name), mirror)
+	still, release, err := s.claim(d, mirror)
 	if err != nil {
 		return err
 	}
@@ -406,18 +507,20 @@ func (s *stay) disk(ctx context.Context, i int) error {
 	}
 	pulling, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	pass, err := block.Pull(pulling, mirror, d.Name, block.Options{
-		Dial:        s.dial,
-		Connections: s.rec.Copy.Connections, Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
+	tell, over := s.m.passing(s.task, s.rec.Name, d.Name)
+	pass, err := block.Pull(pulling, mirror, s.called(d.Name), block.Options{
+		Dial: s.dial, Keep: s.keep,
+		Connections: s.connections(), Compress: s.rec.Copy.Compress, Limit: s.m.limit(s.rec.Name), Only: only,
 		Progress: func(p block.Progress) {
-			s.task.Progress(p.Done, p.Total)
-			if err := s.m.claims.check(s.m.mirror(s.rec.Name, d.Name), mirror); err != nil {
+			tell(p)
+			if err := still(); err != nil {
 				stop(err)
 			}
 		},
 		// The connections are ours to make again: where the server is gone they all are.
-		Patience: 30 * time.Second,
+		Patience: s.m.cfg.Patience.Cut,
 	})
+	over()
 	s.fresh[d.Name] = err == nil
 	s.rec.Disks[i].Add(move.Pass{
 		Started: pass.Started.UTC(), Seconds: pass.Duration.Seconds(), Bytes: count(pass.Bytes), Written: count(pass.Written),
@@ -426,7 +529,11 @@ func (s *stay) disk(ctx context.Context, i int) error {
 	if err == nil {
 		s.task.Logf("%s: %d of %d bytes had changed, %d came over the network, in %s", d.Name, pass.Written, pass.Bytes, pass.Sent, pass.Duration.Round(time.Millisecond))
 	}
-	if saveErr := s.heard(); err == nil {
+	told := s.heard
+	if pass.Sent == 0 { // such passes may be tried again and again, beside a rehearsal
+		told = s.save
+	}
+	if saveErr := told(); err == nil {
 		err = saveErr
 	}
 	if errors.Is(err, block.ErrNoProgress) {
@@ -437,13 +544,14 @@ func (s *stay) disk(ctx context.Context, i int) error {
 
 func count(n int64) uint64 { return uint64(max(0, n)) }
 
-// forecast works out what the last pass over all disks would take.
+// forecast works out what the last pass over all disks would take; what else there is follows from what was
+// tried.
 func (s *stay) forecast() error {
 	budget := s.rec.Plan.DowntimeSeconds
 	if budget <= 0 {
 		budget = move.DefaultDowntime.Seconds()
 	}
-	sum := move.Forecast{BudgetSeconds: budget, Converges: true}
+	sum := move.Forecast{BudgetSeconds: budget, Conversion: move.Planned(s.m.cfg.policy())}
 	for _, d := range s.rec.Disks {
 		var passes []block.Pass
 		for _, p := range d.Passes {
@@ -463,8 +571,6 @@ func (s *stay) forecast() error {
 			sum.SettledSeconds += f.Settled.Seconds()
 		}
 	}
-	sum.Fits = sum.FinalSeconds <= budget || s.rec.AtRest() // which is down all the time
-	sum.Converges = sum.SettledSeconds >= 0 && sum.SettledSeconds <= budget
 	s.rec.Forecast = &sum
 	return s.save()
 }
@@ -480,6 +586,10 @@ func (s *stay) heard() error {
 func (s *stay) save() error {
 	rec, err := s.m.update(s.rec.Name, func(r *move.Record) {
 		r.Disks, r.Heard, r.Forecast = s.rec.Disks, s.rec.Heard, s.rec.Forecast
+		if l := r.Reservation; l != nil && l.Copied.IsZero() && r.Forecast != nil { // all was copied once
+			l.Copied = r.Heard
+			l.Renew(s.m.cfg.Now())
+		}
 	})
 	if err == nil {
 		s.rec = rec

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gpuvirt/gpu"
@@ -27,7 +28,7 @@ const boot = "4be8eff5-d1ef-44b8-aff3-0cbf4ca0b5ad"
 // A rester is the kernel of the test's machine, as far as it is brought to rest.
 type rester struct {
 	mu     sync.Mutex
-	frozen bool
+	frozen int    // how many of its file systems are
 	froze  int    // how often
 	off    bool   // it was told to power off
 	deaf   bool   // it does not do it
@@ -45,7 +46,7 @@ func (r *rester) Pin()                               {}
 
 func (r *rester) Freeze(*os.File) error {
 	r.mu.Lock()
-	r.frozen = true
+	r.frozen++
 	r.froze++
 	still := r.still
 	r.mu.Unlock()
@@ -58,10 +59,10 @@ func (r *rester) Freeze(*os.File) error {
 func (r *rester) Thaw(*os.File) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.frozen {
+	if r.frozen == 0 {
 		return errors.New("it is not frozen")
 	}
-	r.frozen = false
+	r.frozen--
 	return nil
 }
 
@@ -87,7 +88,7 @@ func (r *rester) set(change func(*rester)) {
 func (r *rester) is() (frozen, off bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.frozen, r.off
+	return r.frozen > 0, r.off
 }
 
 // plant writes the tree of a machine with these disks.
@@ -134,17 +135,13 @@ func (r *rester) plant(dir string, disks []block.Disk) error {
 }
 
 // serveRest is the program that brings it to rest.
-func (m *machine) serveRest() io.ReadWriteCloser {
+func (m *machine) serveRest(u *up, names []string) io.ReadWriteCloser {
 	near, far := net.Pipe()
-	var names []string
-	for _, d := range m.disks {
-		names = append(names, d.Name)
-	}
-	go func() { // one that was powered off does not come back
-		_ = freeze.Serve(m.ctx, far, names, freeze.Config{
+	u.rest.Go(func() { // nobody waits for one that was powered off: it does not come back
+		_ = freeze.Serve(u.ctx, far, names, freeze.Config{
 			Root: m.rest.tree, Kernel: m.rest, Systemctl: func(context.Context, ...string) (string, error) { return "", nil },
 		})
-	}()
+	})
 	return near
 }
 
@@ -189,6 +186,11 @@ func between(text, before, after string) string {
 func (v *vms) VM(_ context.Context, uuid string) (gpu.VM, error) {
 	leave, err := v.enter("vm")
 	defer leave()
+	for id, doc := range v.docs { // or its name
+		if strings.Contains(doc, "<name>"+uuid+"</name>") {
+			uuid = id
+		}
+	}
 	if _, there := v.docs[uuid]; err == nil && !there {
 		err = gpu.Errorf(gpu.CodeVMNotFound, "there is no such VM")
 	}
@@ -222,6 +224,18 @@ func (v *vms) Undefine(_ context.Context, uuid, mark string) error {
 	}
 	delete(v.docs, uuid)
 	return nil
+}
+
+func (v *vms) Fits(context.Context, string) error {
+	leave, err := v.enter("fits")
+	defer leave()
+	return err
+}
+
+func (v *vms) Startable(context.Context, string) error {
+	leave, err := v.enter("startable")
+	defer leave()
+	return err
 }
 
 func (v *vms) Start(_ context.Context, uuid string) error {
@@ -350,8 +364,9 @@ type makers struct {
 	mu    sync.Mutex
 	fails map[string]error
 	// on is called by what is done: "convert".
-	on func(what string, job convert.Job)
-	n  int
+	on    func(what string, job convert.Job)
+	n     int
+	edits []convert.Edit // of the last one
 }
 
 func (c *makers) step(what string, job convert.Job) error {
@@ -376,8 +391,21 @@ func (c *makers) Overlay(ctx context.Context, mirror, path string) (convert.Over
 	return convert.Overlay{Path: path, Mirror: mirror}, os.WriteFile(path, []byte("over "+mirror), 0o600)
 }
 
-func (c *makers) Customize(_ context.Context, job convert.Job, _ []convert.Edit) (convert.Result, error) {
+func (c *makers) Customize(_ context.Context, job convert.Job, edits []convert.Edit) (convert.Result, error) {
+	c.mu.Lock()
+	c.edits = edits
+	c.mu.Unlock()
 	return convert.Result{}, c.step("customize", job)
+}
+
+// edited are what was last changed in the guest.
+func (c *makers) edited() (out []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.edits {
+		out = append(out, e.ID)
+	}
+	return out
 }
 
 func (c *makers) Convert(ctx context.Context, job convert.Job) (convert.Result, error) {
@@ -411,12 +439,18 @@ func (c *makers) fail(what string, err error) {
 
 // holders hold partitions by assignments, each by an operation of the same engine.
 type holders struct {
-	mu     sync.Mutex
-	engine *operation.Engine
-	held   map[string]gpu.Assignment
-	gpus   []gpu.GPU
-	begun  map[string]string // by Idempotency-Key: operations
-	fails  error
+	mu       sync.Mutex
+	engine   *operation.Engine
+	held     map[string]gpu.Assignment
+	gpus     []gpu.GPU
+	profiles []gpu.Profile     // of each of them
+	begun    map[string]string // by Idempotency-Key: operations
+	fails    error
+	taken    error // why nobody gets a partition any more
+	late     bool  // who asks beforehand is not told
+	slow     chan struct{}
+	waits    error // what a person has to do before one is given
+	asked    atomic.Int64
 }
 
 // set changes what they hold.
@@ -441,14 +475,40 @@ func (h *holders) handle(e *operation.Engine) {
 			return nil, err
 		}
 		h.mu.Lock()
+		slow := h.slow
+		h.mu.Unlock()
+		if slow != nil {
+			<-slow
+		}
+		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.fails != nil {
 			return nil, h.fails
+		}
+		if h.waits != nil {
+			for _, w := range args.Wishes {
+				h.held[w.Name] = gpu.Assignment{Name: w.Name, Wish: w.Wish, State: gpu.AssignmentAttaching}
+			}
+			return nil, h.waits
 		}
 		for _, w := range args.Wishes {
 			h.held[w.Name] = gpu.Assignment{Name: w.Name, Wish: w.Wish, GPU: w.Wish.GPU, State: gpu.AssignmentAttached}
 		}
 		delete(h.held, args.Drop)
+		return nil, nil
+	}, Undo: func(_ context.Context, t *operation.Task) ([]operation.Row, error) {
+		var args struct {
+			Wishes []gpu.NamedWish
+			Drop   string
+		}
+		if err := t.Args(&args); err != nil {
+			return nil, err
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, w := range args.Wishes {
+			delete(h.held, w.Name)
+		}
 		return nil, nil
 	}})
 }
@@ -463,31 +523,52 @@ func (h *holders) Assignment(_ context.Context, name string) (gpu.Assignment, er
 	return a, nil
 }
 
+func (h *holders) AssignmentWish(name string) (gpu.Wish, error) {
+	a, err := h.Assignment(context.Background(), name)
+	return a.Wish, err
+}
+
 func (h *holders) ApplyAssignments(ctx context.Context, actor string, wishes []gpu.NamedWish, idem gpu.Idempotency) ([]gpu.Assignment, *operation.Operation, error) {
+	h.asked.Add(1)
 	h.mu.Lock()
-	e, id := h.engine, h.begun[idem.Key]
+	e, id, taken := h.engine, h.begun[idem.Key], h.taken
 	h.mu.Unlock()
-	if id != "" {
+	if idem.Key != "" && id != "" {
 		op, err := e.Get(id)
 		return nil, &op, err
 	}
 	if slices.ContainsFunc(wishes, func(w gpu.NamedWish) bool { _, err := h.Assignment(ctx, w.Name); return err != nil }) {
-		op, err := h.add(ctx, actor, map[string]any{"Wishes": wishes, "Drop": ""})
+		if taken != nil {
+			return nil, nil, taken
+		}
+		op, err := h.add(ctx, actor, wishes[0].Wish.VM, map[string]any{"Wishes": wishes, "Drop": ""})
 		h.set(func(h *holders) { h.begun[idem.Key] = op.ID })
 		return nil, &op, err
 	}
 	return nil, nil, nil
 }
 
-func (h *holders) DeleteAssignment(ctx context.Context, actor, name string) (operation.Operation, error) {
-	return h.add(ctx, actor, map[string]any{"Wishes": []gpu.NamedWish{}, "Drop": name})
+func (h *holders) PlanApplyAssignments(context.Context, []gpu.NamedWish) (gpu.Plan, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.late {
+		return gpu.Plan{}, nil
+	}
+	return gpu.Plan{Refusal: h.taken}, nil
 }
 
-func (h *holders) add(ctx context.Context, actor string, args any) (operation.Operation, error) {
+func (h *holders) DeleteAssignment(ctx context.Context, actor, name string) (operation.Operation, error) {
+	h.mu.Lock()
+	vm := h.held[name].Wish.VM
+	h.mu.Unlock()
+	return h.add(ctx, actor, vm, map[string]any{"Wishes": []gpu.NamedWish{}, "Drop": name})
+}
+
+func (h *holders) add(ctx context.Context, actor, vm string, args any) (operation.Operation, error) {
 	h.mu.Lock()
 	e := h.engine
 	h.mu.Unlock()
-	return e.Add(ctx, operation.Plan{Kind: "test.hold", Actor: actor, Keys: []string{"gpu/test"}, Steps: []operation.PlanStep{{Kind: stepHold, Args: args}}})
+	return e.Add(ctx, operation.Plan{Kind: "test.hold", Actor: actor, Keys: []string{"gpu/test", "vm/" + vm}, Steps: []operation.PlanStep{{Kind: stepHold, Args: args}}})
 }
 
 func (h *holders) names() []string {

@@ -17,6 +17,13 @@ func TestManualPage(t *testing.T) {
 	}
 	page := strings.ReplaceAll(string(data), `\-`, "-")
 	for _, s := range config.Settings() {
+		if s.Flag == "" {
+			_, name, _ := strings.Cut(s.Key, "p2v.policy.")
+			if !strings.Contains(page, "\n"+name+" "+s.Values(config.Default())[0]+"\n") {
+				t.Errorf("gpuvirtd.8 does not tell of %s and its default", s.Key)
+			}
+			continue
+		}
 		_, text, found := strings.Cut(page, ".BI --"+s.Flag+` " `+s.Arg+"\"\n")
 		if !found {
 			t.Errorf("gpuvirtd.8 does not tell of --%s %s", s.Flag, s.Arg)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,17 +96,33 @@ func TestPostinst(t *testing.T) {
 }
 
 // A purge takes no store away under a daemon, also where the policy of the host has kept prerm
-// from ending it; and what is no purge ends nothing here.
+// from ending it; and what is no purge ends nothing here. What a conversion needs while it goes
+// on goes with the package, unless one may go on.
 func TestPostrm(t *testing.T) {
-	for action, stops := range map[string]bool{"purge": true, "remove": false, "upgrade": false, "disappear": false} {
+	for _, c := range []struct {
+		action       string
+		runs         bool
+		stops, keeps bool
+	}{
+		{action: "purge", runs: true, stops: true},
+		{action: "remove", runs: true, keeps: true},
+		{action: "remove"},
+		{action: "upgrade", keeps: true},
+		{action: "disappear", keeps: true},
+	} {
+		action, stops := c.action, c.stops
 		dir := t.TempDir()
+		scratch := filepath.Join(dir, "cache", "run-1")
+		if err := os.MkdirAll(scratch, 0o755); err != nil {
+			t.Fatal(err)
+		}
 		store := filepath.Join(dir, "lib", "gpuvirt.db")
 		if err := os.MkdirAll(filepath.Dir(store), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		for name, text := range map[string]string{
 			store:                                    "",
-			filepath.Join(dir, "systemctl"):          `#!/bin/sh` + "\n" + `[ "$1" != stop ] || { echo "$*"; ls "` + filepath.Dir(store) + `"; } >>"` + dir + `/stopped"`,
+			filepath.Join(dir, "systemctl"):          `#!/bin/sh` + "\n" + `[ "$1" != stop ] || { echo "$*"; ls "` + filepath.Dir(store) + `"; } >>"` + dir + `/stopped"` + "\n" + `[ "$2" != is-active ] || ` + strconv.FormatBool(c.runs),
 			filepath.Join(dir, "deb-systemd-helper"): "#!/bin/sh\n",
 		} {
 			if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
@@ -128,6 +145,9 @@ func TestPostrm(t *testing.T) {
 		}
 		if _, err := os.Stat(store); (err == nil) == stops {
 			t.Errorf("%s: the store: %v", action, err)
+		}
+		if _, err := os.Stat(scratch); (err == nil) != c.keeps {
+			t.Errorf("%+v: what conversions need: %v", c, err)
 		}
 	}
 }

@@ -83,8 +83,15 @@ func TestRPM(t *testing.T) {
 		{"rpm/preun", "0", []string{"systemctl --no-reload disable --now " + units}},
 		{"rpm/postun", "0", nil},
 	} {
+		scratch := filepath.Join(x.dir, "cache", "run-1")
+		if err := os.MkdirAll(scratch, 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if diff := cmp.Diff(c.want, x.run(t, c.script, c.count)); diff != "" {
 			t.Errorf("%s %s: %s", c.script, c.count, diff)
+		}
+		if _, err := os.Stat(scratch); (err == nil) == (c.script == "rpm/postun" && c.count == "0") {
+			t.Errorf("%s %s: what conversions need: %v", c.script, c.count, err)
 		}
 	}
 	x = newTransaction(t, map[string]int{"systemctl -q is-enabled": 1})

@@ -36,7 +36,9 @@ type fakeLibvirt struct {
 	noAlias bool                     // an old libvirt without DetachDeviceAlias
 	lies    bool                     // attaching and defining succeed and do nothing
 
-	networks []fakeNetwork
+	networks   []fakeNetwork
+	interfaces map[string]string // kinds, by name
+	can        string            // what domains can have
 }
 
 // How a guest answers when it shall let go of a device.

@@ -143,6 +143,28 @@ func (c *fakeConn) Network(name string) (n network, err error) {
 	return n, virError(libvirt.ERR_NO_NETWORK, "Network not found: no network with matching name '%s'", name)
 }
 
+func (c *fakeConn) Interface(name string) (string, error) {
+	if err := c.enter("interface"); err != nil {
+		return "", err
+	}
+	c.lv.mu.Lock()
+	defer c.lv.mu.Unlock()
+	kind, there := c.lv.interfaces[name]
+	if !there {
+		return "", virError(libvirt.ERR_NO_INTERFACE, "Interface not found: couldn't find interface named '%s'", name)
+	}
+	return kind, nil
+}
+
+func (c *fakeConn) Capabilities(arch, machine, kind string) (string, error) {
+	if err := c.enter("capabilities " + arch + " " + machine + " " + kind); err != nil {
+		return "", err
+	}
+	c.lv.mu.Lock()
+	defer c.lv.mu.Unlock()
+	return c.lv.can, nil
+}
+
 func (c *fakeConn) CreateNetwork(doc string) error {
 	return c.make("create-network", func(lv *fakeLibvirt) (string, error) {
 		var id identity

@@ -52,6 +52,11 @@ type maker interface {
 	Agent(uuid, request string, seconds int) (string, error)
 	// Network finds a network.
 	Network(name string) (network, error)
+	// Interface tells of which kind an interface of the host is, such as "bridge"; empty where
+	// libvirt cannot tell.
+	Interface(name string) (kind string, err error)
+	// Capabilities tells (XML) what a domain of a kind can have.
+	Capabilities(arch, machine, kind string) (string, error)
 	// CreateNetwork starts a network from a definition that is not stored.
 	CreateNetwork(xml string) error
 	// DestroyNetwork stops a network; one that is not stored is gone then.

@@ -1,6 +1,7 @@
 package vmapi
 
 import (
+	"encoding/xml"
 	"strings"
 
 	"libvirt.org/go/libvirt"
@@ -99,6 +100,42 @@ func (c *connection) Network(name string) (n network, err error) {
 		return err
 	})
 	return n, err
+}
+
+// Interface asks a driver of its own, which may be missing, as a daemon of its own on some hosts: all
+// it answers but that there is none says nothing of the rest of libvirt.
+func (c *connection) Interface(name string) (string, error) {
+	if err := c.enter(); err != nil {
+		return "", err
+	}
+	defer c.leave()
+	at, err := c.conn.LookupInterfaceByName(name)
+	if isCode(err, libvirt.ERR_NO_INTERFACE) {
+		return "", err
+	}
+	if err != nil {
+		return "", nil //nolint:nilerr // it is not known
+	}
+	defer func() { _ = at.Free() }()
+	doc, err := at.GetXMLDesc(0)
+	if err != nil {
+		return "", nil //nolint:nilerr // as above
+	}
+	var is struct {
+		Type string `xml:"type,attr"`
+	}
+	if err := xml.Unmarshal([]byte(doc), &is); err != nil {
+		return "", err
+	}
+	return is.Type, nil
+}
+
+func (c *connection) Capabilities(arch, machine, kind string) (string, error) {
+	if err := c.enter(); err != nil {
+		return "", err
+	}
+	defer c.leave()
+	return c.conn.GetDomainCapabilities("", arch, machine, kind, 0)
 }
 
 func (c *connection) CreateNetwork(xml string) error {

@@ -122,6 +122,14 @@ the file here and give it with --file.`,
 			if (from == "") == (file == "") {
 				return &usageError{message: "either --source or --file must be given", command: cmd.CommandPath()}
 			}
+			for _, name := range []string{"host-key", "credential", "sudo", "window", "interval"} {
+				switch changed := cmd.Flags().Changed(name); {
+				case changed && file != "":
+					return &usageError{message: "--" + name + " is of --source: an inspection that is carried here was made already", command: cmd.CommandPath()}
+				case changed && name == "interval" && window == 0:
+					return &usageError{message: "--interval is of --window: without one nothing is looked at again", command: cmd.CommandPath()}
+				}
+			}
 			if file != "" {
 				r, err := readFrom(c, file, report.Read)
 				if err != nil {

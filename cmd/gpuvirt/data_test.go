@@ -37,33 +37,62 @@ var (
 			Name: "gpu7", Assessment: "gpu7", Hostname: "gpu7", Phase: "ready", Operation: "01KAR2Z7T4Y2M8Q6V0R9X3B0AD", CreatedBy: "root", Created: at(0), Heard: moment(60),
 			Source: &api.Source{Address: "gpu7.example", Port: 22, User: "root", HostKey: hostKey, Credential: "gpu7"},
 			Copy:   move.Copy{Bandwidth: 200e6, Interval: 600, Connections: 4},
-			Disks: []move.Disk{{Name: "nvme0n1", ID: "wwn:eui.0025388b91b0a1c2", Size: 960197124096, Total: 2, Passes: []move.Pass{
+			Disks: []move.Disk{{Name: "nvme0n1", ID: "wwn:eui.0025388b91b0a1c2", Size: 960197124096, Total: 3, Passes: []move.Pass{
 				{Started: at(0), Seconds: 4810.2, Bytes: 960197124096, Written: 412316860416, Sent: 412316860416},
 				{Started: at(6000), Seconds: 6.115, Bytes: 2147483648, Tracked: true, Written: 2147483648, Sent: 2181038080, Complete: true},
+				{Started: at(6600), Seconds: 6.251, Bytes: 2147483648, Tracked: true, Written: 2147483648, Sent: 2181038080, Complete: true},
 			}}},
-			Forecast: &move.Forecast{FinalSeconds: 598.1, SettledSeconds: -1, BudgetSeconds: 600, Fits: true},
-			VM:       &move.VM{UUID: "5f0c8a5e-3f0e-4b64-9a0b-8c2a4a1d9c10", Name: "gpu7", Slices: []move.Slice{{Assignment: "gpu7", Profile: "H100-2-20C", GPU: "0000:17:00.0"}}},
+			Forecast: &move.Forecast{
+				FinalSeconds: 6.2, SettledSeconds: -1, BudgetSeconds: 600, Fits: true, RestSeconds: 318.6, DowntimeSeconds: 378.6,
+				Conversion: move.Part{Seconds: 312.4, Basis: move.Measured, At: at(8000), Text: "by a rehearsal"},
+				PowerOff:   move.Part{Basis: move.Unknown, Text: "the server was not powered off yet"},
+				Boot:       move.Part{Seconds: 60, Basis: move.Measured, At: at(8000), Text: "by a rehearsal"},
+			},
+			VM:          &move.VM{UUID: "5f0c8a5e-3f0e-4b64-9a0b-8c2a4a1d9c10", Name: "gpu7", Slices: []move.Slice{{Assignment: "gpu7", Profile: "H100-2-20C", GPU: "0000:17:00.0"}}},
+			Reservation: &api.Reservation{State: "ending", LeaseSeconds: 2592000}, ReservedUntil: moment(600000),
+			Keys: []api.Key{{Volume: "nvme0n1p3", Wanted: true}, {Volume: "nvme0n1p4", Credential: "gpu7-luks"}},
 			Attempts: []move.Attempt{
 				{Kind: move.Rehearsal, Actor: "root", Asked: at(7000), State: move.Failed, Phase: "converting", Rest: 4.2, Problem: "cannot convert: the guest has no initramfs tool"},
 				{
 					Kind: move.Rehearsal, Actor: "root", Asked: at(8000), State: move.Passed, Phase: "looking at the VM", Rest: 4.3,
-					Left: []move.Left{{ID: "driver-install", What: "Install the vGPU guest driver.", By: "person", Why: "no packages were given"}},
+					Left: []move.Left{
+						{ID: "driver-install", What: "Install the vGPU guest driver.", By: "person", Why: "no packages were given"},
+						{ID: "identity", What: "Keep machine-id.", By: "nobody", Why: "the VM takes the server's place"},
+					},
+					Before: &verify.Baseline{Results: []verify.Result{
+						{ID: "system", Title: "The system is up", State: verify.StateWarning, Text: "it is degraded: these units have failed: postfix.service, snapd.service"},
+						{ID: "service:vllm.service", Title: "Service vllm.service", State: verify.StateOK, Text: "active"},
+						{ID: "check:health", Title: "Check health", State: verify.StateOK, Text: "exit status 0"},
+					}},
 					Report: &verify.Report{Verdict: verify.StateOK, Results: []verify.Result{
 						{ID: "agent", Title: "The guest agent answers", State: verify.StateOK, Text: "version 8.2"},
+						{ID: "system", Title: "The system is up", State: verify.StateWarning, Text: "degraded, as it was", Before: "warning: it is degraded"},
 						{ID: "check:health", Title: "Check health", State: verify.StateWarning, Text: "x\x1b[31m"},
 					}},
 				},
 			},
 		},
 		{
-			Name: "old", Assessment: "old", Hostname: "db1", Phase: "waiting", Reason: "the source has not been heard of since 2026-11-22T10:00:00Z", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
+			Attempts: []move.Attempt{{Kind: move.Cutover, Asked: at(9000), State: move.Passed, Phase: "looking at the VM", Rest: 312.4, Downtime: 459.2}},
+			Name:     "old", Assessment: "old", Hostname: "db1", Phase: "waiting", Reason: "the source has not been heard of since 2026-11-22T10:00:00Z", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
 			Source: &api.Source{Address: "db1.example", Port: 22, User: "root", HostKey: hostKey, Credential: "db1"},
 		},
 		{
-			Name: "rest", Assessment: "carried", Hostname: "db1", Phase: "ready", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
+			Name: "rest", Assessment: "carried", Hostname: "db1", Phase: "rehearsing", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
 			DisksFrom:    []move.DiskFrom{{Disk: "sda", Image: "/srv/images/db1.raw"}, {Disk: "sdb", NBD: "nbds://db1.example/"}},
 			Certificates: "db1",
+			Attempts: []move.Attempt{{
+				Kind: move.Rehearsal, Actor: "root", Asked: at(7000), State: move.Running, Phase: "converting", Rest: 4.2,
+				CopyWaits: `cannot store "/mirrors/rest/sda.map.ahead.raw": up to 64 MiB are still to come; the file system has 400 MiB free, of which 1024 MiB are kept free: 688 MiB are missing`,
+			}},
 		},
+		{
+			Name: "stop", Assessment: "carried", Hostname: "db1", Phase: "syncing", Operation: "copying", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
+			Disks:    []move.Disk{{Name: "sda", ID: "serial:1", Size: 480 << 30, Total: 1, Passes: []move.Pass{{Started: at(0), Seconds: 4810, Complete: true}}}},
+			Forecast: &move.Forecast{FinalSeconds: 598.1, SettledSeconds: -1, BudgetSeconds: 600, Fits: true},
+			Attempts: []move.Attempt{{Kind: move.Cutover, Asked: at(9000), State: move.Running, Phase: "converting", AtRest: at(9060)}},
+		},
+		copied("new1", 216466351718, 110100480, 2715.2),
 	}
 
 	gpus = []api.GPU{
@@ -209,6 +238,10 @@ var (
 			ID: "lay", Kind: "gpu.layout", Summary: "lay out gpu 0000:5a:00.0", Status: "ready", Created: at(4), Updated: at(4),
 			Steps: []api.Step{{Kind: "partition.make", Summary: "make 2g.10gb on 0000:5a:00.0 at 2", Status: "pending"}},
 		},
+		"copying": {
+			ID: "copying", Kind: "migration.create", Summary: "migrate db1 as rest", Status: "running", Created: at(5), Updated: at(5),
+			Steps: []api.Step{{Kind: "migration.reserve", Status: "done"}, {Kind: "migration.sync", Summary: "copy 1 disk of a server that is off, until it is cut over", Status: "doing", Done: 3, Total: 4}},
+		},
 		"waiting": {
 			ID: "waiting", Kind: "assignment.delete", Summary: "detach web1-gpu from web1", Status: "waiting", Reason: "the guest keeps the device",
 			Created: at(5), Updated: at(6), Steps: []api.Step{
@@ -240,4 +273,18 @@ func sliced(name string, slices int, placements string, available int) api.Profi
 
 func place(profile string, at int, compute ...string) api.LayoutInstance {
 	return api.LayoutInstance{Profile: profile, Placement: &at, Compute: compute}
+}
+
+// copied is a migration of two disks, of which the first is passed over for the first time, so many seconds before
+// that is done; below 0: nobody knows.
+func copied(name string, done, rate uint64, left float64) api.Migration {
+	m := api.Migration{
+		Name: name, Assessment: "carried", Hostname: "db1", Phase: "syncing", Operation: "copying", Created: at(0), CreatedBy: "root", Copy: move.Copy{Interval: 600, Connections: 4},
+		Heard: moment(0), Disks: []move.Disk{{Name: "sda", ID: "serial:1", Size: 480 << 30}, {Name: "sdb", ID: "serial:2", Size: 20 << 30}},
+	}
+	m.Progress = &move.Progress{Disk: "sda", Done: done, Total: 480 << 30, Rate: rate, Remaining: &left}
+	if left < 0 {
+		m.Progress.Remaining = nil
+	}
+	return m
 }

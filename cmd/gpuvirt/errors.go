@@ -46,15 +46,27 @@ func (e *operationError) Error() string {
 
 // A goesOnError says that something was not waited for to the end.
 type goesOnError struct {
-	op  string
-	err error
+	op        string
+	migration string // whose operation goes on longer than what was waited for; empty: it is none's
+	err       error
 }
 
 func (e *goesOnError) Error() string {
-	if errors.Is(e.err, context.DeadlineExceeded) {
-		return fmt.Sprintf("operation %s was not done in time", e.op)
+	what := "operation " + e.op
+	if e.migration != "" {
+		what = "migration " + e.migration
 	}
-	return fmt.Sprintf("operation %s was not waited for to its end: %v", e.op, e.err)
+	if errors.Is(e.err, context.DeadlineExceeded) {
+		return what + " was not done in time"
+	}
+	return fmt.Sprintf("%s was not waited for to its end: %v", what, e.err)
+}
+
+func (e *goesOnError) hint() string {
+	if e.migration != "" {
+		return "it goes on; to see how far it is: gpuvirt migrate show " + e.migration
+	}
+	return "it goes on; to wait for it: gpuvirt operation wait " + e.op
 }
 
 func (e *goesOnError) Unwrap() error { return e.err }
@@ -131,7 +143,7 @@ func (c *cli) report(err error) {
 	case errors.As(err, &tried):
 		c.say("hint: %s", tried.hint())
 	case errors.As(err, &goesOn):
-		c.say("hint: it goes on; to wait for it: gpuvirt operation wait %s", goesOn.op)
+		c.say("hint: %s", goesOn.hint())
 	case errors.As(err, &problem):
 		c.reportProblem(problem)
 	case errors.As(err, &notReady) && notReady.hint != "":

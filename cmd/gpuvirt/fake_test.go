@@ -29,13 +29,15 @@ type fake struct {
 	requests []string // writes only
 	waits    map[string][]api.Operation
 	answers  map[string]any      // in place of the usual ones, by "METHOD path"
+	series   map[string][]any    // the same, one after the other; the last one stays
 	plans    map[string]api.Plan // of dry runs, the same
+	syncs    int                 // passes that were asked for
 	missing  bool                // the partitions of a gpu are not there
 }
 
 func startFake(t *testing.T) (*fake, string) {
 	t.Helper()
-	f := &fake{waits: map[string][]api.Operation{}, answers: map[string]any{}, plans: map[string]api.Plan{}}
+	f := &fake{waits: map[string][]api.Operation{}, answers: map[string]any{}, series: map[string][]any{}, plans: map[string]api.Plan{}}
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
 	if err != nil {
@@ -61,6 +63,13 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if p, found := f.plans[r.Method+" "+path]; found && r.FormValue("dry_run") == "true" {
 		answer(w, p)
+		return
+	}
+	if all := f.series[r.Method+" "+path]; len(all) > 0 {
+		answer(w, all[0])
+		if len(all) > 1 {
+			f.series[r.Method+" "+path] = all[1:]
+		}
 		return
 	}
 	if v, found := f.answers[r.Method+" "+path]; found {
@@ -120,6 +129,13 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m := migrations[0]
 		m.Phase, m.Attempts = "rehearsing", append(slices.Clone(m.Attempts[:1]), move.Attempt{Kind: move.Rehearsal, State: move.Running, Phase: "last pass"})
 		answer(w, m) // it has passed when it is looked at again
+	case strings.HasSuffix(path, "/sync") && r.FormValue("dry_run") == "":
+		f.syncs++
+		m := migrations[0]
+		m.Disks = slices.Clone(m.Disks)
+		m.Disks[0].Total += f.syncs
+		f.answers["GET migrations/gpu7"] = m // it has been passed over when it is looked at again
+		answer(w, migrations[0])
 	case kind == "migrations":
 		answer(w, migrations[0])
 	case path == "assessments" && strings.Contains(string(body), "inspection"):

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gpuvirt/internal/version"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/inspect"
 	"gpuvirt/p2v/report"
 )
@@ -205,7 +206,7 @@ func (i *inspection) summarise(r report.Report) {
 	if !i.errTerminal {
 		return
 	}
-	i.say("%s: %s, %d disks, %s", orDash(r.Hostname), orDash(r.OS.PrettyName), len(r.Disks), r.Firmware.Type)
+	i.say("%s: %s, %s, %s", orDash(r.Hostname), orDash(r.OS.PrettyName), assess.Count(len(r.Disks), "disk", "disks"), r.Firmware.Type)
 	if len(r.GPUs) == 0 {
 		i.say("no GPU")
 	}

@@ -72,6 +72,16 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// A daemon asks a server for its disks, which asks no daemon.
+func TestDisks(t *testing.T) {
+	t.Parallel()
+	var out, err bytes.Buffer
+	code := run(t.Context(), []string{"p2v", "disks"}, streams{in: strings.NewReader(""), out: &out, err: &err, inspect: physical(t), env: remote{url: "https://elsewhere.example", tokenFile: "/nowhere"}})
+	if want := `{"version":1,"boot_id":"","up_seconds":0,"disks":[]}` + "\n"; code != exitDone || out.String() != want || err.Len() > 0 {
+		t.Errorf("%d %q %q", code, &out, &err)
+	}
+}
+
 func TestInspectOnly(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "gpu7.yaml")

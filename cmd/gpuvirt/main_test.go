@@ -97,10 +97,10 @@ func TestGolden(t *testing.T) {
 			"migrate rehearse gpu7", "migrate rehearse gpu7 --live --dry-run", "migrate cutover gpu7 --stop-service vllm.service --limit 5m --no-wait", "migrate cutover gpu7 --unrehearsed why --dry-run",
 			"migrate cutover none", "migrate cutover gpu7 --when-ready", "migrate withdraw gpu7", "migrate fenced gpu7", "migrate accept gpu7", "migrate accept gpu7 --reason why", "migrate start gpu7 --assessment gpu7 --bridge br0 --nic 3c:ec:ef:01:02:04=network:storage --check health=/bin/true",
 			"migrate start gpu7 --assessment carried --image x",
-			"migrate start gpu7 --assessment carried --nbd =nbds://gpu7/", "migrate show rest",
+			"migrate start gpu7 --assessment carried --nbd =nbds://gpu7/", "migrate show rest", "migrate show stop", "migrate show new1", "migrate start gpu7 --assessment gpu7 --no-wait", "migrate sync gpu7 --no-wait -o name",
 			"migrate start gpu7 --assessment gpu7 --nic x", "migrate start gpu7 --assessment gpu7 --check x",
 			"migrate sync gpu7", "migrate sync gpu7 --dry-run", "migrate retry gpu7", "migrate rollback gpu7 --no-wait --yes", "migrate rollback gpu7 --dry-run", "migrate delete old", "migrate delete old --dry-run",
-			"p2v serve", "p2v serve --disk none", "p2v freeze", "p2v freeze --disk none",
+			"p2v disks x", "p2v disks --dry-run", "p2v serve", "p2v serve --disk none", "p2v freeze", "p2v freeze --disk none",
 		},
 		"token": {
 			"token list", "token list -o wide", "token show ci", "token show 01KAR2Z7T4Y2M8Q6V0R9X3B0AB", "token show none", "token create ci --role operator",
@@ -325,7 +325,7 @@ func TestCompletion(t *testing.T) {
 		"__complete detach a ":                  ":4\n",
 		"__complete token show ":                "ci\nold\n:4\n",
 		"__complete token create x --role ":     "viewer\noperator\nadmin\n:4\n",
-		"__complete operation wait ":            "attach\ndetach\nlay\nmake\nremove\nwaiting\n:4\n",
+		"__complete operation wait ":            "attach\ncopying\ndetach\nlay\nmake\nremove\nwaiting\n:4\n",
 		"__complete gpu list -o ":               "table\nwide\njson\nyaml\nname\n:4\n",
 		"__complete --socket /nowhere vm show ": ":1\n",
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +35,68 @@ func TestPlanRequest(t *testing.T) {
 		`"copy":{"bandwidth_bytes_per_second":1000000,"interval_seconds":60,"connections":2,"compress":true}}`
 	if s.code != exitDone || len(f.requests) != 1 || f.requests[0] != want {
 		t.Errorf("%s\n%s", s, strings.Join(f.requests, "\n"))
+	}
+}
+
+// A lease goes on the wire in seconds, and 0 is said, too.
+func TestLease(t *testing.T) {
+	f, socket := startFake(t)
+	for _, args := range []string{
+		"migrate start gpu7 --assessment a --lease 720h", "migrate reserve gpu7", "migrate reserve gpu7 --lease 0", "migrate reserve gpu7 --lease 168h --dry-run",
+	} {
+		s := &session{args: strings.Fields(args)}
+		s.run(t.Context(), socket)
+		if s.code != exitDone {
+			t.Errorf("%s", s)
+		}
+	}
+	sent := strings.Join(f.requests, "\n")
+	for _, want := range []string{
+		`"lease_seconds":2592000}`, "reserve {}", `reserve {"lease_seconds":0}`, `reserve?dry_run=true {"lease_seconds":604800}`,
+	} {
+		if !strings.Contains(sent, want) {
+			t.Errorf("%s is not in\n%s", want, sent)
+		}
+	}
+	// It is waited for, and told where somebody else has them.
+	f.answers["POST migrations/gpu7/reserve"] = api.Migration{Name: "gpu7", Reservation: &api.Reservation{State: "reserving"}}
+	f.answers["GET migrations/gpu7"] = api.Migration{Name: "gpu7", Reservation: &api.Reservation{State: "released", Problem: "assignment web1 has it"}}
+	s := &session{args: strings.Fields("migrate reserve gpu7")}
+	s.run(t.Context(), socket)
+	if s.code == exitDone || !strings.Contains(s.stderr, "assignment web1 has it") {
+		t.Errorf("%s", s)
+	}
+}
+
+// A passphrase goes on the wire, and comes from no argument.
+func TestKeys(t *testing.T) {
+	f, socket := startFake(t)
+	file := filepath.Join(t.TempDir(), "luks")
+	if err := os.WriteFile(file, []byte("swordfish\nand more\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{
+		"migrate start gpu7 --assessment a --key sda3=gpu7-luks --passphrase-file sdb=" + file, "migrate set gpu7 --passphrase-file sdb=-",
+	} {
+		s := &session{args: strings.Fields(args), stdin: "marlin\r\n"}
+		s.run(t.Context(), socket)
+		if s.code != exitDone {
+			t.Errorf("%s", s)
+		}
+	}
+	sent := strings.Join(f.requests, "\n")
+	for _, want := range []string{
+		`"keys":[{"volume":"sda3","credential":"gpu7-luks"},{"volume":"sdb","passphrase":"swordfish"}]}`, `PATCH /v1/migrations/gpu7 {"keys":[{"volume":"sdb","passphrase":"marlin"}]}`,
+	} {
+		if !strings.Contains(sent, want) {
+			t.Errorf("%s is not in\n%s", want, sent)
+		}
+	}
+	for _, args := range []string{"--key sda3", "--passphrase-file =x", "--passphrase-file sda=" + file + ".no", "--passphrase-file sda=-"} {
+		s := &session{args: strings.Fields("migrate set gpu7 " + args)}
+		if s.run(t.Context(), socket); s.code == exitDone {
+			t.Errorf("%s", s)
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ type fromFlags struct {
 func (f *fromFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.images, "image", nil, "where a disk of a server that is off is read on the daemon's host, a raw image or a block device, as `disk=path`; more than once for several")
-	flags.StringArrayVar(&f.exports, "nbd", nil, "where one is read by NBD, as `disk=uri`; more than once for several")
+	flags.StringArrayVar(&f.exports, "nbd", nil, "where one is read by NBD, as `disk=uri`, or disk=virt-p2v: for a server that comes by virt-p2v; more than once for several")
 	flags.StringVar(&f.certificates, "certificates", "", "the `folder` of the daemon's credentials with the certificates for NBD")
 }
 

@@ -2,14 +2,18 @@ package main
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"gpuvirt/api"
 	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/move"
 )
 
 // copyFlags say how disks are copied.
@@ -23,7 +27,7 @@ type copyFlags struct {
 func (f *copyFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.bandwidth, "bandwidth", "", "the most that is copied, in `bytes` a second, such as 200M; 0: as much as there is")
 	cmd.Flags().DurationVar(&f.every, "every", 10*time.Minute, "`how long` from one pass to the next")
-	cmd.Flags().IntVar(&f.connections, "connections", 4, "`how many` connections to the server at once")
+	cmd.Flags().IntVar(&f.connections, "connections", move.DefaultConnections, "`how many` connections to the server at once")
 	cmd.Flags().BoolVar(&f.compress, "compress", false, "have the server compress, for slow networks")
 }
 
@@ -37,6 +41,15 @@ func (f *copyFlags) request(cmd *cobra.Command) (*api.CopyRequest, error) {
 			return nil, &usageError{message: "--bandwidth: " + err.Error(), command: cmd.CommandPath()}
 		}
 		out.BandwidthBytesPerSecond = &n
+	}
+	wrong := func(format string, args ...any) (*api.CopyRequest, error) {
+		return nil, &usageError{message: fmt.Sprintf(format, args...), command: cmd.CommandPath()}
+	}
+	if flags.Changed("connections") && (f.connections < 1 || f.connections > move.MaxConnections) {
+		return wrong("--connections %d: it must be 1 to %d", f.connections, move.MaxConnections)
+	}
+	if flags.Changed("every") && (f.every < move.MinInterval || f.every > move.MaxInterval) {
+		return wrong("--every %s: it must be %s to %s", f.every, "10s", "24h")
 	}
 	if flags.Changed("every") {
 		n := int(f.every.Seconds())
@@ -125,29 +138,76 @@ func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationReque
 	return want, nil
 }
 
+// startFlags are what a person asks of a migration: of its start, or of what that would do.
+type startFlags struct {
+	planFlags
+	vmFlags
+	leaseFlag
+	keyFlags
+}
+
+func (f *startFlags) add(c *cli, cmd *cobra.Command) {
+	f.planFlags.add(c, cmd)
+	f.vmFlags.add(cmd)
+	f.leaseFlag.add(cmd, "that of the host's setting p2v.lease")
+	f.keyFlags.add(cmd)
+}
+
+func (f *startFlags) request(cmd *cobra.Command, name string) (api.MigrationRequest, error) {
+	want, err := f.planFlags.request(cmd, name)
+	if err == nil {
+		want.VM, err = f.vmFlags.request(cmd)
+	}
+	want.LeaseSeconds = f.seconds(cmd)
+	if err == nil {
+		want.Keys, err = f.keyFlags.request(cmd)
+	}
+	return want, err
+}
+
+// named are the profiles that were asked for by name.
+func (f *planFlags) named() (out []string) {
+	for _, text := range f.profiles {
+		_, profile, found := strings.Cut(text, "=")
+		if !found {
+			profile = text
+		}
+		out = append(out, profile)
+	}
+	return out
+}
+
 func migratePlan(c *cli) *cobra.Command {
-	var f planFlags
+	var f startFlags
 	cmd := &cobra.Command{
 		Use: "plan [NAME] --assessment NAME", Short: "Say how a server would be moved to this host, and what is in the way", Args: takesAtMost(1),
 		Long: `Say how a server that was assessed would be moved to this host as it is now: which
 partitions fit and which do not, each with the reason, what changes in the guest, what
 it takes of room and time, and what stands in the way, each with its remedy. Nothing is
-reserved or changed. Exit status 1 says that the plan is blocked.
+reserved or changed. Exit status 1 says that the plan is blocked; where "gpuvirt migrate
+start" would refuse for another reason, that is told, and is an error, too.
 
 Of a migration that was begun, NAME alone plans anew with what was asked for.`,
 		Example: `  gpuvirt migrate plan --assessment gpu7
   gpuvirt migrate plan --assessment gpu7 --profile 0000:41:00.0=H100-2-20C --guest-driver 580.95.05 --licence-token
   gpuvirt migrate plan gpu7`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
+			ctx, given := cmd.Context(), ""
+			cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+				if f.Changed {
+					given = f.Name
+				}
+			})
 			switch {
+			case f.assessment == "" && len(args) == 1 && given != "":
+				return &usageError{message: "--" + given + " is of --assessment: a migration is planned anew with what was asked for", command: cmd.CommandPath()}
 			case f.assessment == "" && len(args) == 1:
 				p, err := c.client().MigrationPlan(ctx, args[0])
-				return c.showMigrationPlan(p, err, false)
+				return c.showMigrationPlan(p, err, nil)
 			case f.assessment == "":
 				return &usageError{message: "either --assessment or the name of a migration must be given", command: cmd.CommandPath()}
 			}
-			name := "plan"
+			name := "" // a plan needs none
 			if len(args) == 1 {
 				name = args[0]
 			}
@@ -156,7 +216,7 @@ Of a migration that was begun, NAME alone plans anew with what was asked for.`,
 				return err
 			}
 			p, err := c.client().PlanCreateMigration(ctx, want)
-			return c.showMigrationPlan(p, err, len(args) == 1)
+			return c.showMigrationPlan(p, err, f.named())
 		},
 	}
 	f.add(c, cmd)
@@ -179,34 +239,42 @@ type blockedError struct{}
 
 func (blockedError) Error() string { return "the plan is blocked" }
 
-// showMigrationPlan shows a plan. Where it is of a move with a name, a refusal for another
-// reason than the plan's is an error, too.
-func (c *cli) showMigrationPlan(p api.MigrationPlan, err error, named bool) error {
+// showMigrationPlan shows a plan. A refusal for another reason than the plan's is an error, too. Of
+// candidates that do not fit only those of the named profiles are shown, where any are named.
+func (c *cli) showMigrationPlan(p api.MigrationPlan, err error, named []string) error {
 	if err != nil {
 		return err
 	}
-	if err := printOne(c, p, string(p.Verdict.State), planFields(p)); err != nil {
+	state := string(p.Verdict.State)
+	if p.Problem != nil && p.Verdict.State != assess.Blocked {
+		state = "refused"
+	}
+	if err := printOne(c, p, state, planFields(p, named)); err != nil {
 		return err
+	}
+	if p.Problem != nil {
+		return p.Problem
 	}
 	if p.Verdict.State == assess.Blocked {
 		return blockedError{}
 	}
-	if p.Problem != nil && named {
-		return p.Problem
-	}
 	return nil
 }
 
-func planFields(p api.MigrationPlan) []field {
+func planFields(p api.MigrationPlan, named []string) []field {
+	verdict := p.Verdict.Text
+	if p.Problem != nil && p.Verdict.State != assess.Blocked {
+		verdict = "Refused: " + p.Problem.Detail
+	}
 	fields := []field{
-		{name: "Verdict", value: p.Verdict.Text},
+		{name: "Verdict", value: verdict},
 		{name: "Server", value: p.Assessment.Hostname},
 	}
-	if p.Problem != nil {
+	if p.Problem != nil && p.Verdict.State == assess.Blocked {
 		fields = append(fields, field{name: "Besides", value: p.Problem.Detail})
 	}
 	for _, fit := range p.Fittings {
-		fields = append(fields, fittingFields(fit)...)
+		fields = append(fields, fittingFields(fit, named)...)
 	}
 	e := p.Estimates
 	fields = append(
@@ -241,7 +309,7 @@ func planFields(p api.MigrationPlan) []field {
 
 // fittingFields tell which partition is taken for one GPU of the source, and why none of the
 // others is.
-func fittingFields(f assess.Fitting) []field {
+func fittingFields(f assess.Fitting, named []string) []field {
 	what := f.Need.Source.PCI
 	if what == "" {
 		what = "beside"
@@ -263,20 +331,30 @@ func fittingFields(f assess.Fitting) []field {
 	if f.Choice != nil {
 		rows = append(rows, []string{"choice", f.Choice.Reasoning})
 	}
+	others := 0
 	for _, k := range f.Candidates {
+		if !k.Fits && len(named) > 0 && !slices.Contains(named, k.Profile) {
+			others++
+			continue
+		}
 		how := "rejected"
 		if k.Fits {
 			how = "fits"
 		}
 		rows = append(rows, []string{how, fmt.Sprintf("%s on %s: %s", k.Profile, k.GPU, strings.Join(append(k.Reasons, k.Cautions...), "; "))})
 	}
+	if others > 0 {
+		rows = append(rows, []string{"rejected", fmt.Sprintf("%d others, which were not asked for", others)})
+	}
 	return []field{{name: "For " + what, below: rows}}
 }
 
+// between writes an estimate, to the second: nobody knows it better.
 func between(r assess.Range) string {
-	text := orDash(seconds(r.From))
-	if r.To != r.From {
-		text += " to " + orDash(seconds(r.To))
+	from, to := orDash(seconds(math.Ceil(r.From))), orDash(seconds(math.Ceil(r.To)))
+	text := from
+	if to != from {
+		text += " to " + to
 	}
 	return text + ": " + r.Basis
 }

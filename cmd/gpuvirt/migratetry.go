@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,7 +40,7 @@ func migrateRehearse(c *cli) *cobra.Command {
 		Long: `Try a migration's VM on a copy: the server is brought to rest for the moment that the
 last pass takes and goes on; the VM starts from a copy of that moment, with its
 partitions, on a network of its own without a way out; it is looked at, and taken down
-again. The copying waits meanwhile. It can be done as often as wanted.`,
+again. The server is copied on meanwhile. It can be done as often as wanted.`,
 		Example: "  gpuvirt migrate rehearse gpu7\n  gpuvirt migrate rehearse gpu7 --live",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			how := f.request()
@@ -69,11 +70,17 @@ something fails or the limit is over. Then it is powered off, and the VM starts 
 looked at. "gpuvirt migrate rollback" takes the VM away even then; somebody has to start
 the server again.
 
+It is refused where it would take longer than --limit or the downtime of the plan, with what
+takes how long: the last pass, the conversion, and the boot, as far as a rehearsal has measured
+them ("gpuvirt migrate show"). A --limit that is longer than the downtime allows as long a one.
+
 A rehearsal must have passed, or --unrehearsed says why it need not. "gpuvirt migrate
 withdraw" ends a cut-over that waits or is under way, until the server is powered off.
 
 Where a server is moved from its disks alone (--image, --nbd), nothing is powered off and
-nobody can see whether it is off: it takes --source-off, which says so in your name.`,
+nobody can see whether it is off: it takes --source-off, which says so in your name. One that
+came by virt-p2v (--nbd sda=virt-p2v:) is told that all is done, and its VM starts when nothing
+answers at its address any more: power it off, and let it not start again.`,
 		Example: "  gpuvirt migrate cutover gpu7 --stop-service model-server.service\n  gpuvirt migrate cutover gpu7 --source-off",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, how := cmd.Context(), f.request()
@@ -104,7 +111,7 @@ nobody can see whether it is off: it takes --source-off, which says so in your n
 		},
 	}, 1, migrationNames)
 	f.add(cmd)
-	cmd.Flags().BoolVar(&f.how.WhenReady, "when-ready", false, "wait until the last pass fits the limit, and do it then, unattended")
+	cmd.Flags().BoolVar(&f.how.WhenReady, "when-ready", false, "wait until all of it fits the limit and the downtime, and do it then, unattended")
 	cmd.Flags().StringVar(&f.how.Unrehearsed, "unrehearsed", "", "the `reason` why no rehearsal has to have passed")
 	cmd.Flags().BoolVar(&f.how.SourceOff, "source-off", false, "of a server whose disks alone are read: it is off, and stays so")
 	return cmd
@@ -122,31 +129,13 @@ func (c *cli) tried(ctx context.Context, m api.Migration) error {
 	if !c.waits() {
 		return printRow(c, migrationTable, m)
 	}
-	ctx, cancel := c.limited(ctx)
-	defer cancel()
-	said, again := "", time.NewTicker(time.Second)
-	defer again.Stop()
-	for {
-		if at := tryPhase(m); at != said {
-			c.say("%s", at)
-			said = at
-		}
-		if settled(m) {
-			break
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return &goesOnError{op: m.Operation, err: ctx.Err()}
-		}
-		next, err := c.client().Migration(ctx, m.Name)
-		if err != nil {
-			return err
-		}
-		m = next
+	m, err := c.watch(ctx, m, settled)
+	if err != nil {
+		return err
 	}
 	if a := lastTry(m); a != nil && (a.State == move.Failed || a.State == move.Withdrawn) || m.Phase == "waiting" {
-		if err := printOne(c, m, m.Name, tryFields(m)); err != nil {
+		told := []string{"Problem", "Reason"} // by the error
+		if err := printOne(c, m, m.Name, slices.DeleteFunc(tryFields(m), func(f field) bool { return slices.Contains(told, f.name) })); err != nil {
 			return err
 		}
 		return &triedError{m}
@@ -215,28 +204,17 @@ func tryFields(m api.Migration) []field {
 		field{name: "Tried", value: fmt.Sprintf("%s, %s", a.Kind, a.State)},
 		field{name: "Problem", value: a.Problem},
 		field{name: "At rest", value: seconds(a.Rest)},
+		field{name: "Downtime", value: downtime(*a)},
 	)
 	return append(fields, reportFields(*a)...)
 }
 
-// reportFields show what was found in the VM, and what nobody has changed in it.
-func reportFields(a move.Attempt) []field {
-	var fields []field
-	var rows [][]string
-	for _, l := range a.Left {
-		rows = append(rows, []string{l.By, l.What, l.Why})
+// downtime is for how long the service was away; empty: it was not, or is still.
+func downtime(a move.Attempt) string {
+	if a.Downtime == 0 {
+		return ""
 	}
-	if len(rows) > 0 {
-		fields = append(fields, field{name: "Left to do", below: rows})
-	}
-	if a.Report == nil {
-		return fields
-	}
-	rows = nil
-	for _, r := range a.Report.Results {
-		rows = append(rows, []string{string(r.State), r.Title, r.Text})
-	}
-	return append(fields, field{name: "Verdict", value: string(a.Report.Verdict)}, field{name: "Looked at", below: rows})
+	return seconds(a.Downtime)
 }
 
 func migrateAccept(c *cli) *cobra.Command {
@@ -271,7 +249,7 @@ rollback".`
 func migrateFenced(c *cli) *cobra.Command {
 	cmd := migrateAct(c, "fenced", "Say that a migration's server is off", (*client.Client).FencedMigration)
 	cmd.Long = `Say that a migration's server is off, where that could not be found out: it was told to
-power off, and does not answer. Look at it before: a server that only cannot be reached
-would run beside its VM.`
+power off, and does not answer; or virt-p2v was told that all is done, and the server was not
+seen to go. Look at it before: a server that only cannot be reached would run beside its VM.`
 	return cmd
 }

@@ -24,7 +24,30 @@ import (
 )
 
 func p2vCommand(c *cli) *cobra.Command {
-	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), serveCommand(c), trackCommand(c), freezeCommand(c), guardCommand(c), runCommand(c))
+	return group("p2v", "What runs on a physical server whose workload is to move", inspectCommand(c), disksCommand(c), serveCommand(c), trackCommand(c), freezeCommand(c), guardCommand(c), runCommand(c))
+}
+
+// disksCommand is what the daemon runs on a server before anything else that has to do with its disks.
+func disksCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use: "disks", Short: "Tell a daemon which disks this server has", Args: takes(0),
+		Long: `Write on the standard output, as a line of JSON, which disks this server has now, what
+its kernel calls them, and what they say of themselves. A daemon runs it over ssh each time
+it reaches a server that moves, as names of disks may be others after a start; there is
+nothing in it for people.`,
+		Annotations: map[string]string{offline: "yes"},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.noDryRun(cmd); err != nil {
+				return err
+			}
+			look, err := inspect.New(c.streams.inspect)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = look.Close() }() // it was only read from
+			return look.Present().Write(c.out)
+		},
+	}
 }
 
 // serveCommand is what the daemon runs on a server whose disks it copies.

@@ -18,6 +18,8 @@ const (
 	convertFiles  = 4096
 	convertTasks  = 1024
 	convertUnits  = "gpuvirt-p2v" // begins the names of their units
+	// convertSecrets is below the unit's RuntimeDirectory, which is in memory.
+	convertSecrets = "/run/gpuvirt/secrets" //nolint:gosec // the name of a folder
 )
 
 // converter is what makes VMs' disks of the copies of servers' disks, after what a daemon that
@@ -30,7 +32,7 @@ func converter(ctx context.Context, c config.Config, simulated, systemd bool, lo
 	if err != nil {
 		return nil, err
 	}
-	out := convert.New(convert.Config{Scratch: c.Scratch, User: c.ConvertUser, Confine: confine})
+	out := convert.New(convert.Config{Scratch: c.Scratch, Secrets: convertSecrets, User: c.ConvertUser, Confine: confine})
 	if err := out.Sweep(ctx); err != nil {
 		log.Warn("what an earlier conversion has left is not gone", "err", err)
 	}
@@ -50,7 +52,7 @@ func confined(c config.Config, systemd bool) (programs.Confine, error) {
 	}
 	out.Unit = &programs.Unit{
 		Prefix: convertUnits, BindsTo: own, MemoryBytes: convertMemory,
-		Hidden: []string{c.StateDir, c.Mirrors, c.Scratch},
+		Hidden: []string{c.StateDir, c.Mirrors, c.Scratch, convertSecrets},
 		// libguestfs would have it for a network that no conversion needs, and it does not come
 		// up without namespaces: then QEMU's own is used.
 		Closed:  []string{"/usr/bin/passt"},

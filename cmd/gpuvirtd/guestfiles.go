@@ -40,13 +40,20 @@ func guestFiles(folder, credentials string) func(report.OS, assess.Wish) (guest.
 	}
 }
 
-func readToken(credentials string) ([]byte, error) {
-	root, err := os.OpenRoot(credentials)
-	if err != nil {
-		return nil, gpu.Errorf(gpu.CodeConflict, "cannot read the licence token: %w", err)
+// readSecret reads files of the folder of credentials, by their names.
+func readSecret(credentials string) func(name string) ([]byte, error) {
+	return func(name string) ([]byte, error) {
+		root, err := os.OpenRoot(credentials)
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close() //nolint:errcheck // only read
+		return secret.Read(root, name)
 	}
-	defer root.Close() //nolint:errcheck // only read
-	token, err := secret.Read(root, licenceToken)
+}
+
+func readToken(credentials string) ([]byte, error) {
+	token, err := readSecret(credentials)(licenceToken)
 	if err != nil {
 		return nil, gpu.Errorf(gpu.CodeConflict, "cannot read the licence token: %w", err).
 			WithHint("bring it as %s, or begin the migration without one", filepath.Join(credentials, licenceToken))

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,31 @@ func diskReader(c config.Config, log *slog.Logger) func(context.Context, []atres
 		return s, nil
 	}
 }
+
+// assumptions are what assessments and plans are made with, as the configuration says by now.
+type assumptions struct {
+	now atomic.Pointer[struct {
+		policy  assess.Policy
+		drivers assess.Drivers
+	}]
+}
+
+// set takes them over, once at least before they are asked for.
+func (a *assumptions) set(c config.Config) error {
+	drivers, err := assess.BuiltInDrivers().Extend(c.Drivers...)
+	if err != nil {
+		return err
+	}
+	a.now.Store(&struct {
+		policy  assess.Policy
+		drivers assess.Drivers
+	}{c.Policy, drivers})
+	return nil
+}
+
+func (a *assumptions) policy() assess.Policy { return a.now.Load().policy }
+
+func (a *assumptions) drivers() assess.Drivers { return a.now.Load().drivers }
 
 // program is a file with its size.
 type program struct {

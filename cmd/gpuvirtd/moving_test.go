@@ -12,6 +12,7 @@ import (
 
 	"gpuvirt/config"
 	"gpuvirt/gpu"
+	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/atrest"
 )
 
@@ -88,5 +89,22 @@ func TestDiskReader(t *testing.T) {
 	}
 	if err := read(sda, "other", c); gpu.CodeOf(err) != gpu.CodeInvalid || !strings.Contains(err.Error(), "cannot use the certificates") {
 		t.Errorf("with none: %v", err)
+	}
+}
+
+// What plans are made with follows the configuration, and stays where that cannot be used.
+func TestAssumptions(t *testing.T) {
+	var a assumptions
+	c := config.Default()
+	if err := a.set(c); err != nil || a.policy() != (assess.Policy{}).WithDefaults() || a.drivers().CUDA("9999.1") != "" {
+		t.Errorf("%v, %+v", err, a.policy())
+	}
+	c.Policy.BootSeconds, c.Drivers = 240, []string{"branch=9999 cuda=14.1"}
+	if err := a.set(c); err != nil || a.policy().BootSeconds != 240 || a.drivers().CUDA("9999.1") != "14.1" {
+		t.Errorf("%v, %+v", err, a.policy())
+	}
+	c.Drivers = append(c.Drivers, "nonsense")
+	if err := a.set(c); err == nil || a.drivers().CUDA("9999.1") != "14.1" {
+		t.Errorf("%v", err)
 	}
 }

@@ -97,6 +97,10 @@ func TestCheckConfig(t *testing.T) {
 	if _, err := check(); err == nil || !strings.Contains(err.Error(), file+":2: tls.listen takes") {
 		t.Errorf("%v", err)
 	}
+	write(t, file, "p2v:\n  listen: ':2222'\n  credentials: "+dir+"\n")
+	if _, err := check(); err == nil || !strings.Contains(err.Error(), "neither virt-p2v.password nor virt-p2v.keys is in "+dir) {
+		t.Errorf("%v", err)
+	}
 }
 
 // A flag counts more than a file, and that of a list may be repeated.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -24,6 +25,7 @@ import (
 	"gpuvirt/p2v/assess"
 	"gpuvirt/p2v/report"
 	"gpuvirt/p2v/source"
+	"gpuvirt/p2v/virtp2v"
 	"gpuvirt/store"
 	"gpuvirt/token"
 	"gpuvirt/vmapi"
@@ -57,9 +59,14 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 
 	var h *host.Host
 	var m *metrics.Metrics
+	var migrations *p2v.Migrations
 	engine := operation.New(operation.Config{
 		Store: db, Log: log, Problem: host.Problem, KeepAge: keepAge, KeepCount: keepCount,
-		Changed: func(op operation.Operation) { h.OperationChanged(op); m.OperationChanged(op) },
+		Changed: func(op operation.Operation) {
+			h.OperationChanged(op)
+			m.OperationChanged(op)
+			migrations.OperationChanged(op)
+		},
 	})
 	h = host.New(host.Config{
 		Store: db, Engine: engine, Inventory: p.inventory(log), VMs: p.vms, Log: log,
@@ -76,16 +83,27 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	if err != nil {
 		return err
 	}
+	var lease atomic.Int64
+	lease.Store(int64(o.Lease))
+	var assumed assumptions
+	if err := assumed.set(o.Config); err != nil {
+		return err
+	}
 	moving := p2v.Config{
 		Store: db, Engine: engine, Log: log, Now: time.Now, Open: inspector(o.Inspector),
 		Dial: func(ctx context.Context, s report.Source) (p2v.Server, error) {
 			return source.Dial(ctx, s, source.Options{Credentials: o.Credentials})
 		},
-		DialAtRest: diskReader(o.Config, log),
-		Host:       h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors, Converter: converts,
+		DialAtRest: diskReader(o.Config, log), Answers: virtp2v.Answers,
+		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors, Converter: converts,
 		VMs: p.vms, Mark: vmapi.Marked, Assignments: h, NewUUID: uuid.NewString, Guest: guestFiles(o.GuestFiles, o.Credentials),
+		Policy: assumed.policy, Drivers: assumed.drivers, Lease: func() time.Duration { return time.Duration(lease.Load()) }, Tell: h.Tell, Secret: readSecret(o.Credentials),
 	}
-	assessments, migrations := p2v.New(moving), p2v.NewMigrations(moving)
+	if o.P2VListen != "" {
+		moving.Arrivals = p2v.NewArrivals()
+	}
+	assessments := p2v.New(moving)
+	migrations = p2v.NewMigrations(moving, assessments)
 	m = metrics.New(metrics.Config{
 		Host: h, Migrations: migrations, Version: version.String(), WriteTimeouts: p.writeTimeouts, Process: true,
 		CertificateExpires: func() time.Time { return server.CertificateExpires() },
@@ -99,10 +117,11 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 		level.Set(c.LogLevel)
 		h.SetDetachTimeout(c.DetachTimeout)
 		h.SetPlacement(gpu.Placement(c.Placement))
+		lease.Store(int64(c.Lease))
 		if p.setDetachTimeout != nil {
 			p.setDetachTimeout(c.DetachTimeout)
 		}
-		return serveTLS(server, c)
+		return errors.Join(assumed.set(c), serveTLS(server, c))
 	}
 	if err := serveTLS(server, o.Config); err != nil {
 		// The socket is where it can be mended.
@@ -117,8 +136,12 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 	}
 	group.Go(func() error { set.follow(ctx, server.Ready(), o.hup); return nil })
 	group.Go(func() error { defer unserved(); return h.Run(ctx) })
+	group.Go(func() error { migrations.Run(ctx); return nil })
 	group.Go(func() error { tokens.Run(ctx); return nil })
 	group.Go(func() error { return server.Run(ctx) })
+	if o.P2VListen != "" {
+		group.Go(func() error { receive(ctx, o.Config, migrations, log); return nil })
+	}
 	group.Go(func() error {
 		select {
 		case <-server.Ready():

@@ -20,6 +20,9 @@ type overrides map[string][]string
 func settingFlags(flags *flag.FlagSet) overrides {
 	said := overrides{}
 	for _, s := range config.Settings() {
+		if s.Flag == "" {
+			continue
+		}
 		usage := fmt.Sprintf("`%s`: %s", s.Arg, strings.ReplaceAll(s.Doc, "\n", " "))
 		if s.IsList() {
 			usage += " May be repeated."
@@ -79,6 +82,10 @@ func checkFiles(c config.Config, now time.Time) error {
 	}
 	if c.TLSClientCA != "" {
 		_, err := access.LoadCA(c.TLSClientCA, now)
+		errs = append(errs, err)
+	}
+	if c.P2VListen != "" {
+		_, err := admission(c.Credentials)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -1,8 +1,13 @@
 package secret_test
 
 import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,5 +56,21 @@ func TestRead(t *testing.T) {
 		if _, err := secret.Read(root, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A secret that is held is shown to nobody, whatever holds it.
+func TestTextIsNotShown(t *testing.T) {
+	held := struct{ Key secret.Text }{"swordfish"}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "key", held.Key, "held", held)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "key", held.Key, "held", held)
+	text, err := json.Marshal(held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := fmt.Sprintf("%v %+v %#v %s %q %x %d", held, held, held, held.Key, held.Key, held.Key, held.Key) + fmt.Sprint(held.Key, &held) + log.String() + string(text)
+	if strings.Contains(all, "swordfish") || strings.Contains(all, hex.EncodeToString([]byte("swordfish"))) || !strings.Contains(all, "(a secret)") {
+		t.Error(all)
 	}
 }

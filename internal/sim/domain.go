@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -95,6 +96,23 @@ func (d *domain) agent() bool {
 		}
 	}
 	return false
+}
+
+// cpus are the models that the host's libvirt knows.
+var cpus = []string{"qemu64", "Skylake-Server", "Cascadelake-Server", "Icelake-Server", "EPYC", "EPYC-Rome", "EPYC-Milan"}
+
+// fits checks what a domain names of the host but its disks. Of bridges it has whichever is asked for.
+func (s *state) fits(d *domain) error {
+	for _, name := range d.networks() {
+		if s.network(name) == nil {
+			return gpu.Errorf(gpu.CodeConflict, "VM %s could not start: libvirt has no network %q", d.Name, name).WithHint("virsh net-list --all lists those that there are")
+		}
+	}
+	if d.CPU != nil && d.CPU.Model != nil && !slices.Contains(cpus, d.CPU.Model.Value) {
+		return gpu.Errorf(gpu.CodeConflict, "VM %s could not start: libvirt knows no CPU model %q", d.Name, d.CPU.Model.Value).
+			WithHint("virsh domcapabilities lists those that it knows")
+	}
+	return nil
 }
 
 // startable checks what starting takes of the host.

@@ -69,6 +69,32 @@ func (l *Libvirt) Undefine(ctx context.Context, vmUUID, mark string) error {
 	return l.told(gone, err)
 }
 
+// Fits checks what a definition names of the host.
+func (l *Libvirt) Fits(ctx context.Context, doc string) error {
+	return l.view(ctx, "look whether a vm could start", func(s *state) error {
+		d, err := parseDomain(doc)
+		if err != nil {
+			return err
+		}
+		return s.fits(d)
+	})
+}
+
+// Startable is Fits of a VM.
+func (l *Libvirt) Startable(ctx context.Context, vmUUID string) error {
+	return l.view(ctx, "look whether a vm could start", func(s *state) error {
+		v, err := s.vm(vmUUID)
+		if err != nil || v.Doc == "" {
+			return err
+		}
+		d, err := parseDomain(v.Doc)
+		if err != nil {
+			return err
+		}
+		return s.fits(d)
+	})
+}
+
 // Start starts a VM from its persistent definition; one that runs is fine, unless on trial.
 func (l *Libvirt) Start(ctx context.Context, vmUUID string) error {
 	return l.power(ctx, "start", vmUUID, func(s *state, v *vm) (bool, error) {

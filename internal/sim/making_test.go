@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,6 +29,26 @@ func touch(t *testing.T, path string) {
 	t.Helper()
 	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 	must(t, os.WriteFile(path, nil, 0o600))
+}
+
+// What a VM names of the host has to be there, and is told before it is started.
+func TestFits(t *testing.T) {
+	l, ctx := withMdev(t).Libvirt, t.Context()
+	doc := made(moved, "moved", "M1", filepath.Join(t.TempDir(), "0.qcow2"))
+	must(t, l.Fits(ctx, doc))
+	model := func(name string) string {
+		return strings.Replace(doc, "<devices>", "<cpu mode='custom'><model>"+name+"</model></cpu><devices>", 1)
+	}
+	must(t, l.Fits(ctx, model("EPYC-Rome")))
+	wantCode(t, l.Fits(ctx, model("bogus")), gpu.CodeConflict)
+	wantCode(t, l.Fits(ctx, "<domain"), gpu.CodeInvalid)
+	nonet := strings.Replace(doc, `network="default"`, `network="nonet"`, 1)
+	wantCode(t, l.Fits(ctx, nonet), gpu.CodeConflict)
+	must(t, l.Define(ctx, nonet))
+	wantCode(t, l.Startable(ctx, moved), gpu.CodeConflict)
+	must(t, l.CreateNetwork(ctx, "<network><name>nonet</name><uuid>"+moved+"</uuid></network>"))
+	must(t, l.Startable(ctx, moved))
+	wantCode(t, l.Startable(ctx, "nosuch"), gpu.CodeVMNotFound)
 }
 
 func TestMakeVM(t *testing.T) {

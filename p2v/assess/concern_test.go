@@ -163,7 +163,9 @@ func changesByID() map[string][]change {
 		"tpm": {{Info, "2.0", func(r *report.Report) { r.Firmware.TPM = "2.0" }}},
 		"device-names": {{Warning, "/dev/sda1", func(r *report.Report) {
 			r.Boot.Fstab = append(r.Boot.Fstab, report.FstabRow{Spec: "/dev/sda1", Mount: "/data"})
-		}}},
+		}}, {Warning, `crypttab has "/dev/nvme0n1p3" for "data"`, func(r *report.Report) {
+			r.Boot.CryptRows = []report.CryptRow{{Name: "data", Source: "/dev/nvme0n1p3", KernelName: true}, {Name: "x", Source: "UUID=x"}}
+		}}, {Warning, "only names are known", func(r *report.Report) { r.Boot.Crypttab = []string{"data"} }}},
 		"initramfs-lean": {
 			{Warning, "dep", func(r *report.Report) { r.Boot.Modules = "dep" }},
 			{Warning, "hostonly", func(r *report.Report) { r.Boot.Modules = "hostonly" }},
@@ -284,6 +286,7 @@ func TestSilent(t *testing.T) {
 			r.Filesystems = append(r.Filesystems, report.Filesystem{Source: "loop0", Type: "squashfs", Mount: "/snap", SizeBytes: 10, UsedBytes: 10})
 		}},
 		"an unseen initramfs":      {"no-initramfs-tool", func(r *report.Report) { r.Boot.Initramfs, r.Unseen = "", []report.Unseen{{What: "boot", Reason: "x"}} }},
+		"an unseen system":         {"os-not-convertible", func(r *report.Report) { r.OS.ID, r.Unseen = "", []report.Unseen{{What: "os", Reason: "x"}} }},
 		"a NIC without use":        {"nic-names", nic(report.NIC{Name: "eno4", Kind: "physical", MAC: "aa"})},
 		"a loopback MTU":           {"jumbo-frames", nic(report.NIC{Name: "lo", Kind: "other", MTU: 65536})},
 		"one btrfs":                {"btrfs-devices", func(r *report.Report) { r.Disks[0].Partitions[1].Content = "btrfs" }},

@@ -3,7 +3,6 @@ package assess
 import (
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -67,37 +66,16 @@ func readDrivers(data []byte) (Drivers, error) {
 		return Drivers{}, fmt.Errorf("cannot read the table of drivers: %w", err)
 	}
 	for _, b := range d.Branches {
-		if b.Branch < 100 || b.Branch > 9999 {
-			return Drivers{}, fmt.Errorf("cannot read the table of drivers: %d is no branch", b.Branch)
-		}
-		if b.Previous >= b.Branch || b.PreviousLongTerm >= b.Branch {
-			return Drivers{}, fmt.Errorf("cannot read the table of drivers: a branch before %d is not older", b.Branch)
+		if err := b.check(); err != nil {
+			return Drivers{}, fmt.Errorf("cannot read the table of drivers: branch %d: %w", b.Branch, err)
 		}
 	}
 	for _, a := range d.Architectures {
-		if a.Capability == "" {
-			return Drivers{}, errors.New("cannot read the table of drivers: an architecture has no compute_capability")
+		if err := a.check(); err != nil {
+			return Drivers{}, fmt.Errorf("cannot read the table of drivers: architecture %q: %w", a.Capability, err)
 		}
 	}
 	return d.Drivers, nil
-}
-
-// Extend lays an operator's table over this one: rows of the same branch or architecture are
-// replaced, others added. It fails where the text is no such table.
-func (d Drivers) Extend(text []byte) (Drivers, error) {
-	more, err := readDrivers(text)
-	if err != nil {
-		return d, err
-	}
-	out := Drivers{slices.Clone(d.Branches), slices.Clone(d.Architectures)}
-	for _, b := range more.Branches {
-		out.Branches = append(slices.DeleteFunc(out.Branches, func(o Branch) bool { return o.Branch == b.Branch }), b)
-	}
-	for _, a := range more.Architectures {
-		out.Architectures = append(slices.DeleteFunc(out.Architectures, func(o Architecture) bool { return o.Capability == a.Capability }), a)
-	}
-	slices.SortFunc(out.Branches, func(a, b Branch) int { return a.Branch - b.Branch })
-	return out, nil
 }
 
 func (d Drivers) branch(n int) (Branch, bool) {

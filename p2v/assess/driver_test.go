@@ -1,9 +1,13 @@
 package assess
 
 import (
+	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestVGPUDrivers(t *testing.T) {
@@ -84,25 +88,101 @@ func TestCardDrivers(t *testing.T) {
 }
 
 func TestExtendDrivers(t *testing.T) {
-	d, err := BuiltInDrivers().Extend([]byte(`{"branches": [{"branch": 620, "vgpu": "21", "previous": 595, "certain": "documented"}, {"branch": 580, "vgpu": "19", "same_branch": true, "certain": "documented"}]}`))
+	d, err := BuiltInDrivers().Extend("branch=620 vgpu=21 previous=595 certain=documented", "branch=580 vgpu=19 same_branch=true", "compute_capability=13.0 since=620 modules=open")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d.VGPU("620.1.2", "595.71.03").State != Compatible || d.VGPU("580.65.05", "580.82.07").State != Compatible || d.VGPU("580.65.05", "570.1").State == Compatible {
 		t.Error("the operator's rows do not count")
 	}
+	if c := d.VGPU("580.65.05", "580.82.07"); c.Certain != "inferred" {
+		t.Errorf("nobody has said that it was read: %+v", c)
+	}
+	if d.Card("595.1", "open", "13.0").State != Incompatible || d.Card("620.1", "open", "13.0").State != Compatible {
+		t.Error("the operator's architecture does not count")
+	}
 	if BuiltInDrivers().VGPU("620.1.2", "595.71.03").State != Unknown {
 		t.Error("the built-in table was changed")
 	}
-	for text, want := range map[string]string{
-		`{"branch": []}`:                                   "unknown field",
-		`{"branches": [{"branch": 5}]}`:                    "5 is no branch",
-		`{"branches": [{"branch": 620, "previous": 620}]}`: "is not older",
-		`{"architectures": [{"since": 1}]}`:                "no compute_capability",
+	for _, test := range [][2]string{
+		{"", "branch or compute_capability"},
+		{"since=1", `"since" is none of branch`},
+		{"branch", `"branch" is not of the form name=value`},
+		{"branch=620 vgup=21", `"vgup" is none of branch, vgpu, long_term`},
+		{"branch=620 since=410", `"since" is none of branch,`},
+		{"branch=620 vgpu=21 vgpu=22", "vgpu: it stands there twice"},
+		{"branch=5", "5 is no branch"},
+		{"branch=x", `branch: "x" is no whole number`},
+		{"branch=620 previous=620", "a branch before 620 is not older"},
+		{"branch=620 previous=-1", "-1 is no branch"},
+		{"branch=620 previous_long_term=7", "7 is no branch"},
+		{"branch=620 long_term=yes", `long_term: "yes" is neither true nor false`},
+		{"branch=620 vgpu=x", `vgpu: "x" is no release`},
+		{"branch=620 cuda=new", `cuda: "new" is no version`},
+		{"branch=620 certain=sure", `certain: "sure" is none of documented, inferred`},
+		{"compute_capability=9 since=520", `compute_capability: "9" is no version`},
+		{"compute_capability=9.0", "since: 0 is no branch"},
+		{"compute_capability=9.0 since=5 until=3", "since: 5 is no branch"},
+		{"compute_capability=9.0 since=520 until=470", "until: 470 is older than 520"},
+		{"compute_capability=9.0 since=520 modules=any", `modules: "any" is none of open, proprietary`},
 	} {
-		if _, err := d.Extend([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+		text, want := test[0], test[1]
+		if _, err := d.Extend(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
+	}
+	if _, err := d.Extend("branch=620 vgpu=21", "branch=620 vgpu=22"); err == nil || !strings.Contains(err.Error(), "two rows of branch 620") {
+		t.Error(err)
+	}
+	if _, err := d.Extend("compute_capability=9.0 since=520", "compute_capability=9.0 since=530"); err == nil || !strings.Contains(err.Error(), "two rows of compute capability 9.0") {
+		t.Error(err)
+	}
+}
+
+// A row is written in one way, whatever way it was written.
+func TestDriverRow(t *testing.T) {
+	for text, want := range map[string]string{
+		"  previous=595 vgpu=21\tbranch=0620 long_term=false ": "branch=620 vgpu=21 previous=595",
+		"since=520 compute_capability=9.0":                     "compute_capability=9.0 since=520",
+	} {
+		got, err := DriverRow(text)
+		if err != nil || got != want {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+		if again, err := DriverRow(got); err != nil || again != got {
+			t.Errorf("%q: %q, %v", got, again, err)
+		}
+	}
+}
+
+// All figures of the policy can be set, and are named as they are in an assessment.
+func TestFigures(t *testing.T) {
+	var names []string
+	p := Policy{}.WithDefaults()
+	for _, f := range Figures() {
+		names = append(names, f.Name)
+		switch v := f.Of(&p).(type) {
+		case *float64:
+			*v = f.Most
+		case *uint64:
+			*v = uint64(f.Most)
+		case *bool:
+			*v = true
+		default:
+			t.Errorf("%s is %T", f.Name, v)
+		}
+	}
+	if p != p.WithDefaults() {
+		t.Errorf("the most that can be set is not taken: %+v, %+v", p, p.WithDefaults())
+	}
+	text, err := json.Marshal(p)
+	var fields map[string]any
+	if err == nil {
+		err = json.Unmarshal(text, &fields)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(fields)), names); diff != "" || err != nil {
+		t.Error(err, diff)
 	}
 }
 

@@ -37,6 +37,9 @@ type Estimates struct {
 // estimates says what a move takes of room and time.
 func (l *look) estimates(w Wish) Estimates {
 	p := l.policy
+	if w.Unconverted {
+		p.ConversionSeconds, p.OverlayMinBytes = 0, 0
+	}
 	moved := l.moved(w)
 	read, used, basis := l.sizes(moved)
 	e := Estimates{
@@ -44,8 +47,12 @@ func (l *look) estimates(w Wish) Estimates {
 		OverlayBytes: max(p.OverlayMinBytes, bytesOf(float64(used)*p.OverlayRatio)),
 	}
 	e.DiskBytes = sum(e.MirrorBytes, e.OverlayBytes, e.FlattenBytes)
-	e.DiskBasis = fmt.Sprintf("%s: %s. The mirror is equal to the disks, also where files were deleted, so it can take all of them; what is used as much again for the VM's own disk while both are there, and %s for what conversion and boots write (%s, at least %s).",
-		count(len(moved), "disk", "disks"), basis, size(e.OverlayBytes), percent(p.OverlayRatio), size(p.OverlayMinBytes))
+	writes, least, converting := "conversion and boots write", ", at least "+size(p.OverlayMinBytes), "conversion "+duration(p.ConversionSeconds)+", "
+	if w.Unconverted {
+		writes, least, converting = "boots write", "", ""
+	}
+	e.DiskBasis = fmt.Sprintf("%s (%s): %s. The mirror is equal to the disks, also where files were deleted, so it can take all of them; what is used as much again for the VM's own disk while both are there, and %s for what %s (%s%s).",
+		Count(len(moved), "disk", "disks"), names(moved), basis, size(e.OverlayBytes), writes, percent(p.OverlayRatio), least)
 
 	slow, fast, rate := float64(p.BandwidthMinBytes), float64(p.BandwidthMaxBytes), fmt.Sprintf("assumed rates of %s to %s", rateOf(p.BandwidthMinBytes), rateOf(p.BandwidthMaxBytes))
 	if w.CopyRate > 0 {
@@ -73,9 +80,18 @@ func (l *look) estimates(w Wish) Estimates {
 	// Without a map of what has changed a pass reads and hashes all of it.
 	hash := float64(read) / 1e9
 	e.DowntimeSeconds = Range{last.From + fixed, last.To + hash + fixed, fmt.Sprintf(
-		"the last pass (%s; the upper end also reads all %s to find out what changed, at 1 GB/s), conversion %s, boot %s, stopping and checks %s",
-		how, size(read), duration(p.ConversionSeconds), duration(p.BootSeconds), duration(p.FixedSeconds))}
+		"the last pass (%s; the upper end also reads all %s to find out what changed, at 1 GB/s), %sboot %s, stopping and checks %s",
+		how, size(read), converting, duration(p.BootSeconds), duration(p.FixedSeconds))}
 	return e
+}
+
+// names are those of disks.
+func names(disks []report.Disk) string {
+	var out []string
+	for _, d := range disks {
+		out = append(out, d.Name)
+	}
+	return quotes(out)
 }
 
 // moved are the disks that a plan takes.

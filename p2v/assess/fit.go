@@ -51,9 +51,10 @@ type Choice struct {
 
 // Fit finds partitions of this host for needs. What one need takes, another cannot have;
 // where it is not known whether two profiles fit on one GPU together, they do not. All
-// partitions are for one VM.
+// partitions are for one VM. What was reserved for it is what it gets, without being weighed once
+// more.
 func Fit(needs []Need, host HostState, w Wish, p Policy) []Fitting {
-	f := fitter{host: sortedHost(host), wish: w, policy: p.WithDefaults(), taken: map[gpu.ID]taken{}}
+	f := fitter{host: sortedHost(host), wish: w, policy: p.WithDefaults(), taken: map[gpu.ID]taken{}, left: slices.Clone(w.Reserved)}
 	all := w.wanted(needs)
 	order := make([]int, len(all))
 	for i, n := range all {
@@ -61,6 +62,9 @@ func Fit(needs []Need, host HostState, w Wish, p Policy) []Fitting {
 		if n.Required {
 			f.partitions++
 		}
+	}
+	if w.Reserved != nil {
+		return f.settled(all)
 	}
 	slices.SortStableFunc(order, func(a, b int) int { // the largest first: they have the least choice
 		return cmp.Or(less(all[b].WholeGPU, all[a].WholeGPU), cmp.Compare(all[b].MemoryBytes, all[a].MemoryBytes))
@@ -106,6 +110,7 @@ type fitter struct {
 	policy     Policy
 	partitions int // that the VM gets
 	taken      map[gpu.ID]taken
+	left       []Reserved // that no need has yet
 }
 
 // taken is what the plan has of a GPU already.
@@ -114,17 +119,66 @@ type taken struct {
 	n       int
 }
 
+// candidates are all that this host has, judged for a need, those that are better first.
+func (f *fitter) candidates(n wanted) []Candidate {
+	out := []Candidate{}
+	for _, g := range f.host.GPUs {
+		for _, p := range g.Profiles {
+			out = append(out, f.judge(n, g, p))
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Candidate) int { return f.better(a, b) })
+	return out
+}
+
+// settled gives each need what was reserved for it. Of what an earlier version has reserved it is
+// not known for which: it was in the order of the needs.
+func (f *fitter) settled(all []wanted) []Fitting {
+	out := make([]Fitting, len(all))
+	give := func(is func(wanted, Reserved) bool) {
+		for i, n := range all {
+			at := slices.IndexFunc(f.left, func(r Reserved) bool { return is(n, r) })
+			if n.Required && out[i].Choice == nil && at >= 0 {
+				out[i].Choice = f.reserved(out[i].Candidates, f.left[at])
+				f.left = slices.Delete(f.left, at, at+1)
+			}
+		}
+	}
+	for i, n := range all {
+		out[i] = Fitting{Need: n.Need, Candidates: []Candidate{}}
+		if n.Required {
+			out[i].Candidates = f.candidates(n)
+		}
+	}
+	give(func(n wanted, r Reserved) bool { return r.Source == n.Source.PCI })
+	give(func(_ wanted, r Reserved) bool { return r.Source == "" })
+	return out
+}
+
+// reserved is what was chosen before; nil: that is not known, as the host tells of no such profile now.
+func (f *fitter) reserved(list []Candidate, r Reserved) *Choice {
+	i := slices.IndexFunc(list, func(c Candidate) bool { return c.GPU == r.GPU && c.Profile == r.Profile })
+	c := Candidate{
+		GPU: r.GPU, Profile: r.Profile, Kind: r.Kind, Sharing: r.Sharing, vgpuSeries: r.Series,
+		Fits: true, Reasons: []string{"it is what was chosen; this host does not tell of it now"}, Cautions: []string{},
+	}
+	switch {
+	case i >= 0:
+		c = list[i]
+	case r.Sharing == "":
+		return nil
+	}
+	c.Model, c.Params = cmp.Or(c.Model, r.Model), r.Params
+	_, waived := f.wish.waiver(noPartition)
+	return &Choice{Candidate: c, Waived: waived && !c.Fits, Reasoning: fmt.Sprintf("%s of GPU %s is reserved for the VM.", c.Profile, c.GPU)}
+}
+
 func (f *fitter) fit(n wanted) Fitting {
 	out := Fitting{Need: n.Need, Candidates: []Candidate{}}
 	if !n.Required {
 		return out
 	}
-	for _, g := range f.host.GPUs {
-		for _, p := range g.Profiles {
-			out.Candidates = append(out.Candidates, f.judge(n, g, p))
-		}
-	}
-	slices.SortStableFunc(out.Candidates, func(a, b Candidate) int { return f.better(a, b) })
+	out.Candidates = f.candidates(n)
 	if i, waived := f.pick(n, out.Candidates); i >= 0 {
 		c := out.Candidates[i]
 		t := f.taken[c.GPU]
@@ -181,6 +235,9 @@ func (f *fitter) rank(g HostGPU, p gpu.Profile) int {
 
 // free is how many of a profile this plan can still take, and why not.
 func (f *fitter) free(g HostGPU, p gpu.Profile) (n int, reason string) {
+	if slices.ContainsFunc(f.wish.Reserved, func(r Reserved) bool { return r.GPU == g.GPU.ID && r.Profile == p.Name }) {
+		return p.Available, g.unhealthy()
+	}
 	if p.NotCreatable != "" {
 		return 0, "it cannot be made: " + p.NotCreatable
 	}

@@ -61,8 +61,8 @@ func (l *look) guestChanges(fits []Fitting, w Wish, d Drivers) []GuestChange {
 	c.pins(fits)
 	c.hardware()
 	c.add(GuestChange{
-		ID: "identity", What: "Keep machine-id and ssh host keys, as the VM replaces the source; a rehearsal beside it gets others.",
-		Why: "Two machines with one identity on a network take each other's place.", When: Offline, Undo: "Put the saved files back.", Automatic: true,
+		ID: "identity", What: "Keep machine-id and ssh host keys, as the VM replaces the source.",
+		Why: "Others know it by them. A rehearsal, which has them too, is on a network of its own.", When: Offline, Undo: "Put the saved files back.", Automatic: true,
 	})
 	return c.list
 }
@@ -90,6 +90,9 @@ func target(fits []Fitting) (t targetKind) {
 	return t
 }
 
+// Series is that of a vGPU of NVIDIA: "C"; empty: it is none.
+func (c Candidate) Series() string { return c.vgpuSeries }
+
 // nvidiaVGPU tells whether the guest needs NVIDIA's vGPU driver for it.
 func (c Candidate) nvidiaVGPU() bool { return c.vgpuSeries != "" }
 
@@ -112,13 +115,18 @@ func (c *changes) boot() {
 	}
 	var rows []string
 	for _, r := range c.Boot.Fstab {
-		if kernelName(r.Spec) {
+		if report.KernelName(r.Spec) {
 			rows = append(rows, r.Spec+" "+r.Mount)
+		}
+	}
+	for _, r := range c.Boot.CryptRows {
+		if r.KernelName {
+			rows = append(rows, r.Name+" "+r.Source)
 		}
 	}
 	if len(rows) > 0 {
 		c.add(GuestChange{
-			ID: "device-names", What: "Name disks in fstab and crypttab by their UUID.",
+			ID: "device-names", What: "Name disks in fstab as the VM has them, and in crypttab by their UUID.",
 			Why: "The kernel gives virtual disks other names.", When: Offline, Undo: "Put the saved files back.", Automatic: true, Items: rows,
 		})
 	}
@@ -203,7 +211,7 @@ func (c *changes) pins(fits []Fitting) {
 		return
 	}
 	what := "Rewrite where GPUs are named to \"all\", or to the new number."
-	if len(chosen(fits)) > 1 {
+	if len(Chosen(fits)) > 1 {
 		what = "Rewrite where GPUs are named to the new numbers: the partitions are counted in the order of the GPUs that they stand for."
 	}
 	c.add(GuestChange{
@@ -216,7 +224,8 @@ func (c *changes) pins(fits []Fitting) {
 // started.
 func byHand(p report.Pin) bool { return !strings.HasPrefix(p.Where, "/") }
 
-func chosen(fits []Fitting) []Fitting {
+// Chosen are the fittings that have a choice.
+func Chosen(fits []Fitting) []Fitting {
 	return slices.DeleteFunc(slices.Clone(fits), func(f Fitting) bool { return f.Choice == nil })
 }
 

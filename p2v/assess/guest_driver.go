@@ -64,7 +64,7 @@ func (c *changes) newDriver(t targetKind, fits []Fitting, w Wish, d Drivers) {
 		ID: "driver-keep", What: "Keep the data-centre driver.", Why: "A whole card is the same to a VM as to a server, and takes no vGPU licence.",
 		When: Offline, Undo: "There is nothing to undo.", Automatic: true, Items: []string{c.Driver.Version},
 	})
-	for _, f := range chosen(fits) {
+	for _, f := range Chosen(fits) {
 		i := slices.IndexFunc(d.Architectures, func(a Architecture) bool { return a.Capability == f.capability() })
 		if i < 0 {
 			continue
@@ -159,7 +159,7 @@ func (c *changes) settings(t targetKind) {
 	}
 	if len(paths) > 0 {
 		c.add(GuestChange{
-			ID: "engines", What: "Build TensorRT engines anew, " + cmp.Or(count(engines, "file", "files"), "files") + ", where the model of GPU is another.",
+			ID: "engines", What: "Build TensorRT engines anew, " + cmp.Or(Count(engines, "file", "files"), "files") + ", where the model of GPU is another.",
 			Why: "They run on the model that they were built for.", When: FirstBoot, Undo: "Keep the old files beside the new.", Automatic: false, Items: paths,
 		})
 	}

@@ -14,6 +14,7 @@ type HostState struct {
 	GPUs        []HostGPU
 	MemoryBytes uint64 // free for a VM
 	DiskBytes   uint64 // free where mirrors and overlays lie
+	DiskKept    uint64 // of these are left to others, always
 	Threads     int    // of its processors
 	CPUFlags    []string
 }

@@ -337,7 +337,7 @@ func reasoning(n wanted, list []Candidate, c Candidate, waived bool) string {
 		say("It is the only one that fits.")
 	}
 	if rejected := len(list) - fits; rejected > 0 {
-		say("%s, each with its reason.", count(rejected, "other was rejected", "others were rejected"))
+		say("%s, each with its reason.", Count(rejected, "other was rejected", "others were rejected"))
 	}
 	return strings.Join(out, " ")
 }

@@ -166,7 +166,7 @@ func (l *look) required(n *Need, g report.GPU, users []report.Process) bool {
 	u := l.usage[g.PCI]
 	switch {
 	case len(users) > 0:
-		n.explain("use", BasisSeen, "%s it now", count(len(users), "process uses", "processes use"))
+		n.explain("use", BasisSeen, "%s it now", Count(len(users), "process uses", "processes use"))
 		return true
 	case u.SM.Max > 0 || u.Encoder.Max > 0 || u.Decoder.Max > 0 || u.JPEG.Max > 0:
 		n.explain("use", BasisWindow, "it worked during the window, for a program that was not seen")
@@ -205,11 +205,11 @@ func (l *look) memory(n *Need, g report.GPU, users []report.Process) {
 	case programs > 0:
 		measured, n.MemoryBasis = sum(max(peaks, now), p.ContextBytes*uint64(programs)), BasisWindow
 		n.explain("memory", BasisWindow, "the peaks of %s add up to %s, with %s for each context",
-			count(programs, "program", "programs"), size(measured), size(p.ContextBytes))
+			Count(programs, "program", "programs"), size(measured), size(p.ContextBytes))
 	case now > 0:
 		measured, n.MemoryBasis = sum(now, p.ContextBytes*uint64(len(users))), BasisMoment
 		n.explain("memory", BasisMoment, "%s had %s at the moment of the inspection, with %s for each context: nothing is known of a peak",
-			count(len(users), "process", "processes"), size(measured), size(p.ContextBytes))
+			Count(len(users), "process", "processes"), size(measured), size(p.ContextBytes))
 	default:
 		n.explain("memory", BasisNone, "how much memory is used is not known: only the whole memory of the GPU is known to be enough")
 		n.MemoryBytes = g.MemoryBytes
@@ -324,6 +324,6 @@ func (l *look) whole(n *Need, g report.GPU, users []report.Process) {
 	}
 	if len(n.Together) > 0 && slices.Contains(n.Features, FeaturePeer) {
 		n.WholeGPU = true
-		n.explain("whole", BasisSeen, "a program uses it together with %s, and GPUs talk to one another directly", count(len(n.Together), "other", "others"))
+		n.explain("whole", BasisSeen, "a program uses it together with %s, and GPUs talk to one another directly", Count(len(n.Together), "other", "others"))
 	}
 }

@@ -68,10 +68,13 @@ func NewPlan(r report.Report, w Wish, host HostState, p Policy, d Drivers) Plan 
 	return out
 }
 
+// ofConversion are the concerns that are about virt-v2v alone: what is taken as it is has no need of it.
+var ofConversion = []string{"os-not-convertible", "no-initramfs-tool", "no-room-to-convert"}
+
 // driverChecks compares the drivers that the choices ask for.
 func (l *look) driverChecks(fits []Fitting, host HostState, w Wish, d Drivers) []DriverCheck {
 	out := []DriverCheck{}
-	for _, f := range chosen(fits) {
+	for _, f := range Chosen(fits) {
 		i := slices.IndexFunc(host.GPUs, func(g HostGPU) bool { return g.GPU.ID == f.Choice.GPU })
 		if i < 0 || slices.ContainsFunc(out, func(c DriverCheck) bool { return c.GPU == f.Choice.GPU }) {
 			continue
@@ -97,6 +100,7 @@ func decide(list []Concern, w Wish) Verdict {
 	for _, c := range list {
 		waiver, waived := w.waiver(c.ID)
 		switch {
+		case w.Unconverted && slices.Contains(ofConversion, c.ID):
 		case c.Severity == Blocker && waived:
 			v.Waived = append(v.Waived, Waived{c, waiver})
 		case c.Severity == Blocker:
@@ -113,9 +117,9 @@ func decide(list []Concern, w Wish) Verdict {
 		}
 		v.State, v.Text = Blocked, "Blocked: "+strings.Join(titles, "; ")+"."
 	case len(v.Warnings) > 0 || len(v.Waived) > 0:
-		v.State, v.Text = ReadyWithWarnings, fmt.Sprintf("Ready, with %s to read", count(len(v.Warnings), "warning", "warnings"))
+		v.State, v.Text = ReadyWithWarnings, fmt.Sprintf("Ready, with %s to read", Count(len(v.Warnings), "warning", "warnings"))
 		if len(v.Waived) > 0 {
-			v.Text += fmt.Sprintf(" and %s waived", count(len(v.Waived), "blocker", "blockers"))
+			v.Text += fmt.Sprintf(" and %s waived", Count(len(v.Waived), "blocker", "blockers"))
 		}
 		v.Text += "."
 	default:

@@ -3,6 +3,7 @@ package assess
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,7 @@ func TestPlanConcerns(t *testing.T) {
 		noPartition:          {{host: func(h *HostState) { h.GPUs = nil }, severity: Blocker, evidence: `gpu "0000:41:00.0": 0 candidates were rejected`}},
 		"wish-unknown":       {{wish: func(w *Wish) { w.Partitions = []WishPartition{{Source: "0000:99:00.0"}} }, severity: Blocker, evidence: "0000:99:00.0"}, {wish: func(w *Wish) { w.Disks = []string{"sdq", "nvme0n1"} }, severity: Blocker, evidence: "sdq"}},
 		"disk-left-out":      {{source: func(r *report.Report) { r.Disks = append(r.Disks, report.Disk{Name: "sdb"}) }, wish: func(w *Wish) { w.Disks = []string{"sdb"} }, severity: Warning, evidence: "nvme0n1"}},
+		"no-key":             {{source: func(r *report.Report) { r.Disks[0].Partitions[0].Content = luks }, severity: Blocker, evidence: "nvme0n1p1"}},
 		"gpu-left-out":       {{source: func(r *report.Report) { r.Processes, r.Usage = nil, nil }, severity: Info, evidence: "not known well"}},
 		"other-architecture": {{source: func(r *report.Report) { r.GPUs[0].Capability = "8.0" }, severity: Warning, evidence: `"8.0", and 9.0`}},
 		"drivers-do-not-match": {
@@ -62,10 +64,11 @@ func TestPlanConcerns(t *testing.T) {
 		"no-licence-token": {{wish: func(w *Wish) { w.LicenceToken = false }, severity: Warning, evidence: "H100XM-2-20C is of series C"}},
 		"disk-room": {
 			{host: func(h *HostState) { h.DiskBytes = 600 * gib }, severity: Blocker, evidence: "600.0 GiB are free, needed are 1290.0 GiB"},
+			{host: func(h *HostState) { h.DiskBytes, h.DiskKept = 1290*gib+gib/2, gib }, severity: Blocker, evidence: "1290.5 GiB are free, needed are 1290.0 GiB, and 1.0 GiB that are kept free"},
 			{host: func(h *HostState) { h.DiskBytes = 0 }, severity: Warning, evidence: "not known"},
 		},
 		"memory-room": {
-			{host: func(h *HostState) { h.MemoryBytes = 60 * gib }, severity: Blocker, evidence: "needed are 64.0 GiB"},
+			{host: func(h *HostState) { h.MemoryBytes = 60 * gib }, severity: Blocker, evidence: "needed are 64.0 GiB: all of the VM's memory is pinned"},
 			{host: func(h *HostState) { h.MemoryBytes = 0 }, severity: Warning, evidence: "not known"},
 		},
 		"hugepages-room":  {{source: func(r *report.Report) { r.Memory.HugepagesBytes = 63 * gib }, severity: Blocker, evidence: "63.0 GiB are reserved, the VM has 64.0 GiB"}},
@@ -101,6 +104,17 @@ func TestPlanConcerns(t *testing.T) {
 					t.Errorf("verdict %+v", p.Verdict)
 				}
 			})
+		}
+	}
+}
+
+// A host of the other vendor has its own way to run VMs.
+func TestProcessorFlagsOfVendors(t *testing.T) {
+	in, host := sample(), hostOf()
+	for _, flags := range [][2]string{{"svm", "vmx"}, {"vmx", "svm"}} {
+		in.CPU.Flags, host.CPUFlags = []string{"aes", flags[0]}, []string{"aes", flags[1]}
+		if got := find(NewPlan(in, good(), host, Policy{}, BuiltInDrivers()).Verdict.Warnings, "processor-flags"); got != nil {
+			t.Errorf("%q: %+v", flags, got)
 		}
 	}
 }
@@ -148,7 +162,7 @@ func TestGuestChanges(t *testing.T) {
 		}
 		r.Pins = []report.Pin{{Where: "/etc/systemd/system/infer.service:7", Key: "CUDA_VISIBLE_DEVICES", Value: "GPU-1", Kind: "gpu-uuid"}}
 		r.NICs = []report.NIC{{Name: "enp65s0", MAC: "aa", Kind: "physical"}, {Name: "bond0", Kind: "bond"}}
-		r.Boot.Fstab = append(r.Boot.Fstab, report.FstabRow{Spec: "/dev/sda1", Mount: "/d"})
+		r.Boot.CryptRows = []report.CryptRow{{Name: "data", Source: "/dev/nvme0n1p3", KernelName: true}}
 		r.Models = []report.Models{{Path: "/m", Engines: 2}}
 		r.Memory.HugepagesBytes = gib
 		truth := true
@@ -225,8 +239,74 @@ func TestEstimates(t *testing.T) {
 	}
 	usb := sample()
 	usb.Disks = append(usb.Disks, report.Disk{Name: "sdz", SizeBytes: 4000 * gib, Transport: "usb"})
-	if e := newLook(usb, Policy{}).estimates(Wish{}); !strings.Contains(e.DiskBasis, "1 disk:") {
+	if e := newLook(usb, Policy{}).estimates(Wish{}); !strings.HasPrefix(e.DiskBasis, `1 disk ("nvme0n1"):`) {
 		t.Errorf("a disk on USB is moved: %+v", e)
+	}
+}
+
+// Where nothing is converted, that takes neither time nor room; what is in use counts all the same.
+func TestEstimatesUnconverted(t *testing.T) {
+	with, without := newLook(sample(), Policy{}).estimates(Wish{}), newLook(sample(), Policy{}).estimates(Wish{Unconverted: true})
+	if d := with.DowntimeSeconds.From - without.DowntimeSeconds.From; d < 179.9 || d > 180.1 {
+		t.Errorf("conversion takes %v s of %+v", d, with.DowntimeSeconds)
+	}
+	small := sample()
+	small.Disks[0].SizeBytes = gib
+	for i := range small.Filesystems {
+		small.Filesystems[i].UsedBytes = gib / 100
+	}
+	l := newLook(small, Policy{})
+	if a, b := l.estimates(Wish{}).OverlayBytes, l.estimates(Wish{Unconverted: true}).OverlayBytes; a != 4*gib || b == 0 || b > gib {
+		t.Errorf("overlays of %d, and %d", a, b)
+	}
+	if text := l.estimates(Wish{Unconverted: true}).DowntimeSeconds.Basis; strings.Contains(text, "conversion") {
+		t.Error(text)
+	}
+}
+
+// Encrypted volumes that are moved need a key each, however they are seen.
+func TestPlanAsksForKeys(t *testing.T) {
+	on := func(change func(*report.Report)) report.Report {
+		r := sample()
+		r.Disks = append(r.Disks, report.Disk{Name: "sda", SizeBytes: gib, Transport: "sata"})
+		change(&r)
+		return r
+	}
+	inMD := func(r *report.Report) {
+		r.Volumes = []report.Volume{{Name: "md0", Kind: "md", On: []string{"sda"}}, {Name: "dm-0", Kind: "crypt", On: []string{"md0"}}}
+	}
+	const uuid = "0b6f9d3a-6f0c-4a55-8d6e-3f1c9a5e7b21"
+	for name, c := range map[string]struct {
+		r    report.Report
+		wish Wish
+		want []string
+	}{
+		"none":              {on(func(*report.Report) {}), Wish{}, nil},
+		"a disk":            {on(func(r *report.Report) { r.Disks[1].Content = luks }), Wish{}, []string{"sda"}},
+		"a disk with a key": {on(func(r *report.Report) { r.Disks[1].Content = luks }), Wish{Keys: []string{"sda"}}, nil},
+		"another's key":     {on(func(r *report.Report) { r.Disks[1].Content, r.Disks[0].Partitions[0].Content = luks, luks }), Wish{Keys: []string{"sda"}}, []string{"nvme0n1p1"}},
+		"not moved":         {on(func(r *report.Report) { r.Disks[1].Content = luks }), Wish{Disks: []string{"nvme0n1"}}, nil},
+		"on an array":       {on(inMD), Wish{}, []string{"md0"}},
+		"by its UUID":       {on(inMD), Wish{Keys: []string{uuid}}, nil},
+		"open and seen": {on(func(r *report.Report) {
+			r.Disks[1].Content = luks
+			r.Volumes = []report.Volume{{Name: "dm-0", Kind: "crypt", On: []string{"sda"}}}
+		}), Wish{}, []string{"sda"}},
+		"not converted": {on(inMD), Wish{Unconverted: true}, nil},
+	} {
+		var got []string
+		for _, b := range NewPlan(c.r, c.wish, hostOf(), Policy{}, BuiltInDrivers()).Verdict.Blockers {
+			if b.ID == "no-key" {
+				for _, n := range []string{"nvme0n1p1", "sda", "md0"} {
+					if strings.Contains(strings.Join(b.Evidence, " "), quote(n)) {
+						got = append(got, n)
+					}
+				}
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 }
 
@@ -303,5 +383,33 @@ func TestGuideListsConcerns(t *testing.T) {
 	golden(t, path, head+begin+table.String()+"\n"+end+tail)
 	if !slices.ContainsFunc(Catalogue(), func(r Rule) bool { return r.ID == noPartition }) {
 		t.Error("the catalogue has no concerns of plans")
+	}
+}
+
+// What virt-v2v would refuse is in the way of those alone whom it is to convert.
+func TestConversionIsInTheWayOfConversionOnly(t *testing.T) {
+	r := sample()
+	r.OS.ID, r.Boot.Initramfs = "slackware", "mkinitcpio"
+	for i := range r.Filesystems {
+		r.Filesystems[i].UsedBytes = r.Filesystems[i].SizeBytes
+	}
+	for unconverted, want := range map[bool]bool{false: true, true: false} {
+		v := NewPlan(r, Wish{Unconverted: unconverted}, hostOf(), Policy{}, BuiltInDrivers()).Verdict
+		for _, id := range ofConversion {
+			if got := slices.ContainsFunc(v.Blockers, func(c Concern) bool { return c.ID == id }); got != want {
+				t.Errorf("unconverted %t: %s is in the way: %t", unconverted, id, got)
+			}
+		}
+	}
+}
+
+// Memory is pinned for a GPU: of a VM that has none nothing of that is said.
+func TestMemoryIsPinnedForGPUs(t *testing.T) {
+	w, h := good(), hostOf()
+	w.Partitions, h.MemoryBytes = []WishPartition{{Source: "0000:41:00.0", None: true}}, 60*gib
+	p := NewPlan(sample(), w, h, Policy{}, BuiltInDrivers())
+	i := slices.IndexFunc(p.Verdict.Blockers, func(c Concern) bool { return c.ID == "memory-room" })
+	if i < 0 || strings.Contains(fmt.Sprint(p.Verdict.Blockers[i]), "pinned") {
+		t.Errorf("%+v", p.Verdict.Blockers)
 	}
 }

@@ -85,16 +85,25 @@ func bootRules() []rule {
 		{
 			Rule{
 				ID: "device-names", Severity: Warning, Subject: "disk", Title: "Disks are named by the kernel's names",
-				Why:    "/dev/sda1 or /dev/nvme0n1p1 is /dev/vda1 in the VM. Conversion renames the usual ones, old versions not those of NVMe.",
-				Remedy: "Use UUID= or LABEL= in fstab before the move; the plan rewrites what is left.",
+				Why:    "/dev/sda1 or /dev/nvme0n1p1 is /dev/vda1 in the VM. Conversion renames the usual ones in fstab, old versions not those of NVMe, and none in crypttab.",
+				Remedy: "Use UUID= or LABEL= in fstab and crypttab before the move; the plan rewrites what is left, as far as it is known.",
 			},
 			func(l *look) []hit {
-				return each(l.Boot.Fstab, func(r report.FstabRow) string {
-					if !kernelName(r.Spec) {
+				out := each(l.Boot.CryptRows, func(r report.CryptRow) string {
+					if !r.KernelName {
+						return ""
+					}
+					return "crypttab has " + quote(r.Source) + " for " + quote(r.Name)
+				})
+				if len(l.Boot.CryptRows) == 0 && len(l.Boot.Crypttab) > 0 {
+					out = append(out, hit{evidence: "of crypttab only names are known: inspect anew with this version"})
+				}
+				return append(out, each(l.Boot.Fstab, func(r report.FstabRow) string {
+					if !report.KernelName(r.Spec) {
 						return ""
 					}
 					return "fstab has " + quote(r.Spec) + " for " + quote(r.Mount)
-				})
+				})...)
 			},
 		},
 		{
@@ -140,16 +149,6 @@ func bootRules() []rule {
 			func(l *look) []hit { return each(l.Filesystems, noRoom) },
 		},
 	}
-}
-
-// kernelName tells whether a row of fstab names a disk as the kernel counts them.
-func kernelName(spec string) bool {
-	for _, prefix := range []string{"/dev/sd", "/dev/hd", "/dev/vd", "/dev/xvd", "/dev/nvme", "/dev/mmcblk", "/dev/disk/by-path/", "/dev/disk/by-id/", "/dev/cciss/"} {
-		if strings.HasPrefix(spec, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // noRoom tells where virt-v2v would refuse. Its MB are MiB.

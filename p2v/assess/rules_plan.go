@@ -38,7 +38,7 @@ func partitionChecks() []planCheck {
 					if !f.Need.Required || f.Choice != nil && !f.Choice.Waived {
 						return ""
 					}
-					return fmt.Sprintf("%s: %s", needName(f.Need), count(len(f.Candidates), "candidate was rejected", "candidates were rejected"))
+					return fmt.Sprintf("%s: %s", needName(f.Need), Count(len(f.Candidates), "candidate was rejected", "candidates were rejected"))
 				})
 			},
 		},
@@ -85,6 +85,19 @@ func partitionChecks() []planCheck {
 		},
 		{
 			Rule{
+				ID: "no-key", Severity: Blocker, Subject: "plan", Title: "An encrypted volume is moved, and nobody has given its passphrase",
+				Why:    "The conversion looks into all of them, and fails at the first that it cannot open.",
+				Remedy: "Give a passphrase (--passphrase-file, or --key for a file of the host), add one on the source where only a key file or the TPM opens it (cryptsetup luksAddKey), or convert nothing (--convert none).",
+			},
+			func(c *checker) []hit {
+				if c.wish.Unconverted {
+					return nil
+				}
+				return each(c.locked(c.wish), func(name string) string { return "volume on " + quote(name) })
+			},
+		},
+		{
+			Rule{
 				ID: "gpu-left-out", Severity: Info, Subject: "plan", Title: "The VM gets nothing for a GPU of the source",
 				Why:    "Nothing was seen to use it, or the wish says so.",
 				Remedy: "Ask for a partition for it in the wish if it is needed.",
@@ -105,7 +118,7 @@ func partitionChecks() []planCheck {
 				Remedy: "Try the workload in a rehearsal and compare it with the source.",
 			},
 			func(c *checker) []hit {
-				return each(chosen(c.plan.Fittings), func(f Fitting) string {
+				return each(Chosen(c.plan.Fittings), func(f Fitting) string {
 					if from, to := f.Need.Source.Capability, f.capability(); from != "" && to != "" && from != to {
 						return fmt.Sprintf("%s: compute capability %s, and %s on this host", needName(f.Need), quote(from), to)
 					}
@@ -137,7 +150,7 @@ func driverPlanChecks() []planCheck {
 			Rule{
 				ID: "drivers-unknown", Severity: Blocker, Subject: "plan", Title: "It is not known whether the guest's driver goes with this host's GPU",
 				Why:    "Unknown is not fine: terabytes would be copied before it is found out.",
-				Remedy: "Name the guest driver in the wish, add its branch to the operator's table, or read NVIDIA's release notes and waive this.",
+				Remedy: "Name the guest driver in the wish, add its branch to those that are known here (setting p2v.drivers), or read NVIDIA's release notes and waive this.",
 			},
 			func(c *checker) []hit { return c.driverHits(Unknown) },
 		},
@@ -159,7 +172,7 @@ func driverPlanChecks() []planCheck {
 				if c.wish.LicenceToken {
 					return nil
 				}
-				return each(chosen(c.plan.Fittings), func(f Fitting) string {
+				return each(Chosen(c.plan.Fittings), func(f Fitting) string {
 					if !f.Choice.nvidiaVGPU() {
 						return ""
 					}
@@ -215,12 +228,16 @@ func roomChecks() []planCheck {
 				Remedy: "Make room, move fewer disks, or leave model folders out.",
 			},
 			func(c *checker) []hit {
-				need, have := c.plan.Estimates.DiskBytes, c.host.DiskBytes
+				need, have, kept := c.plan.Estimates.DiskBytes, c.host.DiskBytes, c.host.DiskKept
+				text := "needed are " + size(need)
+				if kept > 0 {
+					text += ", and " + size(kept) + " that are kept free"
+				}
 				switch {
 				case have == 0:
-					return softened(when(true, "free room is not known, needed are "+size(need)), Warning)
-				case have < need:
-					return when(true, fmt.Sprintf("%s are free, needed are %s", size(have), size(need)))
+					return softened(when(true, "free room is not known, "+text), Warning)
+				case have < sum(need, kept):
+					return when(true, size(have)+" are free, "+text)
 				}
 				return nil
 			},
@@ -228,7 +245,7 @@ func roomChecks() []planCheck {
 		{
 			Rule{
 				ID: "memory-room", Severity: Blocker, Subject: "plan", Title: "This host has too little memory for the VM",
-				Why:    "A VM with a GPU of its own has all its memory pinned: none is shared or swapped.",
+				Why:    "The VM does not start, or this host swaps.",
 				Remedy: "Give the VM less memory, or free some.",
 			},
 			func(c *checker) []hit {
@@ -236,6 +253,8 @@ func roomChecks() []planCheck {
 				switch {
 				case have == 0:
 					return softened(when(true, "free memory is not known, needed are "+size(need)), Warning)
+				case have < need && slices.ContainsFunc(c.plan.Fittings, func(f Fitting) bool { return f.Choice != nil }):
+					return when(true, fmt.Sprintf("%s are free, needed are %s: all of the VM's memory is pinned, as it has a GPU of its own", size(have), size(need)))
 				case have < need:
 					return when(true, fmt.Sprintf("%s are free, needed are %s", size(have), size(need)))
 				}
@@ -264,7 +283,11 @@ func roomChecks() []planCheck {
 				if len(c.host.CPUFlags) == 0 {
 					return nil
 				}
-				lacks := slices.DeleteFunc(slices.Clone(c.CPU.Flags), func(f string) bool { return slices.Contains(c.host.CPUFlags, f) })
+				has := func(f string) bool { return slices.Contains(c.host.CPUFlags, f) }
+				lacks := slices.DeleteFunc(slices.Clone(c.CPU.Flags), func(f string) bool {
+					// Both are what runs VMs, of Intel and of AMD: who uses it asks for either.
+					return has(f) || f == "svm" && has("vmx") || f == "vmx" && has("svm")
+				})
 				return when(len(lacks) > 0, "it lacks "+quotes(lacks))
 			},
 		},
@@ -288,3 +311,51 @@ func roomChecks() []planCheck {
 		},
 	}
 }
+
+// locked are what encrypted volumes lie on that are moved and that no key was given for. A key by a
+// UUID may be of any of those that none names.
+func (l *look) locked(w Wish) []string {
+	var all []string
+	add := func(name string) {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	moved := map[string]bool{}
+	for _, d := range l.moved(w) {
+		moved[d.Name] = true
+		if d.Content == luks {
+			add(d.Name)
+		}
+		for _, p := range d.Partitions {
+			moved[p.Name] = true
+			if p.Content == luks {
+				add(p.Name)
+			}
+		}
+	}
+	on := map[string][]string{}
+	for _, v := range l.Volumes {
+		on[v.Name] = v.On
+	}
+	var isMoved func(name string, depth int) bool
+	isMoved = func(name string, depth int) bool {
+		return moved[name] || depth > 0 && slices.ContainsFunc(on[name], func(n string) bool { return isMoved(n, depth-1) })
+	}
+	for _, v := range l.Volumes {
+		if v.Kind == "crypt" && isMoved(v.Name, 8) {
+			add(strings.Join(v.On, " and "))
+		}
+	}
+	spare := 0
+	for _, k := range w.Keys {
+		if !slices.Contains(all, k) {
+			spare++
+		}
+	}
+	all = slices.DeleteFunc(all, func(name string) bool { return slices.Contains(w.Keys, name) })
+	return all[min(spare, len(all)):]
+}
+
+// luks is what an encrypted volume is called by what it lies on.
+const luks = "crypto_LUKS"

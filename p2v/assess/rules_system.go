@@ -39,7 +39,7 @@ func systemRules() []rule {
 				Remedy: "Prepare the drivers by hand and waive this, or install the workload anew.",
 			},
 			func(l *look) []hit {
-				return when(!slices.Contains(convertible, l.OS.ID), "os-release says "+quote(l.OS.ID)+", "+quote(l.OS.PrettyName))
+				return when((l.OS.ID != "" || !l.unseen("os")) && !slices.Contains(convertible, l.OS.ID), "os-release says "+quote(l.OS.ID)+", "+quote(l.OS.PrettyName))
 			},
 		},
 		{
@@ -79,7 +79,7 @@ func systemRules() []rule {
 				Why:    "A VM that spans nodes without knowing it reads memory far from its GPU.",
 				Remedy: "Give the VM the node of its GPU, or the same number of nodes.",
 			},
-			func(l *look) []hit { return when(l.CPU.NUMA > 1, count(l.CPU.NUMA, "node", "nodes")) },
+			func(l *look) []hit { return when(l.CPU.NUMA > 1, Count(l.CPU.NUMA, "node", "nodes")) },
 		},
 		{
 			Rule{

@@ -127,7 +127,7 @@ func workloadRules() []rule {
 					if m.Engines <= 0 && m.Kind != "tensorrt" {
 						return ""
 					}
-					return fmt.Sprintf("%s: %s", quote(m.Path), count(max(m.Engines, 0), "engine", "engines"))
+					return fmt.Sprintf("%s: %s", quote(m.Path), Count(max(m.Engines, 0), "engine", "engines"))
 				})
 			},
 		},

@@ -2,6 +2,8 @@ package assess
 
 import (
 	"slices"
+
+	"gpuvirt/gpu"
 )
 
 // Wish is what a person asks of a plan. All of it may be left out.
@@ -26,6 +28,28 @@ type Wish struct {
 	// DowntimeSeconds is the budget; 0: none.
 	DowntimeSeconds float64  `json:"downtime_seconds"`
 	Waivers         []Waiver `json:"waivers"`
+
+	// Keys are the encrypted volumes that a passphrase was given for, by what they lie on or the UUID
+	// of their header, and Unconverted is set where the disks are taken as they are. Both are said
+	// elsewhere.
+	Keys        []string `json:"-"`
+	Unconverted bool     `json:"-"`
+	// Reserved are the partitions that the VM has been given: they are what is chosen, and are free
+	// for it. Nil: nothing is chosen yet; empty: the VM gets none.
+	Reserved []Reserved `json:"-"`
+}
+
+// Reserved is a partition that a plan has chosen before.
+type Reserved struct {
+	Source  string // the address of the source's GPU that it is for; empty: it is for none that was seen
+	GPU     gpu.ID
+	Model   string // of the GPU, which may not be seen while a VM has it; empty: not known
+	Profile string
+	Params  string
+	// Kind, Sharing and Series are as the candidate had them; empty Sharing: they were not written down, and
+	// are those that this host knows of now.
+	Kind            gpu.Kind
+	Sharing, Series string
 }
 
 // WishPartition is what is asked for one GPU of the source.

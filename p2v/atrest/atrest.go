@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 
 	"gpuvirt/gpu"
@@ -29,9 +31,11 @@ type Disk struct {
 	Size int64  // bytes, when the server was inspected
 
 	// One of these. Image is the absolute path of a raw image, or of a block device of this
-	// host; NBD the URI of an export.
+	// host; NBD the URI of an export. With Dial, which connects to who exports it, the URI is only
+	// what it is called.
 	Image string
 	NBD   string
+	Dial  func(ctx context.Context) (net.Conn, error)
 }
 
 // Options say what may be read, and how.
@@ -62,6 +66,8 @@ type medium interface {
 	block(Disk) block.Disk
 	// ready makes sure that it can be reached.
 	ready(ctx context.Context) error
+	// same makes sure that it is what would be opened now. The kinds of its errors are those of Dial.
+	same(ctx context.Context) error
 	// mark returns something that is another one as soon as it cannot be ruled out that the disk was
 	// written to since.
 	mark(ctx context.Context) (any, error)
@@ -118,6 +124,7 @@ func openMedium(ctx context.Context, d Disk, o Options) (medium, int64, error) {
 		}
 		return i, i.size, nil
 	}
+	o.NBD.Dial = d.Dial
 	e, err := openExport(ctx, d.NBD, o)
 	if err != nil {
 		return nil, 0, err
@@ -131,6 +138,17 @@ func where(d Disk) string {
 		return fmt.Sprintf("%q", d.Image)
 	}
 	return fmt.Sprintf("%q", d.NBD)
+}
+
+// Same makes sure that what is read is what Dial would open now. An error of gpu.CodeUnavailable
+// says that to open it anew may help: there is another file in the place of an image.
+func (s *Server) Same(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(s.media)) {
+		if err := s.media[name].same(ctx); err != nil {
+			return gpu.Wrap(err, gpu.CodeUnavailable, "cannot read disk %q", name)
+		}
+	}
+	return nil
 }
 
 // Place does nothing: what p2v would run on the server is here already.

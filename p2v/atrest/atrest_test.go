@@ -194,6 +194,65 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// What is at the path counts, and not what was there when it was opened: somebody brings a newer
+// image, takes it away, or lets it grow.
+func TestImageReplaced(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(path string) error
+		code   gpu.Code
+		want   string
+	}{
+		"another": {func(path string) error {
+			if err := os.WriteFile(path+".new", make([]byte, size), 0o600); err != nil {
+				return err
+			}
+			return os.Rename(path+".new", path)
+		}, gpu.CodeUnavailable, "another file or disk"},
+		"a folder": {func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, gpu.CodeUnavailable, "another file or disk"},
+		"gone":     {os.Remove, gpu.CodeNotFound, "not there any more"},
+		"longer":   {func(path string) error { return os.Truncate(path, size+1<<20) }, gpu.CodeConflict, "has 1376768 bytes now, and had 328192"},
+		"shorter":  {func(path string) error { return os.Truncate(path, size-1) }, gpu.CodeConflict, "has 328191 bytes now"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder, path := write(t, disk(t))
+			link := filepath.Join(folder, "link")
+			if err := os.Symlink(filepath.Base(path), link); err != nil {
+				t.Fatal(err)
+			}
+			s := dialled(t, []atrest.Disk{sda(link)}, atrest.Options{Folders: []string{folder}})
+			tr := tracked(t, s)
+			f, err := freeze.Connect(t.Context(), opened(t, s, "freeze"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tr.Take(t.Context(), "sda", 6); err != nil {
+				t.Error(err)
+			}
+			if err := errors.Join(f.Freeze(t.Context(), time.Minute, nil), s.Same(t.Context())); err != nil {
+				t.Error(err)
+			}
+			if err := c.change(path); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Same(t.Context()); gpu.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), `disk "sda": "`+link) {
+				t.Errorf("%s %v", gpu.CodeOf(err), err)
+			}
+			if _, err := f.Quiet(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("at rest: %v", err)
+			}
+			if _, err := tr.Take(t.Context(), "sda", 6); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("tracked: %v", err)
+			}
+			if err := errors.Join(f.Thaw(t.Context())); err != nil {
+				t.Error(err)
+			}
+			if err := f.Freeze(t.Context(), time.Minute, nil); err == nil {
+				t.Error("it is taken for the one that was opened")
+			}
+		})
+	}
+}
+
 func TestRefusedImages(t *testing.T) {
 	raw := disk(t)
 	begins := func(at int, magic string) string {

@@ -18,7 +18,10 @@ import (
 const probeTime = 30 * time.Second
 
 // An export is a disk that is read by NBD.
-type export struct{ client *nbd.Client }
+type export struct {
+	client *nbd.Client
+	lent   bool // its connections are made by somebody else, who knows what they lead to
+}
 
 func openExport(ctx context.Context, uri string, o Options) (*export, error) {
 	if err := mayConnect(uri, o.Folders); err != nil {
@@ -28,7 +31,7 @@ func openExport(ctx context.Context, uri string, o Options) (*export, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &export{c}
+	e := &export{c, o.NBD.Dial != nil}
 	if err := checkRaw(e, "export the disk itself, or a raw image; of another format with qemu-nbd -r -f FORMAT"); err != nil {
 		return nil, gpu.Wrap(errors.Join(err, c.Close()), gpu.CodeUnavailable, "cannot use %s", c.URI())
 	}
@@ -84,9 +87,24 @@ func (e *export) ReadAt(p []byte, off int64) (int, error) {
 
 func (e *export) ready(ctx context.Context) error { return e.client.Ready(ctx) }
 
+// same compares the export as it is told now, over a new connection: an image that was lengthened, or
+// has another in its place, has another size there, while the connections that there are may know
+// the one that it had.
+func (e *export) same(ctx context.Context) error {
+	if e.lent {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	return e.client.Compare(ctx)
+}
+
 // mark is how often a connection was cut: while one lasts, the server that exports the disk was
 // not started again, and so was nothing that could have written to it.
 func (e *export) mark(ctx context.Context) (any, error) {
+	if err := e.same(ctx); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	if err := e.client.Probe(ctx); err != nil {

@@ -146,6 +146,30 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// An image that a rescue system exports is lengthened, and its server goes on.
+func TestExportLonger(t *testing.T) {
+	_, path := write(t, disk(t))
+	r := newRescue(t)
+	r.start(t, "file", path)
+	s := dialled(t, []atrest.Disk{exported(r.uri)}, atrest.Options{})
+	f, err := freeze.Connect(t.Context(), opened(t, s, "freeze"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Freeze(t.Context(), time.Minute, nil), s.Same(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if err := os.Truncate(path, size+512); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Same(t.Context()); gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "it has 328704 bytes, and had 328192 before") {
+		t.Error(err)
+	}
+	if _, err := f.Quiet(t.Context()); err == nil || !strings.Contains(err.Error(), "it has 328704 bytes") {
+		t.Error(err)
+	}
+}
+
 // A block that cannot be read is told with its place, as one of any server is.
 func TestExportBadBlock(t *testing.T) {
 	_, path := write(t, disk(t))

@@ -20,8 +20,10 @@ import (
 
 // An image is a file or a block device of this host.
 type image struct {
-	file *os.File
-	size int64 // bytes
+	file    *os.File
+	size    int64 // bytes
+	path    string
+	folders []string // those below which it may lie
 }
 
 // openImage opens what lies below one of the folders, for reading only. A link may lead from
@@ -38,6 +40,7 @@ func openImage(path string, folders []string) (*image, error) {
 		_, known := errors.AsType[*gpu.Error](err)
 		switch {
 		case err == nil:
+			i.path, i.folders = path, folders
 			return i, nil
 		case known:
 			return nil, gpu.Wrap(err, gpu.CodeInternal, "cannot use %q", path)
@@ -158,9 +161,62 @@ func (i *image) block(d Disk) block.Disk {
 
 func (i *image) ready(context.Context) error { return nil }
 
+// same looks whether what is open is still what the path leads to, and as long as it was. Where it
+// is another file or device, which rsync and mv make of an image, the error passes: whoever opens the
+// path anew reads that.
+func (i *image) same(context.Context) error {
+	now, err := i.there()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return gpu.Errorf(gpu.CodeNotFound, "%q is not there any more", i.path).WithHint("put it back, and retry")
+	case err != nil:
+		return gpu.Errorf(gpu.CodeInvalid, "cannot use %q: %w", i.path, err)
+	}
+	open, err := i.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !sameDisk(open, now) {
+		return gpu.Errorf(gpu.CodeUnavailable, "%q is another file or disk now than the one that was opened", i.path).
+			WithHint("it is opened anew, and all of it is looked at; ask again then")
+	}
+	size, err := i.file.Seek(0, io.SeekEnd) // of devices, too; nobody reads at this offset
+	if err == nil && size != i.size {
+		err = gpu.Errorf(gpu.CodeConflict, "%q has %d bytes now, and had %d when it was opened", i.path, size, i.size).
+			WithHint("it has to be as long as the server's disk, to the byte: mend it, and retry")
+	}
+	return err
+}
+
+// there is what the path leads to now.
+func (i *image) there() (fs.FileInfo, error) {
+	for folder, inside := range above(i.path, i.folders) { // the first, as when it was opened
+		root, err := os.OpenRoot(folder)
+		if err != nil {
+			return nil, err
+		}
+		info, err := root.Stat(inside)
+		return info, errors.Join(err, root.Close())
+	}
+	return nil, fs.ErrNotExist
+}
+
+// sameDisk tells whether two are one file, or two nodes of one device.
+func sameDisk(a, b fs.FileInfo) bool {
+	if !isDisk(a) || !isDisk(b) {
+		return os.SameFile(a, b)
+	}
+	one, is := a.Sys().(*syscall.Stat_t)
+	other, too := b.Sys().(*syscall.Stat_t)
+	return is && too && one.Rdev == other.Rdev
+}
+
 // mark is what the filesystem changes when a file is written to. A block device is ours alone
 // while it is open.
-func (i *image) mark(context.Context) (any, error) {
+func (i *image) mark(ctx context.Context) (any, error) {
+	if err := i.same(ctx); err != nil {
+		return nil, err
+	}
 	info, err := i.file.Stat()
 	if err != nil {
 		return nil, err

@@ -18,12 +18,16 @@ const benchSize = 1 << 30
 // BenchmarkFirstPass copies a file and reports how that compares with nbdcopy,
 // which copies the same file from nbdkit over a unix socket in the same run,
 // with a flush at the end as here. nbdcopy compares nothing and cannot go on
-// after a cut; here both sides hash.
+// after a cut; here both sides hash. The goal of 0.95 is of the default.
 func BenchmarkFirstPass(b *testing.B) {
 	disk := benchDisk(b)
 	s := serve(b, disk)
-	for _, n := range []int{1, 2, 4, 8} {
-		b.Run(fmt.Sprintf("connections-%d", n), func(b *testing.B) {
+	for _, n := range []int{0, 1, 4, 8} {
+		name := fmt.Sprintf("connections-%d", n)
+		if n == 0 {
+			name = fmt.Sprintf("default-%d", DefaultConnections)
+		}
+		b.Run(name, func(b *testing.B) {
 			var ours, theirs time.Duration
 			b.SetBytes(benchSize)
 			for b.Loop() {

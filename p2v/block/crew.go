@@ -49,7 +49,7 @@ type crew struct {
 
 func newCrew(m *Mirror, disk string, o Options) *crew {
 	if o.Connections == 0 {
-		o.Connections = 4
+		o.Connections = DefaultConnections
 	}
 	if o.commitEvery == 0 {
 		o.commitEvery = commitTime
@@ -132,6 +132,7 @@ func (c *crew) run(ctx context.Context, ex exchange, commit func() error) error 
 	ended := make(chan struct{})
 	helpers.Go(func() { every(ended, c.o.commitEvery, func() { cancelOn(cancel, commit()) }) })
 	if c.o.Progress != nil {
+		c.o.Progress(c.meter.look()) // it has begun
 		helpers.Go(func() { every(ended, progressTime, func() { c.o.Progress(c.meter.look()) }) })
 	}
 	for range c.o.Connections {
@@ -171,7 +172,7 @@ func (c *crew) work(ctx context.Context, ex exchange) error {
 	var l *link
 	defer func() {
 		if l != nil {
-			l.close()
+			l.part(c.o.Keep)
 		}
 	}()
 	b := newBuffer(c.m.chunk)

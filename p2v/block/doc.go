@@ -48,6 +48,16 @@
 // sync that failed nothing more is recorded: the kernel tells such an error
 // once, and a second sync would succeed with the data lost.
 //
+// # What is ahead of a mirror
+//
+// A mirror that somebody else reads, a VM that is tried, is pulled to all the same: what has
+// changed goes to a sparse file beside it, which has a map of its own and is written in the same order.
+// A chunk is held as that map says, or else as the mirror's does, of which
+// not a byte changes. So there is no state to go wrong: without what is ahead, or with a
+// part of it, the mirror is one that is older. Fold brings it into the mirror, in that order once more, and takes from what is
+// ahead only what the mirror holds. Nobody opens the mirror before that: a chunk that was pulled to it
+// would be followed by an older one, of which nobody tells.
+//
 // # What the puller promises
 //
 // Nothing of a source is trusted: lengths, order and numbers are held against

@@ -101,6 +101,15 @@ func (f *osFile) Room() (stored, free int64, err error) {
 	return st.Blocks * 512, int64(fs.Bavail) * fs.Bsize, nil
 }
 
+// Free is how many bytes there is room for in a folder.
+func Free(folder string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(folder, &fs); err != nil {
+		return 0, fmt.Errorf("cannot ask for the room of %q: %w", folder, err)
+	}
+	return int64(fs.Bavail) * fs.Bsize, nil
+}
+
 func ignoreUnsupported(err error) error {
 	for _, no := range []error{unix.EOPNOTSUPP, unix.ENOSYS, unix.ESPIPE, unix.EINVAL} {
 		if errors.Is(err, no) {
@@ -113,27 +122,46 @@ func ignoreUnsupported(err error) error {
 // A SpaceError says that a disk does not fit. What was copied stays, and the
 // copy goes on from there once there is room.
 type SpaceError struct {
-	Path string
-	Need int64 // bytes that are still to be stored, if none of them are zeros
-	Free int64 // bytes that there is room for
-	Err  error // of the write that failed, or nil
+	Path    string
+	Need    int64 // bytes that are still to be stored, if none of them are zeros
+	Free    int64 // bytes that are free on the file system
+	Kept    int64 // bytes of them that are left to others always
+	Claimed int64 // bytes of them that other copies count on
+	Err     error // of the write that failed, or nil
 }
 
 func (e *SpaceError) Error() string {
-	s := fmt.Sprintf("cannot store %q: up to %d bytes are still to come and there is room for %d, %d are missing",
-		e.Path, e.Need, e.Free, max(0, e.Need-e.Free))
+	s := fmt.Sprintf("cannot store %q: up to %s are still to come; the file system has %s free", e.Path, Mebibytes(e.Need+mebibyte-1), Mebibytes(e.Free))
+	if e.Kept > 0 {
+		s += fmt.Sprintf(", of which %s are kept free", Mebibytes(e.Kept))
+	}
+	if e.Claimed > 0 {
+		s += fmt.Sprintf(", and other copies need %s", Mebibytes(e.Claimed+mebibyte-1))
+	}
+	s += fmt.Sprintf(": %s are missing", Mebibytes(e.Missing()+mebibyte-1))
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
 	return s
 }
 
+// Missing is how much room has to be made, in bytes.
+func (e *SpaceError) Missing() int64 { return max(0, e.Need-(e.Free-e.Kept-e.Claimed)) }
+
+const mebibyte = 1 << 20
+
+// Mebibytes are bytes for people, of what is begun only the whole.
+func Mebibytes(n int64) string { return fmt.Sprintf("%d MiB", n/mebibyte) }
+
 func (e *SpaceError) Unwrap() error { return e.Err }
+
+// Full reports whether something failed as a filesystem, or somebody's part of it, is full.
+func Full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // spaceError tells a full filesystem from other errors of a write to f, which
 // takes size bytes in the end.
 func spaceError(err error, path string, size int64, f file) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if !Full(err) {
 		return err
 	}
 	stored, free, roomErr := f.Room()

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -57,39 +58,42 @@ func pullAsChild(args []string) error {
 // A pulling process is killed at ten points. The next one goes on from what was
 // durable, and not a chunk of that is sent again.
 func TestKilledProcessGoesOn(t *testing.T) {
-	const size, talk = 256 * MinChunkSize, 32 << 10
+	const size, chunks, kills, talk = 256 * MinChunkSize, 256, 10, 32 << 10
 	disk := randomDisk(t, size, 5)
 	s := serve(t, disk)
-	c := carry(t, s.socket, func() int64 { return 1 << 60 })
+	// However late a kill comes, no process has got so much by then that it could end: it is
+	// let have two connections, each of a quarter of what is missing.
+	var missing, let atomic.Int64
+	c := carry(t, s.socket, func() int64 {
+		if let.Add(-1) < 0 {
+			return 0
+		}
+		return missing.Load() / 4
+	})
 	dir := t.TempDir()
-	held, killed := int64(0), 0
-	for killed < 10 {
-		before := c.bytes.Load()
+	held := int64(0)
+	for killed := range kills {
+		missing.Store((chunks - held) * MinChunkSize)
+		let.Store(2)
+		before, point := c.bytes.Load(), rand.Int64N(missing.Load()/4)
 		child := startChild(t, dir, c.socket, size)
-		point := rand.Int64N(size / 8)
-		done := child.after(t, func() bool { return c.bytes.Load()-before > point })
-		missing := int64(256) - held
-		if came := c.bytes.Load() - before; came > missing*(MinChunkSize+headSize)+talk {
-			t.Errorf("%d bytes came for %d missing chunks", came, missing)
+		if done := child.after(t, func() bool { return c.bytes.Load()-before > point }); done != nil {
+			t.Fatalf("it ended after %d kills: %+v", killed, done)
 		}
-		if done != nil {
-			t.Logf("finished after %d kills", killed)
-			break
+		if came := c.bytes.Load() - before; came > (chunks-held)*(MinChunkSize+headSize)+talk {
+			t.Errorf("%d bytes came for %d missing chunks", came, chunks-held)
 		}
-		killed++
 		now := honestHeld(t, dir, disk)
 		if now < held {
 			t.Errorf("%d chunks were held, after a kill %d are", held, now)
 		}
 		held = now
 	}
-	t.Logf("%d chunks of 256 are held after %d kills", held, killed)
-	if killed < 5 {
-		t.Errorf("only %d kills", killed)
-	}
+	t.Logf("%d chunks of %d are held after %d kills", held, chunks, kills)
+	let.Store(1 << 30)
+	missing.Store(1 << 60)
 	child := startChild(t, dir, c.socket, size)
-	p := child.after(t, func() bool { return false })
-	if p == nil || p.Changed != 256-held && killed == 10 {
+	if p := child.after(t, func() bool { return false }); p == nil || p.Changed != chunks-held {
 		t.Errorf("%d chunks were held, and the last pass was %+v", held, p)
 	}
 	sameFiles(t, disk, filepath.Join(dir, "0.raw"))

@@ -73,6 +73,17 @@ func (l *link) close() {
 	}
 }
 
+// part ends a link between two answers. Its connection goes to keep, if that is not nil.
+func (l *link) part(keep func(io.ReadWriteCloser)) {
+	l.watchdog.Stop()
+	if keep == nil || !l.release() || l.stalled.Load() || l.buf.Buffered() > 0 {
+		l.close()
+		return
+	}
+	l.unpack.Close()
+	keep(l.conn)
+}
+
 // hangUp closes a connection that is of no use any more, whatever it says of that.
 func hangUp(c io.Closer) { _ = c.Close() }
 

@@ -19,6 +19,8 @@ type Mirror struct {
 	data   file
 	table  *table
 	reader reader // of what is on the disk, not of what was just written
+	// below is the map of the mirror that this one is ahead of, which is only read; nil: of none.
+	below *table
 
 	mu         sync.Mutex
 	pending    map[int64]Hash // written, to be synced and recorded
@@ -44,6 +46,18 @@ func (m *Mirror) Chunks() int64 { return m.count() }
 
 // Held counts the chunks that the map says are on the mirror.
 func (m *Mirror) Held() (int64, error) { return m.table.held() }
+
+// heldOf is the hash of what is held of a chunk, here or in the mirror that this one is ahead of.
+func (m *Mirror) heldOf(i int64) (Hash, error) {
+	held, err := m.table.read(i, 1)
+	if err == nil && held[0] == (Hash{}) && m.below != nil {
+		held, err = m.below.read(i, 1)
+	}
+	if err != nil {
+		return Hash{}, err
+	}
+	return held[0], nil
+}
 
 // Room tells how many bytes are still to be stored should every chunk of the disk hold data,
 // and how many there is room for.
@@ -221,6 +235,9 @@ func (m *Mirror) Close() error {
 	errs := []error{m.data.Close(), m.table.file.Close()}
 	if d, ok := m.reader.(*device); ok {
 		errs = append(errs, d.close())
+	}
+	if m.below != nil {
+		errs = append(errs, m.below.file.Close())
 	}
 	return errors.Join(errs...)
 }

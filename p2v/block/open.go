@@ -1,6 +1,7 @@
 package block
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,8 +24,32 @@ var ErrBusy = errors.New("another process has it open")
 
 // OpenMirror opens a mirror, or begins one where neither map nor data is. A map
 // of another disk, size or chunk size is a MismatchError. Until Close no other
-// process opens it.
+// process opens it. Where chunks were written ahead of it the error is ErrAhead.
 func OpenMirror(s Spec) (*Mirror, error) {
+	m, err := openMirror(s)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(s.Ahead().Map); !errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.Join(fmt.Errorf("cannot open mirror %q: %w", s.Path, cmp.Or(err, ErrAhead)), m.Close())
+	}
+	return m, nil
+}
+
+func openMirror(s Spec) (*Mirror, error) {
+	t, err := openTable(s)
+	if err != nil {
+		return nil, err
+	}
+	m, err := openBoth(s, t)
+	if err != nil {
+		return nil, errors.Join(err, t.file.Close())
+	}
+	return m, nil
+}
+
+// openTable opens the map of a mirror, and does not read it yet.
+func openTable(s Spec) (*table, error) {
 	if s.ChunkSize == 0 {
 		s.ChunkSize = DefaultChunkSize
 	}
@@ -39,13 +64,7 @@ func OpenMirror(s Spec) (*Mirror, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open map %q: %w", s.Map, err)
 	}
-	t := &table{file: &osFile{File: mapFile}, name: s.Map, geometry: g, id: s.ID}
-	m, err := openBoth(s, t)
-	if err != nil {
-		mapFile.Close()
-		return nil, err
-	}
-	return m, nil
+	return &table{file: &osFile{File: mapFile}, name: s.Map, geometry: g, id: s.ID}, nil
 }
 
 // openBoth begins the map before the data: a file without a map is somebody

@@ -15,7 +15,10 @@ type Options struct {
 	// Connections, and again after a cut. The context is of the dialing only.
 	// Close must end a Read that waits.
 	Dial func(context.Context) (io.ReadWriteCloser, error)
-	// Connections is how many are used at once, up to MaxConnections; 0 means 4.
+	// Keep is given connections that are of use to a later call, in place of their end; it is called
+	// by several at once. nil: they end.
+	Keep func(io.ReadWriteCloser)
+	// Connections is how many are used at once, up to MaxConnections; 0: DefaultConnections.
 	Connections int
 	// Limit bounds what comes from the source; nil bounds nothing.
 	Limit *Limit
@@ -39,6 +42,10 @@ type Options struct {
 
 	commitEvery time.Duration // 0 means commitTime
 }
+
+// DefaultConnections is how many connections one call uses where nobody says: with two a pass was closest to
+// nbdcopy, and a busy source has its processors for itself.
+const DefaultConnections = 2
 
 // MaxConnections is how many connections one call uses at most.
 const MaxConnections = 64
@@ -128,11 +135,11 @@ func (p *puller) exchange(l *link, j *job, b *buffer) error {
 func (p *puller) asks(j *job) ([]ask, error) {
 	asks := make([]ask, 0, len(j.left()))
 	for _, i := range j.left() {
-		held, err := p.m.table.read(i, 1)
+		held, err := p.m.heldOf(i)
 		if err != nil {
 			return nil, err
 		}
-		asks = append(asks, ask{index: i, held: held[0]})
+		asks = append(asks, ask{index: i, held: held})
 	}
 	return asks, nil
 }

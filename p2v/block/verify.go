@@ -21,8 +21,12 @@ type Verification struct {
 // Verify compares what is on the mirror's disk, and not what the map says of
 // it, with what is on the source's. The records of chunks that differ are
 // cleared: the next Pull copies them, also one that is told only these. While
-// the source is written to, what it wrote since the last pass differs.
+// the source is written to, what it wrote since the last pass differs. What is ahead of a
+// mirror is folded into that first: a part of the disk cannot be verified.
 func Verify(ctx context.Context, m *Mirror, disk string, o Options) (Verification, error) {
+	if m.below != nil {
+		return Verification{}, fmt.Errorf("cannot verify disk %q: %w", disk, ErrAhead)
+	}
 	v := &verifier{crew: newCrew(m, disk, o)}
 	v.base = fmt.Sprintf("/disks/%s/hashes?chunk=%d", url.PathEscape(disk), m.chunk)
 	started := time.Now()

@@ -33,6 +33,9 @@ type Config struct {
 	// what runs leave while they go on. 2 GiB should be free there. It is made where it is not
 	// there, such that who the programs run as may pass.
 	Scratch string
+	// Secrets is a folder in the host's memory, for passphrases while a run goes on; it is made
+	// where it is not there. Empty: they lie in the run's own folder.
+	Secrets string
 	// User is who the programs run as, by name, and not root. It is looked for when it is
 	// needed. Empty: Confine says.
 	User string
@@ -136,9 +139,7 @@ func (c *Converter) Convert(ctx context.Context, job Job) (Result, error) {
 	if in.Has("--no-fstrim") {
 		args = append(args, "--no-fstrim") // it is for who copies the overlay
 	}
-	for _, key := range job.Keys {
-		args = append(args, "--key", key.arg())
-	}
+	args = append(args, r.keys...)
 	r.messages = messages
 	if err := r.run(ctx, in, "convert.log", args...); err != nil {
 		return Result{}, err
@@ -162,6 +163,8 @@ type session struct {
 	watch    *watch
 	again    []string // why it was tried again
 	reads    []string // files of this host, beside those of the job
+	secrets  string   // folder of passphrases, if there are any
+	keys     []string // arguments that name them
 	kernel   []string // what supermin is told of one, in its environment
 }
 
@@ -178,7 +181,11 @@ func (c *Converter) begin(ctx context.Context, job *Job, tools Tools) (*session,
 		return nil, err
 	}
 	s.job, s.tools = job, tools
-	if err := s.hand(ctx); err != nil {
+	err = s.hand(ctx)
+	if err == nil {
+		err = s.unlock()
+	}
+	if err != nil {
 		s.end()
 		return nil, err
 	}
@@ -217,19 +224,65 @@ func (s *session) hand(ctx context.Context) error {
 }
 
 // end removes the folder, whatever is in it. What cannot be removed is found by Sweep.
-func (s *session) end() { _ = removeTree(s.dir) }
+func (s *session) end() {
+	if s.secrets != "" {
+		_ = os.RemoveAll(s.secrets)
+	}
+	_ = removeTree(s.dir)
+}
+
+// unlock lays the job's passphrases into files that only the programs of this run see, and only who
+// they run as reads.
+func (s *session) unlock() (err error) {
+	if len(s.job.Keys) == 0 {
+		return nil
+	}
+	cannot := func(err error) error { return fmt.Errorf("cannot hand over passphrases: %w", err) }
+	folder, uid, gid := s.dir, int(s.c.cfg.Confine.UID), int(s.c.cfg.Confine.GID)
+	if s.c.cfg.Secrets != "" {
+		if err := os.MkdirAll(s.c.cfg.Secrets, 0o711); err != nil { //nolint:gosec // who the programs run as passes
+			return cannot(err)
+		}
+		if folder, err = os.MkdirTemp(s.c.cfg.Secrets, "run-"); err != nil {
+			return cannot(err)
+		}
+		s.secrets = folder
+		if uid != 0 {
+			//nolint:gosec // its group is the programs'
+			if err := errors.Join(os.Lchown(folder, -1, gid), os.Chmod(folder, 0o710)); err != nil {
+				return cannot(err)
+			}
+		}
+	}
+	for i, k := range s.job.Keys {
+		path := filepath.Join(folder, fmt.Sprintf("key-%d", i))
+		err := put(path, []byte(k.Passphrase), 0o440)
+		if err == nil && uid != 0 {
+			err = os.Lchown(path, -1, gid)
+		}
+		if err != nil {
+			return cannot(err)
+		}
+		s.keys = append(s.keys, "--key", k.Volume+":file:"+path)
+	}
+	return nil
+}
 
 func (s *session) path(name string) string { return filepath.Join(s.dir, name) }
 
 // write puts a file of ours into the run's folder, for the program to read.
 func (s *session) write(name string, content []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(s.path(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	return put(s.path(name), content, mode)
+}
+
+func put(path string, content []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // a path of ours
 	if err == nil {
 		_, err = f.Write(content)
 		err = errors.Join(err, f.Chmod(mode), f.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write %q: %w", name, err)
+		return fmt.Errorf("cannot write %q: %w", path, err)
 	}
 	return nil
 }

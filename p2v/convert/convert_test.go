@@ -2,6 +2,7 @@ package convert
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,7 +99,7 @@ func TestConvertNewer(t *testing.T) {
 	c := New(h.cfg)
 	job := h.job(c)
 	job.Root = "/dev/sda2"
-	job.Keys = []Key{{Volume: "/dev/sda3", File: "/run/key"}}
+	job.Keys = []Key{{Volume: "/dev/sda3", Passphrase: "swordfish"}}
 	got, err := c.Convert(t.Context(), job)
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +109,7 @@ func TestConvertNewer(t *testing.T) {
 	}
 	want := []string{
 		"-i", "libvirtxml", "RUN/input.xml", "-v", "--root", "/dev/sda2", "--machine-readable=file:RUN/messages",
-		"-O", "RUN/output.xml", "--no-fstrim", "--key", "/dev/sda3:file:/run/key",
+		"-O", "RUN/output.xml", "--no-fstrim", "--key", "/dev/sda3:file:RUN/key-0",
 	}
 	if d := cmp.Diff(want, h.called("arg ")); d != "" {
 		t.Error(d)
@@ -136,7 +137,7 @@ func TestInputXML(t *testing.T) {
 
 func TestDiskName(t *testing.T) {
 	for i, want := range map[int]string{0: "sda", 25: "sdz", 26: "sdaa", 51: "sdaz", 52: "sdba", 701: "sdzz", 702: "sdaaa"} {
-		if got := diskName("sd", i); got != want {
+		if got := DiskName("sd", i); got != want {
 			t.Errorf("disk %d is %q, want %q", i, got, want)
 		}
 	}
@@ -184,6 +185,9 @@ func TestConvertFails(t *testing.T) {
 				t.Fatalf("%#v", err)
 			}
 			wantCode(t, err, c.code)
+			if full := fmt.Sprintf("%q has room for ", h.cfg.Scratch); (c.kind == KindHostSpace) != strings.Contains(f.Remedy, full) {
+				t.Errorf("%q", f.Remedy)
+			}
 			if e, ok := errors.AsType[*gpu.Error](err); !ok || !strings.Contains(e.Hint, f.Remedy) {
 				t.Errorf("%v", e)
 			}
@@ -290,8 +294,9 @@ func TestJobRefused(t *testing.T) {
 		"comma":   func(j *Job) { j.Disks = []Overlay{{Path: "/a,file=/b", Mirror: "/a"}} },
 		"mac":     func(j *Job) { j.NICs = []NIC{{MAC: "52:54"}} },
 		"root":    func(j *Job) { j.Root = "first" },
-		"volume":  func(j *Job) { j.Keys = []Key{{Volume: "all", File: "/k"}} },
-		"file":    func(j *Job) { j.Keys = []Key{{Volume: "/dev/sda", File: "/k:x"}} },
+		"volume":  func(j *Job) { j.Keys = []Key{{Volume: "all", Passphrase: "x"}} },
+		"none":    func(j *Job) { j.Keys = []Key{{Volume: "/dev/sda"}} },
+		"lines":   func(j *Job) { j.Keys = []Key{{Volume: "/dev/sda", Passphrase: "x\ny"}} },
 		"dir":     func(j *Job) { j.Dir = "job" },
 	} {
 		j := good

@@ -203,10 +203,17 @@ func (d Domain) devices() *libvirtxml.DomainDeviceList {
 			Device: "disk",
 			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Cache: "none", IO: "native", Discard: "unmap"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}},
-			Target: &libvirtxml.DomainDiskTarget{Dev: diskName("vd", i), Bus: "virtio"},
+			Target: &libvirtxml.DomainDiskTarget{Dev: DiskName("vd", i), Bus: "virtio"},
 		}
-		if i == d.Boot {
+		// The firmware shows the boot loader only the disks that have a place in the order, and
+		// what it reads may lie on several.
+		switch {
+		case i == d.Boot:
 			disk.Boot = &libvirtxml.DomainDeviceBoot{Order: 1}
+		case i < d.Boot:
+			disk.Boot = &libvirtxml.DomainDeviceBoot{Order: uint(i) + 2}
+		default:
+			disk.Boot = &libvirtxml.DomainDeviceBoot{Order: uint(i) + 1}
 		}
 		list.Disks = append(list.Disks, disk)
 	}

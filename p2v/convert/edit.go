@@ -33,7 +33,10 @@ const (
 	// an EditFirstboot before it removes.
 	EditFirstbootPackages EditKind = "firstboot-packages"
 	EditFirstboot         EditKind = "firstboot" // Command: once, when the VM starts for the first time
-	EditInitramfs         EditKind = "initramfs" // all of them are built anew
+	// EditFirstbootRestart restarts Unit when the VM starts for the first time, after what an edit
+	// before it brought: it may have started, and failed, without that.
+	EditFirstbootRestart EditKind = "firstboot-restart"
+	EditInitramfs        EditKind = "initramfs" // all of them are built anew
 )
 
 // FirstbootCommand names a command that may run in the guest. There are no others: what
@@ -44,17 +47,28 @@ type FirstbootCommand string
 const (
 	// FirstbootPurgeNVIDIA removes NVIDIA's packages, or what its installer put there.
 	FirstbootPurgeNVIDIA FirstbootCommand = "purge-nvidia"
-	// FirstbootNewIdentity gives a copy another machine ID and other ssh host keys.
-	FirstbootNewIdentity FirstbootCommand = "new-identity"
+	// FirstbootLoadDrivers has drivers that were installed meanwhile take the devices that are theirs.
+	FirstbootLoadDrivers FirstbootCommand = "load-drivers"
 )
 
 // firstbootScripts are the commands' texts, for the guest's /bin/sh.
 var firstbootScripts = map[FirstbootCommand]string{
 	FirstbootPurgeNVIDIA: `if command -v nvidia-uninstall >/dev/null; then nvidia-uninstall --silent; ` +
-		`elif command -v apt-get >/dev/null; then dpkg-query -W -f '${Package}\n' '*nvidia*' 'libcuda*' 2>/dev/null | xargs -r env DEBIAN_FRONTEND=noninteractive apt-get -y purge; ` +
-		`elif command -v dnf >/dev/null; then dnf -y remove '*nvidia*'; fi`,
-	FirstbootNewIdentity: `rm -f /etc/machine-id /etc/ssh/ssh_host_*; systemd-machine-id-setup; ssh-keygen -A`,
+		`elif command -v apt-get >/dev/null; then dpkg-query -W -f '${db:Status-Status} ${binary:Package}\n' '*nvidia*' 'libcuda*' 2>/dev/null | ` +
+		notDrivers + ` | sed -n '/^not-installed /!s/^[^ ]* //p' | xargs -r env DEBIAN_FRONTEND=noninteractive apt-get -y purge; ` +
+		`elif command -v dnf >/dev/null; then ` + driverRPMs + ` | xargs -r dnf -y remove; ` +
+		`elif command -v zypper >/dev/null; then ` + driverRPMs + ` | xargs -r zypper --non-interactive remove; ` +
+		`elif command -v yum >/dev/null; then ` + driverRPMs + ` | xargs -r yum -y remove; ` +
+		`else echo 'nothing here removes packages' >&2; exit 1; fi`,
+	FirstbootLoadDrivers: `depmod -a; udevadm trigger --action=add --subsystem-match=pci; udevadm settle`,
 }
+
+// notDrivers leaves out what containers reach a GPU with, whatever its driver is; driverRPMs are the packages
+// that it leaves of NVIDIA's, where they are RPMs.
+const (
+	notDrivers = `grep -v 'nvidia-container\|nvidia-docker\|nvidia-ctk'`
+	driverRPMs = `rpm -qa --qf '%{NAME}\n' | grep nvidia | ` + notDrivers
+)
 
 // initramfsCommand builds all initramfs anew, with whatever the guest has for it.
 const initramfsCommand = `if command -v update-initramfs >/dev/null; then update-initramfs -u -k all; ` +
@@ -125,7 +139,7 @@ func (e Edit) Check() error {
 		if err := checkGuestPath(e.From); e.Kind == EditCopy && err != nil {
 			return refuse("%v", err)
 		}
-	case EditUnitOff, EditUnitOn, EditEnable, EditDisable:
+	case EditUnitOff, EditUnitOn, EditEnable, EditDisable, EditFirstbootRestart:
 		if !unitName.MatchString(e.Unit) {
 			return refuse("%q is no name of a unit", e.Unit)
 		}
@@ -234,6 +248,8 @@ func (e Edit) args(stage func(name string, content []byte) (string, error)) ([]s
 		return append(e.upload(firstbootDir), "--firstboot-command", "cd "+firstbootDir+" && "+packagesCommand+" && cd / && rm -r "+firstbootDir), nil
 	case EditFirstboot:
 		return []string{"--firstboot-command", firstbootScripts[e.Command]}, nil
+	case EditFirstbootRestart:
+		return []string{"--firstboot-command", "systemctl reset-failed " + e.Unit + "; systemctl --no-block restart " + e.Unit}, nil
 	case EditInitramfs:
 		return []string{"--run-command", initramfsCommand}, nil
 	default:
@@ -299,9 +315,7 @@ func (c *Converter) Customize(ctx context.Context, job Job, edits []Edit) (Resul
 		}
 		args = append(args, more...)
 	}
-	for _, key := range job.Keys {
-		args = append(args, "--key", key.arg())
-	}
+	args = append(args, s.keys...)
 	if err := s.run(ctx, tools.Customize, "customize.log", args...); err != nil {
 		return Result{}, err
 	}

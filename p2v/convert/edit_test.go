@@ -2,6 +2,7 @@ package convert
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -48,7 +49,8 @@ func TestRender(t *testing.T) {
 				"--firstboot-command", "cd " + firstbootDir + " && " + packagesCommand + " && cd / && rm -r " + firstbootDir,
 			},
 		},
-		{Edit{Kind: EditFirstboot, Command: FirstbootNewIdentity}, []string{"--firstboot-command", firstbootScripts[FirstbootNewIdentity]}},
+		{Edit{Kind: EditFirstboot, Command: FirstbootLoadDrivers}, []string{"--firstboot-command", firstbootScripts[FirstbootLoadDrivers]}},
+		{Edit{Kind: EditFirstbootRestart, Unit: "serve.service"}, []string{"--firstboot-command", "systemctl reset-failed serve.service; systemctl --no-block restart serve.service"}},
 		{
 			Edit{Kind: EditCopy, From: "/boot/efi/EFI/debian/grubx64.efi", Path: "/boot/efi/EFI/BOOT/BOOTX64.EFI"},
 			[]string{"--mkdir", "/boot/efi/EFI/BOOT", "--copy", "/boot/efi/EFI/debian/grubx64.efi:/boot/efi/EFI/BOOT/BOOTX64.EFI"},
@@ -60,6 +62,30 @@ func TestRender(t *testing.T) {
 		if d := cmp.Diff(c.want, got); d != "" || err != nil {
 			t.Errorf("%s: %v %s", c.edit.Kind, err, d)
 		}
+	}
+}
+
+// Of a guest's packages only those of the driver go, and those that are there: what containers need
+// to reach a GPU stays.
+func TestPurgeNVIDIA(t *testing.T) {
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"apt-get": `echo "$@" >"${0%/*}/purged"`,
+		"dpkg-query": `printf '%s\n' 'installed nvidia-driver-580' 'not-installed nvidia-driver-550' 'installed libnvidia-container1:amd64' ` +
+			`'installed nvidia-container-toolkit' 'config-files nvidia-kernel-common' 'installed libcuda1:i386'`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil { //nolint:gosec // it is run
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", firstbootScripts[FirstbootPurgeNVIDIA])
+	cmd.Env = []string{"PATH=" + dir + ":/usr/bin:/bin"}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	purged, err := os.ReadFile(filepath.Join(dir, "purged"))
+	if want := "-y purge nvidia-driver-580 nvidia-kernel-common libcuda1:i386\n"; err != nil || string(purged) != want {
+		t.Errorf("%q, %v, want %q", purged, err, want)
 	}
 }
 
@@ -87,6 +113,7 @@ func TestEditRefused(t *testing.T) {
 		"unit":             {Kind: EditUnitOff, Unit: "a.service; reboot"},
 		"unit of no kind":  {Kind: EditUnitOff, Unit: "a"},
 		"unit of an other": {Kind: EditEnable, Unit: "../a.service"},
+		"later a unit":     {Kind: EditFirstbootRestart, Unit: "a.service; reboot"},
 		"option":           {Kind: EditEnable, Unit: "--root=x.service"},
 		"module":           {Kind: EditBlacklist, Module: "a/b"},
 		"no package":       {Kind: EditPackages},

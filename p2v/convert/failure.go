@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"gpuvirt/gpu"
 	"gpuvirt/internal/run"
@@ -66,6 +67,9 @@ type pattern struct {
 // neverUp is what libguestfs says of an appliance that died before it looked at a disk.
 const neverUp = "guestfs_launch failed"
 
+// noSpace is what programs say where a filesystem is full.
+const noSpace = "No space left on device"
+
 // said are the words of virt-v2v and virt-customize, of versions 2.2 to 2.13 and 1.48 to
 // 1.54. The first that fits counts, so the particular comes before the general.
 var said = []pattern{
@@ -88,6 +92,11 @@ var said = []pattern{
 		[]string{"could not find key to open LUKS"},
 		KindEncrypted, gpu.CodeInvalid,
 		"give a passphrase of the volume; where only a TPM opens it, add a passphrase on the server first",
+	},
+	{
+		[]string{"could not read key from user"}, // that there is none at all
+		KindEncrypted, gpu.CodeInvalid,
+		"give a passphrase of each encrypted volume, by what it lies on or the UUID of its header",
 	},
 	{
 		[]string{"No root device found"},
@@ -175,7 +184,7 @@ var said = []pattern{
 		"make room in the scratch folder of this host: virt-v2v wants 1 GiB",
 	},
 	{
-		[]string{"No space left on device"},
+		[]string{noSpace},
 		KindHostSpace, gpu.CodeNoCapacity,
 		"make room where the overlays and the scratch folder of this host are",
 	},
@@ -240,6 +249,9 @@ func (s *session) failure(tool Tool, cause, err error, out, log string) *Failure
 			f.Text = tidy(err.Error())
 		}
 	}
+	if f.Kind == KindHostSpace {
+		f.Remedy += "; " + roomIn(s.c.cfg.Scratch)
+	}
 	f.early = f.Kind == KindAppliance && strings.Contains(f.Text, neverUp)
 	if f.Remedy == "" {
 		f.Remedy = "see the log"
@@ -261,6 +273,15 @@ func (f *Failure) classify(text string) gpu.Code {
 		}
 	}
 	return gpu.CodeInternal
+}
+
+// roomIn says how much room there is in a folder.
+func roomIn(folder string) string {
+	var in syscall.Statfs_t
+	if err := syscall.Statfs(folder, &in); err != nil {
+		return fmt.Sprintf("it is not known how much there is in %q: %v", folder, err)
+	}
+	return fmt.Sprintf("%q has room for %d bytes", folder, int64(in.Bavail)*in.Bsize) //nolint:gosec // it is a size
 }
 
 func lastLines(text string, n int) string {

@@ -9,6 +9,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"gpuvirt/gpu"
+	"gpuvirt/internal/secret"
 )
 
 // A Job is one guest that is converted or edited.
@@ -42,12 +43,9 @@ type NIC struct {
 type Key struct {
 	// Volume is the UUID of the LUKS header, or the device: "/dev/sda2".
 	Volume string
-	// File holds the passphrase, readable to who the programs run as. It is the caller's
-	// to remove.
-	File string
+	// Passphrase is a line. The programs read it from a file that is there for a run only.
+	Passphrase secret.Text
 }
-
-func (k Key) arg() string { return k.Volume + ":file:" + k.File }
 
 var (
 	jobName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
@@ -84,8 +82,8 @@ func (j *Job) check() error {
 		if !device.MatchString(k.Volume) && !volume.MatchString(k.Volume) {
 			return refuse("volume", k.Volume)
 		}
-		if err := checkPath(k.File); err != nil {
-			return err
+		if k.Passphrase == "" || strings.ContainsAny(string(k.Passphrase), "\x00\n") {
+			return gpu.Errorf(gpu.CodeInvalid, "cannot convert %q: the passphrase of %q is empty, or has several lines", j.Name, k.Volume)
 		}
 	}
 	return checkPath(j.Dir)
@@ -141,7 +139,7 @@ func (j *Job) inputXML() (string, error) {
 			Device: "disk",
 			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: d.Path}},
-			Target: &libvirtxml.DomainDiskTarget{Dev: diskName("sd", i)},
+			Target: &libvirtxml.DomainDiskTarget{Dev: DiskName("sd", i)},
 		})
 	}
 	for _, n := range j.NICs {
@@ -157,8 +155,8 @@ func (j *Job) inputXML() (string, error) {
 	return doc, nil
 }
 
-// diskName is the name of the i-th disk: sda … sdz, sdaa.
-func diskName(prefix string, i int) string {
+// DiskName is the name of the i-th disk: sda … sdz, sdaa.
+func DiskName(prefix string, i int) string {
 	name := string(rune('a' + i%26))
 	for i /= 26; i > 0; i /= 26 {
 		i--

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -47,6 +48,9 @@ func stampOf(path string) (Stamp, error) {
 // would be a mixture.
 func (c *Converter) Overlay(ctx context.Context, mirror, path string) (Overlay, error) {
 	fail := func(err error) (Overlay, error) {
+		if exit, exited := errors.AsType[*run.ExitError](err); exited && strings.Contains(exit.Error(), noSpace) {
+			err = errors.Join(err, syscall.ENOSPC) // of qemu-img only the words are known
+		}
 		return Overlay{}, gpu.Wrap(err, gpu.CodeInternal, "cannot make an overlay over %q", mirror)
 	}
 	for _, p := range []string{mirror, path} {

@@ -96,9 +96,9 @@ func (s *session) confine() *run.Confine {
 		for _, d := range s.job.Disks {
 			unit.Reads, unit.Writes = append(unit.Reads, d.Mirror), append(unit.Writes, d.Path)
 		}
-		for _, k := range s.job.Keys {
-			unit.Reads = append(unit.Reads, k.File)
-		}
+	}
+	if s.secrets != "" {
+		unit.Reads = append(unit.Reads, s.secrets)
 	}
 	out.Unit = &unit
 	return &out

@@ -52,22 +52,29 @@ func TestUser(t *testing.T) {
 func TestUnitSees(t *testing.T) {
 	h := newHost(t)
 	h.cfg.Confine.Unit = &run.Unit{Reads: []string{"/always"}, Hidden: []string{"/srv"}}
+	h.cfg.Secrets = filepath.Join(t.TempDir(), "secrets")
 	c := New(h.cfg)
 	for range 2 { // one leaves nothing for the next
 		s, err := c.scratch()
 		if err != nil {
 			t.Fatal(err)
 		}
-		job := Job{Disks: []Overlay{{Path: "/srv/o", Mirror: "/srv/m"}}, Keys: []Key{{File: "/srv/k"}}}
+		job := Job{Disks: []Overlay{{Path: "/srv/o", Mirror: "/srv/m"}}, Keys: []Key{{Volume: "/dev/sda1", Passphrase: "x"}}}
 		s.job, s.reads = &job, []string{"/srv/deb"}
+		if err := s.unlock(); err != nil {
+			t.Fatal(err)
+		}
 		u := s.confine().Unit
-		if got, want := strings.Join(u.Reads, " "), "/always /srv/deb /srv/m /srv/k"; got != want {
+		if got, want := strings.Join(u.Reads, " "), "/always /srv/deb /srv/m "+s.secrets; s.secrets == "" || got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 		if got, want := strings.Join(u.Writes, " "), s.dir+" "+c.cacheDir()+" /srv/o"; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 		s.end()
+		if left, err := os.ReadDir(h.cfg.Secrets); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
 	}
 	h.clean()
 }

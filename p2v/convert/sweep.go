@@ -25,6 +25,10 @@ func (c *Converter) Sweep(ctx context.Context) error {
 		c.endOrphans()
 	}
 	left, err := filepath.Glob(filepath.Join(c.cfg.Scratch, "run-*"))
+	if c.cfg.Secrets != "" {
+		secrets, globErr := filepath.Glob(filepath.Join(c.cfg.Secrets, "run-*"))
+		left, err = append(left, secrets...), errors.Join(err, globErr)
+	}
 	for _, dir := range left {
 		err = errors.Join(err, removeTree(dir))
 	}

@@ -1,9 +1,7 @@
 package freeze
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gpuvirt/p2v/lines"
 	"gpuvirt/p2v/report"
 )
 
@@ -34,8 +33,7 @@ const (
 // connection is closed, on which the source thaws, and the client is of no use any more.
 type Client struct {
 	mu    sync.Mutex
-	conn  io.ReadWriteCloser
-	lines *bufio.Scanner
+	conn  *lines.Conn
 	facts Facts
 	ended error
 	every time.Duration                      // between two beats
@@ -45,14 +43,14 @@ type Client struct {
 // Connect hears what the source says of itself. The client closes the connection, also with an
 // error, which is a *LostError or a *RefusedError, or the context's.
 func Connect(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
-	c := &Client{conn: conn, lines: bufio.NewScanner(conn), every: beatEvery}
-	c.lines.Buffer(make([]byte, 0, 4096), maxAnswer)
+	c := &Client{conn: lines.New(conn, maxAnswer), every: beatEvery}
 	ctx, cancel := context.WithTimeout(ctx, speakLimit)
 	defer cancel()
 	var h hello
-	err := c.hear(ctx, &h)
+	err := c.conn.Hear(ctx, &h)
 	switch {
 	case err != nil:
+		err = unheard(err)
 	case h.Version != version:
 		err = lost("it speaks version %d, and wanted is %d", h.Version, version)
 	case h.Error != "":
@@ -214,21 +212,9 @@ func (c *Client) ask(ctx context.Context, limit time.Duration, q question) (answ
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	text, err := json.Marshal(q)
-	if err != nil {
-		return answer{}, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.Close() })
-	defer stop()
-	if _, err := c.conn.Write(append(text, '\n')); err != nil {
-		if ctx.Err() != nil {
-			return answer{}, c.end(context.Cause(ctx))
-		}
-		return answer{}, c.end(lost("%s", err))
-	}
 	var a answer
-	if err := c.hear(ctx, &a); err != nil {
-		return answer{}, c.end(err)
+	if err := c.conn.Ask(ctx, q, &a); err != nil {
+		return answer{}, c.end(unheard(err))
 	}
 	if a.Error != "" {
 		return answer{}, &RefusedError{report.CleanString(a.Error)}
@@ -236,24 +222,12 @@ func (c *Client) ask(ctx context.Context, limit time.Duration, q question) (answ
 	return a, nil
 }
 
-// hear reads a line.
-func (c *Client) hear(ctx context.Context, v any) error {
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.Close() })
-	defer stop()
-	if !c.lines.Scan() {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		err := c.lines.Err()
-		if err == nil {
-			err = io.ErrUnexpectedEOF
-		}
+// unheard is the error of who is heard no more, or of the context that has ended.
+func unheard(err error) error {
+	if _, broken := errors.AsType[*lines.BrokenError](err); broken {
 		return lost("%s", err)
 	}
-	if err := strictly(c.lines.Bytes(), v); err != nil {
-		return lost("%s", err)
-	}
-	return nil
+	return err
 }
 
 func lost(format string, args ...any) error {

@@ -13,11 +13,7 @@
 package freeze
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"time"
 )
@@ -143,19 +139,6 @@ func checkUnits(names []string) error {
 		if !unitName.MatchString(name) {
 			return fmt.Errorf("cannot stop %q: it is no name of a unit", name)
 		}
-	}
-	return nil
-}
-
-// strictly decodes one value and nothing else.
-func strictly(line []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more than one value in a line")
 	}
 	return nil
 }

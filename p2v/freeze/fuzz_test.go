@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gpuvirt/p2v/lines"
 )
 
 // A wire has what one side says, and takes what the other does.
@@ -21,19 +23,19 @@ func (w *wire) Close() error                { w.closed = true; return nil }
 
 // Whatever a client says, nothing is frozen when it has gone, unless the server was to power off.
 func FuzzServe(f *testing.F) {
-	for _, lines := range []string{
+	for _, said := range []string{
 		`{"do":"freeze","limit_ms":60000,"stop":["db.service"]}` + "\n" + `{"do":"quiet"}` + "\n" + `{"do":"thaw"}`,
 		`{"do":"freeze","limit_ms":60000}` + "\n" + `{"do":"off"}` + "\n" + `{"do":"heard"}`,
 		`{"do":"freeze","limit_ms":1}` + "\n" + `{"do":"off"}`,
 		`{"do":"freeze","limit_ms":-1}`, `{"do":"freeze","limit_ms":60000,"stop":["--now"]}`, `{"do":"freeze","limit_ms":9223372036854775807}`, "", "null", "[]", "\n\n", `{"do":"thaw"}{"do":"off"}`,
 	} {
-		f.Add([]byte(lines))
+		f.Add([]byte(said))
 	}
 	root := aServer(f)
 	f.Fuzz(func(t *testing.T, said []byte) {
 		// One that fails to power off stays frozen for as long as the client has said: not here.
 		for line := range bytes.Lines(said) {
-			if q := (question{}); strictly(line, &q) == nil && q.Do == doOff {
+			if q := (question{}); lines.Decode(line, &q) == nil && q.Do == doOff {
 				t.Skip()
 			}
 		}

@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
+
+	"gpuvirt/p2v/lines"
 )
 
 const (
@@ -127,11 +130,11 @@ func (s *server) facts() (Facts, error) {
 // read hands out what the client says, until it has gone.
 func (s *server) read(quit <-chan struct{}) {
 	defer close(s.over)
-	lines := bufio.NewScanner(s.conn)
-	lines.Buffer(make([]byte, 0, 4096), maxQuestion)
-	for lines.Scan() {
+	said := bufio.NewScanner(s.conn)
+	said.Buffer(make([]byte, 0, 4096), maxQuestion)
+	for said.Scan() {
 		select {
-		case s.lines <- append([]byte(nil), lines.Bytes()...):
+		case s.lines <- slices.Clone(said.Bytes()):
 		case <-quit:
 			return
 		}
@@ -190,7 +193,7 @@ func (s *server) release(why string) error {
 // answer answers one question. An error ends the connection.
 func (s *server) answer(ctx context.Context, line []byte) error {
 	var q question
-	if err := strictly(line, &q); err != nil {
+	if err := lines.Decode(line, &q); err != nil {
 		return fmt.Errorf("cannot understand the client: %w", err)
 	}
 	if err := q.check(); err != nil {

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"gpuvirt/p2v/lines"
 )
 
 // ServeOff answers as Serve does, for a server that is off already and whose disks are reached
@@ -30,11 +32,11 @@ func ServeOff(ctx context.Context, conn io.ReadWriteCloser, watch func(context.C
 	}
 	off := off{watch: watch}
 	told := false // to power off
-	lines := bufio.NewScanner(conn)
-	lines.Buffer(make([]byte, 0, 4096), maxQuestion)
-	for lines.Scan() {
+	said := bufio.NewScanner(conn)
+	said.Buffer(make([]byte, 0, 4096), maxQuestion)
+	for said.Scan() {
 		var q question
-		if err := strictly(lines.Bytes(), &q); err != nil {
+		if err := lines.Decode(said.Bytes(), &q); err != nil {
 			return fmt.Errorf("cannot understand the client: %w", err)
 		}
 		if err := q.check(); err != nil {
@@ -55,7 +57,7 @@ func ServeOff(ctx context.Context, conn io.ReadWriteCloser, watch func(context.C
 			return fmt.Errorf("cannot answer the client: %w", err)
 		}
 	}
-	return cmp.Or(context.Cause(ctx), lines.Err())
+	return cmp.Or(context.Cause(ctx), said.Err())
 }
 
 // off is a server that is off.

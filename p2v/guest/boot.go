@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"gpuvirt/p2v/convert"
+	"gpuvirt/p2v/report"
 )
 
 // virtioDrivers is virt-v2v's, but for the guest agent.
@@ -39,6 +40,41 @@ func (m *maker) serialConsole() {
 	})
 	if !slices.ContainsFunc(strings.Fields(m.OS.Cmdline), func(a string) bool { return a == "console=ttyS0" || strings.HasPrefix(a, "console=ttyS0,") }) {
 		m.leave(ByPerson, "for the kernel's own messages add console=ttyS0 to its arguments: each boot loader keeps them elsewhere")
+	}
+}
+
+var (
+	// stableSource is what crypttab may call a volume: by the UUID of LUKS, or of its partition.
+	stableSource = regexp.MustCompile(`^(UUID=[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|PARTUUID=[0-9A-Fa-f]{8}-([0-9A-Fa-f]{2}|([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}))$`)
+	cryptLine    = regexp.MustCompile(`^(\s*(\S+)\s+)(\S+)((?:\s.*)?)$`)
+)
+
+// deviceNames has crypttab name by UUID what it names as the kernel of this server does: virt-v2v
+// sees to fstab, and leaves crypttab as it is.
+func (m *maker) deviceNames() {
+	var rows []string
+	for _, r := range m.Boot.Fstab {
+		if report.KernelName(r.Spec) {
+			rows = append(rows, r.Spec+" "+r.Mount)
+		}
+	}
+	if len(rows) > 0 {
+		m.leave(ByConversion, "virt-v2v names disks in fstab as the VM has them", rows...)
+	}
+	for _, r := range m.Boot.CryptRows {
+		if !r.KernelName {
+			continue
+		}
+		item := r.Name + " " + r.Source
+		g := cryptLine.FindStringSubmatch(r.Line)
+		switch {
+		case !stableSource.MatchString(r.Stable):
+			m.leave(ByPerson, "it is not known what the volume is called in the VM: name it by UUID= in /etc/crypttab", item)
+		case g == nil || g[2] != r.Name || g[3] != r.Source:
+			m.leave(ByPerson, "the inspection does not have its line as it stands: name it by UUID= in /etc/crypttab", item)
+		default:
+			m.line("/etc/crypttab", r.Line, g[1]+r.Stable+g[4], item)
+		}
 	}
 }
 
@@ -78,16 +114,4 @@ func (m *maker) bootFallback() {
 		from, to := e.Mount+dir+c[0], e.Mount+"/EFI/BOOT/"+c[1]
 		m.add(convert.Edit{Kind: convert.EditCopy, From: from, Path: to, What: "Copy " + from + " to " + to + ".", Undo: "Remove " + to + "."}, from)
 	}
-}
-
-// identity is kept, unless the copy has to be another machine.
-func (m *maker) identity() {
-	if !m.options.Rehearsal {
-		m.leave(ByNobody, "the VM takes the server's place, with its machine ID and its ssh host keys")
-		return
-	}
-	m.add(convert.Edit{
-		Kind: convert.EditFirstboot, Command: convert.FirstbootNewIdentity,
-		What: "Give the copy another machine ID and other ssh host keys, when it starts for the first time.", Undo: "Delete the copy: it is a rehearsal's.",
-	})
 }

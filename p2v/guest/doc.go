@@ -8,7 +8,7 @@
 //	virtio-drivers       virt-v2v builds the initramfs; an edit installs the guest agent
 //	serial-console       an edit: a login on the serial port. The kernel's console is a person's
 //	boot-fallback        edits: copies of the boot loader
-//	device-names         virt-v2v
+//	device-names         virt-v2v in fstab; an edit for each row of crypttab
 //	selinux-relabel      virt-v2v
 //	tpm-binding          a person
 //	nic-names            an edit for each NIC that the VM has
@@ -16,7 +16,7 @@
 //	nouveau              an edit
 //	driver-modules       an edit for each line about NVIDIA's modules
 //	driver-remove        an edit, for the first start
-//	driver-vgpu          an edit, where an operator brought packages
+//	driver-vgpu          edits for the first start, where an operator brought packages
 //	driver-headers       a person, before the move
 //	driver-install       a person
 //	driver-keep          nobody: there is nothing to do
@@ -35,7 +35,7 @@
 //	module-key           a person
 //	pins                 an edit for each line whose new value is certain; else a person
 //	hardware-services    an edit for each unit
-//	identity             nobody; an edit where a copy has to be another machine
+//	identity             nobody: it is kept
 //
 // A change that is a person's in the plan stays one, but for the pins: of them those are
 // rewritten that are certain, though a plan says of all together that a person has to see

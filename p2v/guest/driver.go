@@ -70,7 +70,45 @@ func (m *maker) driverVGPU() {
 			Kind: convert.EditFirstbootPackages, Files: slices.Clone(files),
 			What: "Install NVIDIA's guest driver when the VM starts for the first time.",
 		})
+		m.loadDriver()
 	}
+}
+
+// loadDriver has what was installed in a VM that runs take the vGPU, and what works with it start
+// again: it may have started before, and without it. Whether it did is looked at in any case.
+func (m *maker) loadDriver() {
+	m.add(convert.Edit{Kind: convert.EditFirstboot, Command: convert.FirstbootLoadDrivers, What: "Have it take the vGPU then.", Undo: "There is nothing to undo."})
+	for _, s := range m.Services {
+		e := convert.Edit{
+			ID: m.change.ID, Kind: convert.EditFirstbootRestart, Unit: s.Unit, What: "Restart " + show(s.Unit) + " then.",
+			Why: "It may have started before the driver was there.", Undo: "There is nothing to undo.",
+		}
+		if s.Role == "workload" && s.State == "active" && e.Check() == nil {
+			m.add(e)
+		}
+	}
+}
+
+// KernelDriver is the kernel's driver that holds the GPU of a guest after its first start, when what
+// a plan changes is changed but for what is left to somebody; empty: none, or it is a person's to say
+// which.
+func KernelDriver(p assess.Plan, left func(id string) bool) string {
+	const nvidia = "nvidia"
+	has := func(id string) bool {
+		return slices.ContainsFunc(p.Changes, func(c assess.GuestChange) bool { return c.ID == id })
+	}
+	switch {
+	case has("driver-install"), has("driver-flavour"), has("driver-both"):
+	case has("driver-keep"):
+		return nvidia
+	case has("driver-vgpu"):
+		if !left("driver-vgpu") && !left("driver-remove") {
+			return nvidia
+		}
+	case has("licence"): // a vGPU, whose driver is there already
+		return nvidia
+	}
+	return ""
 }
 
 const (

@@ -19,9 +19,6 @@ type Options struct {
 	Agent []string
 	// Driver is NVIDIA's guest driver.
 	Driver Driver
-	// Rehearsal asks for a copy that is another machine than the server: another machine ID
-	// and other ssh host keys.
-	Rehearsal bool
 }
 
 // Driver is what an operator brings of NVIDIA's guest driver; all of it may be empty.
@@ -82,7 +79,7 @@ var makers = map[string]func(*maker){
 	"virtio-drivers":     (*maker).virtioDrivers,
 	"serial-console":     (*maker).serialConsole,
 	"boot-fallback":      (*maker).bootFallback,
-	"device-names":       func(m *maker) { m.leave(ByConversion, "virt-v2v names disks as the VM has them") },
+	"device-names":       (*maker).deviceNames,
 	"selinux-relabel":    func(m *maker) { m.leave(ByConversion, "virt-v2v has the files labelled") },
 	"nic-names":          (*maker).nicNames,
 	"nouveau":            (*maker).nouveau,
@@ -100,7 +97,9 @@ var makers = map[string]func(*maker){
 	"cdi-files":          (*maker).cdi,
 	"pins":               (*maker).pins,
 	"hardware-services":  (*maker).settings,
-	"identity":           (*maker).identity,
+	"identity": func(m *maker) {
+		m.leave(ByNobody, "the VM takes the server's place, with its machine ID and its ssh host keys")
+	},
 }
 
 // persons says why a change is a person's.

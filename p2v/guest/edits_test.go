@@ -118,7 +118,7 @@ func TestEveryChange(t *testing.T) {
 		plans[file], reports[file] = p, report.Report{}
 	}
 	for name, p := range plans {
-		for _, o := range []Options{{}, {Rehearsal: true}, brought(reports[name])} {
+		for _, o := range []Options{{}, brought(reports[name])} {
 			edits, left, err := Edits(reports[name], p, o)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -229,7 +229,8 @@ func TestChanges(t *testing.T) {
 		"a kernel":           {efi("/vmlinuz.efi"), Options{}, auto("boot-fallback"), []string{"person []"}},
 		"loader outside":     {efi("/EFI/../../etc/grub.efi"), Options{}, auto("boot-fallback"), []string{`person ["/boot/efi/EFI/../../etc/grub.efi"]`}},
 		"remove":             {report.Report{}, Options{}, auto("driver-remove"), []string{"firstboot purge-nvidia"}},
-		"vgpu":               {report.Report{OS: debian}, deb, auto("driver-vgpu"), []string{"firstboot-packages /p/d.deb"}},
+		"vgpu":               {report.Report{OS: debian}, deb, auto("driver-vgpu"), []string{"firstboot-packages /p/d.deb", "firstboot load-drivers"}},
+		"vgpu, and work":     {report.Report{OS: debian, Services: []report.Service{{Unit: "a.service", Role: "workload", State: "active"}, {Unit: "b.service", Role: "workload"}, {Unit: "c d", Role: "workload", State: "active"}}}, deb, auto("driver-vgpu"), []string{"firstboot-packages /p/d.deb", "firstboot load-drivers", "firstboot-restart a.service"}},
 		"vgpu, not brought":  {report.Report{OS: debian}, Options{}, auto("driver-vgpu"), []string{"person []"}},
 		"vgpu of others":     {report.Report{OS: report.OS{ID: "fedora"}}, deb, auto("driver-vgpu"), []string{"person []"}},
 		"token":              {report.Report{}, deb, auto("licence"), []string{"write /etc/nvidia/gridd.conf # Of the move to a VM: the licence for its vGPU. FeatureType=1", "write /etc/nvidia/ClientConfigToken/client_configuration_token_gpuvirt.tok t"}},
@@ -277,7 +278,6 @@ func TestChanges(t *testing.T) {
 		"cdi":                 {report.Report{}, Options{}, auto("cdi-files", "/etc/cdi/nvidia.yaml"), []string{`person ["/etc/cdi/nvidia.yaml"]`}},
 		"cdi by itself":       {report.Report{}, Options{}, auto("cdi-files", "/etc/cdi/nvidia.yaml", "nvidia-cdi-refresh.service"), []string{`guest ["/etc/cdi/nvidia.yaml" "nvidia-cdi-refresh.service"]`}},
 		"identity":            {report.Report{}, Options{}, auto("identity"), []string{"nobody []"}},
-		"another identity":    {report.Report{}, Options{Rehearsal: true}, auto("identity"), []string{"firstboot new-identity"}},
 		"nouveau":             {report.Report{}, Options{}, auto("nouveau"), []string{"blacklist-module nouveau"}},
 		"not known":           {report.Report{}, Options{}, auto("from-a-later-version"), []string{"person []"}},
 		"a person's":          {report.Report{}, deb, assess.GuestChange{ID: "driver-vgpu"}, []string{"person []"}},
@@ -299,7 +299,7 @@ func TestDriverOrder(t *testing.T) {
 	o := Options{Driver: Driver{Packages: []string{"/p/d.deb"}}}
 	p := assess.Plan{Changes: []assess.GuestChange{{ID: "driver-remove", Automatic: true, What: "w", Why: "w", Undo: "u"}}}
 	vgpu := assess.GuestChange{ID: "driver-vgpu", Automatic: true}
-	if diff := cmp.Diff([]string{"firstboot-packages /p/d.deb"}, made(t, r, p, o, vgpu)); diff != "" {
+	if diff := cmp.Diff([]string{"firstboot-packages /p/d.deb", "firstboot load-drivers"}, made(t, r, p, o, vgpu)); diff != "" {
 		t.Error(diff)
 	}
 	p.Changes[0].Automatic = false
@@ -349,5 +349,54 @@ func TestEditsRefused(t *testing.T) {
 		if edits, left, err := Edits(r, p, o); gpu.CodeOf(err) != gpu.CodeInvalid || edits != nil || left != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What crypttab names by the kernel's names it names by what the volume is called in the VM, too,
+// where that is known and its line is told; virt-v2v sees to fstab.
+func TestDeviceNames(t *testing.T) {
+	const luks, part = "UUID=0b8c7d52-1d9b-4a3c-9d7e-3f0f6a0d1c11", "PARTUUID=1a2b3c4d-02"
+	rows := []report.CryptRow{
+		{Name: "root", Source: "UUID=cccc"},
+		{Name: "data", Source: "/dev/nvme0n1p3", KernelName: true, Stable: luks, Line: " data\t/dev/nvme0n1p3  /dev/nvme0n1p3 luks"},
+		{Name: "swap", Source: "/dev/sda2", KernelName: true, Stable: part, Line: "swap /dev/sda2 /dev/urandom swap"},
+		{Name: "unknown", Source: "/dev/sdb1", KernelName: true, Line: "unknown /dev/sdb1 none"},
+		{Name: "masked", Source: "/dev/sdb2", KernelName: true, Stable: luks},
+		{Name: "other", Source: "/dev/sdb3", KernelName: true, Stable: luks, Line: "other /dev/sdb4 none luks"},
+		{Name: "evil", Source: "/dev/sdb5", KernelName: true, Stable: "UUID=x none luks,keyscript=/evil", Line: "evil /dev/sdb5 none luks"},
+		{Name: "evil2", Source: "/dev/sdb6", KernelName: true, Stable: luks + "\nroot", Line: "evil2 /dev/sdb6 none luks"},
+	}
+	change := assess.GuestChange{ID: "device-names", Automatic: true, Why: "w", Undo: "u"}
+	r := report.Report{Boot: report.Boot{CryptRows: rows}}
+	edits, left, err := Edits(r, assess.Plan{Changes: []assess.GuestChange{change}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range edits {
+		if e.Kind != convert.EditLine || e.Path != "/etc/crypttab" {
+			t.Errorf("%+v", e)
+		}
+		got = append(got, e.Old+" => "+e.New)
+	}
+	if diff := cmp.Diff([]string{
+		" data\t/dev/nvme0n1p3  /dev/nvme0n1p3 luks =>  data\t" + luks + "  /dev/nvme0n1p3 luks", "swap /dev/sda2 /dev/urandom swap => swap " + part + " /dev/urandom swap",
+	}, got); diff != "" {
+		t.Error(diff)
+	}
+	var names []string
+	for _, l := range left {
+		if l.By != ByPerson {
+			t.Errorf("%+v", l)
+		}
+		names = append(names, l.Change.Items...)
+	}
+	if diff := cmp.Diff([]string{"evil /dev/sdb5", "evil2 /dev/sdb6", "unknown /dev/sdb1", "masked /dev/sdb2", "other /dev/sdb3"}, names); diff != "" {
+		t.Error(diff)
+	}
+	r.Boot.Fstab = []report.FstabRow{{Spec: "/dev/sda1", Mount: "/"}, {Spec: "UUID=x", Mount: "/srv"}}
+	_, left, err = Edits(r, assess.Plan{Changes: []assess.GuestChange{change}}, Options{})
+	if err != nil || left[0].By != ByConversion || !slices.Equal(left[0].Change.Items, []string{"/dev/sda1 /"}) {
+		t.Errorf("%+v, %v", left, err)
 	}
 }

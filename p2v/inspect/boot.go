@@ -37,7 +37,41 @@ func (s *scene) boot() report.Boot {
 	for _, f := range s.rows("boot.crypttab", "etc/crypttab", 2) {
 		out.Crypttab = append(out.Crypttab, f[0])
 	}
+	out.CryptRows = s.cryptRows()
 	return out
+}
+
+// cryptRows reads what the volumes of crypttab lie on.
+func (s *scene) cryptRows() (out []report.CryptRow) {
+	text, _ := s.tree.read("etc/crypttab", small) // what cannot be read is told with the names
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 2 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		row := report.CryptRow{Name: f[0], Source: maskLine(f[1]), KernelName: report.KernelName(f[1])}
+		if row.KernelName {
+			row.Stable, row.Line = s.stable(f[1]), exact(line, len(text) == small)
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// stable is what a device that only this machine names so is called wherever it is; empty: it is
+// not known. Where LUKS is not written on it, what else is there may be chance.
+func (s *scene) stable(device string) string {
+	if target, err := s.tree.link(strings.TrimPrefix(device, "/")); err == nil {
+		device = target
+	}
+	db := s.tree.udev(s.devno(path.Base(device)))
+	switch {
+	case db["ID_FS_TYPE"] == "crypto_LUKS" && db["ID_FS_UUID"] != "":
+		return "UUID=" + db["ID_FS_UUID"]
+	case db["ID_PART_ENTRY_UUID"] != "":
+		return "PARTUUID=" + db["ID_PART_ENTRY_UUID"]
+	}
+	return ""
 }
 
 func (s *scene) any(names ...string) bool {

@@ -292,20 +292,28 @@ func (s *scene) containerd() []container {
 	return out
 }
 
-// podman reads the files of containers/storage, which CRI-O has too.
+// A stored is a container in a list of containers/storage.
+type stored struct {
+	ID       string   `json:"id"`
+	Names    []string `json:"names"`
+	Metadata string   `json:"metadata"`
+}
+
+// podman reads the files of containers/storage, which CRI-O has too. Containers that are
+// removed when they end, as those of podman's units are, stand in a list of their own.
 func (s *scene) podman() []container {
 	var out []container
 	for _, place := range []struct{ list, run string }{
 		{"var/lib/containers/storage/overlay-containers", "run/containers/storage/overlay-containers"},
 	} {
-		var all []struct {
-			ID       string   `json:"id"`
-			Names    []string `json:"names"`
-			Metadata string   `json:"metadata"`
-		}
+		var all, more []stored
 		if !s.object(path.Join(place.list, "containers.json"), &all) {
 			_ = s.folder("podman", place.list)
-			continue
+		}
+		for _, name := range []string{path.Join(place.list, "volatile-containers.json"), path.Join(place.run, "volatile-containers.json")} {
+			if more = nil; s.object(name, &more) {
+				all = append(all, more...)
+			}
 		}
 		for _, e := range all {
 			var spec ociSpec

@@ -48,6 +48,16 @@ func unhex(s string) string {
 	return strings.TrimSpace(b.String())
 }
 
+// Present tells which disks the server has now, and in which boot.
+func (i *Inspector) Present() report.Present {
+	up, _, _ := strings.Cut(i.tree.text("proc/uptime"), ".")
+	p := report.Present{Version: report.Version, BootID: report.CleanString(i.tree.text(bootID)), Up: number(up), Disks: []report.Here{}}
+	for _, d := range i.Disks() {
+		p.Disks = append(p.Disks, report.Here{Name: d.Name, ID: d.Identity(), SizeBytes: d.SizeBytes})
+	}
+	return p
+}
+
 // noDisks are devices that hold nothing of their own, or are built of others.
 var noDisks = []string{"loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd", "drbd", "bcache", "zd", "rbd"}
 

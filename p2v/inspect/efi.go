@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -41,7 +42,7 @@ func (s *scene) efi() *report.EFI {
 	for _, mount := range []string{"boot/efi", "efi", "boot"} {
 		// The file system does not tell capitals from small letters, so neither do names here.
 		if s.tree.mounted[mount] && s.tree.exists(path.Join(mount, loader)) {
-			out := &report.EFI{Mount: "/" + mount, Loader: loader, Programs: []string{}, Fallback: s.tree.exists(path.Join(mount, "EFI/BOOT/BOOTX64.EFI"))}
+			out := &report.EFI{Mount: "/" + mount, Loader: loader, Programs: []string{}, Fallback: s.tree.exists(path.Join(mount, fallback))}
 			for _, name := range s.tree.names(path.Join(mount, path.Dir(loader))) {
 				if strings.EqualFold(path.Ext(name), ".efi") {
 					out.Programs = append(out.Programs, name)
@@ -53,7 +54,14 @@ func (s *scene) efi() *report.EFI {
 	return miss("what was started is not on a partition that is mounted where it is looked for")
 }
 
-// loaderOf returns the file that an entry of the firmware names, as a path with slashes;
+// diskNodes are the parts of a device path that a disk has: ATAPI, SCSI, USB, SATA, SAS and
+// NVMe. Others are a network's.
+var diskNodes = []byte{1, 2, 5, 18, 22, 23}
+
+// fallback is what the firmware starts of a disk where its entry names the disk alone.
+const fallback = "/EFI/BOOT/BOOTX64.EFI"
+
+// loaderOf returns the file that an entry of the firmware stands for, as a path with slashes;
 // empty: none. The entry is an EFI_LOAD_OPTION behind its attributes as a variable.
 func loaderOf(entry []byte) string {
 	const head = 4 + 4 + 2 // attributes as a variable, attributes, length of the device path
@@ -72,18 +80,24 @@ func loaderOf(entry []byte) string {
 		}
 	}
 	rest = rest[:min(length, len(rest))]
-	name := ""
+	name, disk := "", false
 	for len(rest) >= 4 {
 		size := int(binary.LittleEndian.Uint16(rest[2:]))
 		if size < 4 || size > len(rest) {
 			break
 		}
-		if rest[0] == 4 && rest[1] == 4 { // a file; several are parts of one path
+		switch kind, sub := rest[0], rest[1]; {
+		case kind == 4 && sub == 4: // a file; several are parts of one path
 			name += "/" + utf16Text(rest[4:size])
+		case kind == 4 && sub == 1, kind == 3 && slices.Contains(diskNodes, sub):
+			disk = true
 		}
 		rest = rest[size:]
 	}
-	if name == "" {
+	switch {
+	case name == "" && disk:
+		return fallback
+	case name == "":
 		return ""
 	}
 	return path.Clean("/" + strings.ReplaceAll(name, `\`, "/"))

@@ -45,6 +45,9 @@ func TestLoaderOf(t *testing.T) {
 		"upwards":   {bootEntry("x", node(4, 4, utf16Bytes(`\..\..\etc\shadow`))), "/etc/shadow"},
 		"no name":   {bootEntry("", node(4, 4, utf16Bytes(`/b.efi`))), "/b.efi"},
 		"network":   {bootEntry("PXE", node(3, 11, make([]byte, 33))), ""},
+		"shell":     {bootEntry("EFI Internal Shell", node(4, 7, make([]byte, 16)), node(4, 6, make([]byte, 16))), ""},
+		"a disk":    {bootEntry("UEFI QEMU NVMe Ctrl", node(2, 1, make([]byte, 8)), node(1, 1, make([]byte, 2)), node(3, 23, make([]byte, 12))), "/EFI/BOOT/BOOTX64.EFI"},
+		"partition": {bootEntry("Hard Drive", partition), "/EFI/BOOT/BOOTX64.EFI"},
 		"too short": {bootEntry("x", []byte{4, 4, 3, 0}), ""},
 		"too long":  {bootEntry("x", []byte{4, 4, 255, 255, 'a', 0}), ""},
 		"endless":   {[]byte{7, 0, 0, 0, 1, 0, 0, 0, 9, 0, 'a', 0}, ""},
@@ -83,7 +86,14 @@ func TestEFI(t *testing.T) {
 		t.Error(diff)
 	}
 
+	s.file(efiVariable("Boot000A"), string(bootEntry("UEFI QEMU NVMe Ctrl", node(3, 23, make([]byte, 12)))))
+	want = report.EFI{Mount: "/boot/efi", Loader: "/EFI/BOOT/BOOTX64.EFI", Programs: []string{"BOOTX64.EFI"}, Fallback: true}
+	if diff := cmp.Diff(&want, s.inspect().Firmware.EFI); diff != "" {
+		t.Error(diff)
+	}
+
 	for name, change := range map[string]func(s *server){
+		"disk without":  func(s *server) { s.file(efiVariable("Boot000A"), string(bootEntry("x", partition))) },
 		"not mounted":   func(s *server) { s.file("proc/self/mountinfo", "") },
 		"gone":          func(s *server) { s.remove("boot/efi/EFI/debian/shimx64.efi") },
 		"no current":    func(s *server) { s.remove(efiVariable("BootCurrent")) },

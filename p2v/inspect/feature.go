@@ -38,7 +38,7 @@ func (s *scene) features(r *report.Report, l *smiLog, processes []process) repor
 	for _, v := range r.Services {
 		switch {
 		case v.State != "active":
-		case v.Role == "fabric-manager":
+		case v.Role == "fabric-manager" && len(r.GPUs) > 0: // an image for all servers may bring it
 			say(&f.NVSwitch, "%s is active", v.Unit)
 		case v.Role == "mps":
 			say(&f.MPS, "%s is active", v.Unit)

@@ -205,7 +205,7 @@ func TestPartitionTables(t *testing.T) {
 		"nothing":     {make([]byte, 40*block), "", 2, report.Partition{}},
 		"short":       {mbr[:100], "", 2, report.Partition{}},
 	} {
-		table, parts := tableIn(test.head, block)
+		table, parts := Table(test.head, block)
 		if diff := cmp.Diff(test.want, parts[test.n]); table != test.table || diff != "" {
 			t.Errorf("%s: %q\n%s", name, table, diff)
 		}

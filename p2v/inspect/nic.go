@@ -1,6 +1,8 @@
 package inspect
 
 import (
+	"encoding/hex"
+	"net/netip"
 	"path"
 	"regexp"
 	"slices"
@@ -39,8 +41,33 @@ func (s *scene) nics() []report.NIC {
 		if n.Addresses, err = s.o.Addresses(name); err != nil {
 			s.miss("nics."+name+".addresses", "%s", cause(err))
 		}
+		n.Learned = s.learned(name, n.Addresses)
 		n.Config = s.configuredBy(n)
 		out = append(out, n)
+	}
+	return out
+}
+
+// learned are the addresses of a network device that the kernel keeps for a while only. It tells that
+// of IPv6.
+func (s *scene) learned(nic string, all []string) (out []string) {
+	const permanent = 0x80 // IFA_F_PERMANENT
+	for line := range strings.Lines(s.tree.text("proc/net/if_inet6")) {
+		f := strings.Fields(line) // address, index, length, scope, flags, device
+		if len(f) != 6 || f[5] != nic {
+			continue
+		}
+		raw, err := hex.DecodeString(f[0])
+		flags, errFlags := strconv.ParseUint(f[4], 16, 32)
+		ip, ok := netip.AddrFromSlice(raw)
+		if err != nil || errFlags != nil || !ok || flags&permanent != 0 {
+			continue
+		}
+		for _, a := range all {
+			if p, err := netip.ParsePrefix(a); err == nil && p.Addr() == ip {
+				out = append(out, a)
+			}
+		}
 	}
 	return out
 }

@@ -20,16 +20,20 @@ type usagePart struct {
 
 	columns []string // of pmon
 	at      string   // the time of the sample of processes that is being put together
-	now     map[report.ProcessKey]*usedNow
+	now     map[report.ProcessKey]*used
 	all     map[report.ProcessKey]*report.ProcessUsage
 }
 
-// usedNow is what all processes of a program use together in one sample; -1: not told.
-type usedNow struct{ memory, sm float64 }
+// used is what a process, or all of a program together, use in one sample: memory in bytes, and
+// the shares of SMs, memory's bandwidth, encoder and decoder, in the order of the series of a
+// report.ProcessUsage; -1: not told.
+type used [5]float64
+
+var unused = used{-1, -1, -1, -1, -1}
 
 func newPart(w *watcher) *usagePart {
 	p := &usagePart{
-		w: w, gpus: map[string]*report.GPUUsage{}, who: map[int]report.ProcessUsage{}, now: map[report.ProcessKey]*usedNow{},
+		w: w, gpus: map[string]*report.GPUUsage{}, who: map[int]report.ProcessUsage{}, now: map[report.ProcessKey]*used{},
 		all: map[report.ProcessKey]*report.ProcessUsage{},
 	}
 	p.u.IntervalSeconds = w.interval.Seconds()
@@ -183,7 +187,7 @@ func (p *usagePart) pmonRow(line string) {
 		return ""
 	}
 	p.sample(at("time"))
-	p.used(p.w.pci[at("gpu")], at("pid"), at("fb"), at("sm"))
+	p.used(p.w.pci[at("gpu")], at("pid"), at("fb"), at("sm"), at("mem"), at("enc"), at("dec"))
 }
 
 // appRow reads a line of "nvidia-smi --query-compute-apps".
@@ -194,11 +198,12 @@ func (p *usagePart) appRow(line string) {
 	}
 	second, _, _ := strings.Cut(v[0], ".")
 	p.sample(second)
-	p.used(smiAddress(v[1]), v[2], v[3], "")
+	p.used(smiAddress(v[1]), v[2], v[3])
 }
 
-// used notes what a process uses of a GPU in the sample that is being put together.
-func (p *usagePart) used(pci, pid, memory, sm string) {
+// used notes what a process uses of a GPU in the sample that is being put together: its memory
+// in MiB, and shares in percent, in the order of a used, as many as there are.
+func (p *usagePart) used(pci, pid, memory string, shares ...string) {
 	n, err := strconv.Atoi(pid)
 	if err != nil || pci == "" || n <= 0 {
 		return
@@ -214,14 +219,17 @@ func (p *usagePart) used(pci, pid, memory, sm string) {
 	}
 	u := p.now[q.Key()]
 	if u == nil {
-		u = &usedNow{memory: -1, sm: -1}
+		all := unused
+		u = &all
 		p.now[q.Key()] = u
 	}
 	if v, err := strconv.ParseFloat(said(memory), 64); err == nil {
-		u.memory = max(u.memory, 0) + v*mib
+		u[0] = max(u[0], 0) + v*mib
 	}
-	if v, err := strconv.ParseFloat(said(sm), 64); err == nil {
-		u.sm = min(max(u.sm, 0)+v*percent, 1)
+	for i, share := range shares {
+		if v, err := strconv.ParseFloat(said(share), 64); err == nil {
+			u[i+1] = min(max(u[i+1], 0)+v*percent, 1)
+		}
 	}
 }
 
@@ -236,8 +244,9 @@ func (p *usagePart) sample(at string) {
 // flush ends one. What is -1 was not told, and a series does not take it.
 func (p *usagePart) flush() {
 	for key, u := range p.now {
-		p.all[key].Memory.Add(u.memory)
-		p.all[key].SM.Add(u.sm)
+		for i, s := range p.all[key].Series() {
+			s.Add(u[i])
+		}
 	}
 	clear(p.now)
 }

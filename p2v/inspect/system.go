@@ -65,6 +65,9 @@ func (s *scene) virtual(sys report.System) string {
 	return "unknown"
 }
 
+// bootID is where Linux says in which boot it is.
+const bootID = "proc/sys/kernel/random/boot_id"
+
 func (s *scene) operatingSystem() report.OS {
 	var out report.OS
 	release := s.tree.text("etc/os-release")
@@ -89,7 +92,7 @@ func (s *scene) operatingSystem() report.OS {
 	out.Headers = out.Kernel != "" && s.tree.exists(path.Join("lib/modules", out.Kernel, "build"))
 	agent := s.any("usr/sbin/qemu-ga", "usr/bin/qemu-ga", "usr/local/bin/qemu-ga", "usr/local/sbin/qemu-ga")
 	out.GuestAgent = &agent
-	out.BootID = s.tree.text("proc/sys/kernel/random/boot_id")
+	out.BootID = s.tree.text(bootID)
 	out.MachineID = s.tree.text("etc/machine-id")
 	for line := range strings.Lines(s.textOf("proc/stat", large)) {
 		if n, found := strings.CutPrefix(line, "btime "); found {

@@ -22,7 +22,7 @@ func (s *scene) readTable(d *report.Disk, devno string) {
 		}
 		return
 	}
-	table, types := tableIn(head, block)
+	table, types := Table(head, block)
 	if d.Table = table; table == "" {
 		return
 	}
@@ -35,9 +35,9 @@ func (s *scene) readTable(d *report.Disk, devno string) {
 	}
 }
 
-// tableIn reads the table in the beginning of a disk: which one it is, and by number what
-// its partitions are.
-func tableIn(head []byte, block int) (string, map[int]report.Partition) {
+// Table reads the table in the beginning of a disk of blocks of so many bytes: "gpt", "mbr", or
+// empty for none; and by number the type, UUID and label of its partitions.
+func Table(head []byte, block int) (string, map[int]report.Partition) {
 	out := map[int]report.Partition{}
 	if len(head) < sector || head[510] != 0x55 || head[511] != 0xaa {
 		return "", out

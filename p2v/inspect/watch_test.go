@@ -2,7 +2,9 @@ package inspect
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +37,7 @@ case "$1 $3" in
 "--query-gpu="*,utilization.ofa" -lms") every $d/all;;
 "pmon um")
 	sed 's/ HH/#HH/' $d/pmon
-	n=0; while :; do n=$((n+1)); printf ' 10:00:0%d      0  900  C  40  5  0  7  -  -  8400  0  tritonserver\n 10:00:0%d  1  812  C  90 40 - - - - 30000 0 VLLM::Worker\n 10:00:0%d  1  813  C  20  40 - - - - 39000 0 VLLM::Worker\n' $n $n $n; sleep 1; done;;
+	n=0; while :; do n=$((n+1)); printf ' 10:00:0%d      0  900  C  40  5  3  7  -  -  8400  0  tritonserver\n 10:00:0%d  1  812  C  90 40 - - - - 30000 0 VLLM::Worker\n 10:00:0%d  1  813  C  20  40 - - - - 39000 0 VLLM::Worker\n' $n $n $n; sleep 1; done;;
 *) echo unknown; exit 2;;
 esac`
 
@@ -72,6 +74,12 @@ func TestWatch(t *testing.T) {
 	p := u.Processes[1]
 	if p.Exe != "/opt/vllm/bin/python3.11" || p.Unit != "vllm.service" || p.Memory.Max != 69000<<20 || p.SM.Max != 1 {
 		t.Errorf("%+v", p) // 90 and 20 percent of the same GPU are all of it
+	}
+	if p.DRAM.Max != 0.8 || p.DRAM.Samples != p.SM.Samples || p.Encoder.Seen() || p.Decoder.Seen() { // what is not told is not nothing
+		t.Errorf("%+v", p)
+	}
+	if p := u.Processes[0]; p.Exe != "/opt/tritonserver/bin/tritonserver" || p.DRAM.Max != 0.05 || p.Encoder.Max != 0.03 || p.Decoder.Max != 0.07 || p.Decoder.Samples != p.SM.Samples {
+		t.Errorf("%+v", p)
 	}
 	if c := u.Cost; c.WindowSeconds < 3 || c.CPUSeconds <= 0 || c.CPUSeconds > 3 || c.LongestSeconds <= 0 || c.LongestSeconds > 1.5 {
 		t.Errorf("%+v", c)
@@ -225,5 +233,26 @@ func TestOddSamples(t *testing.T) {
 	r := report.Report{Version: report.Version, Usage: &u}
 	if err := r.Check(); err != nil {
 		t.Error(err)
+	}
+}
+
+// As many programs as one part tells of, with all that is told of each, fit into a report.
+func TestPartOfManyPrograms(t *testing.T) {
+	s := newServer(t)
+	w := &watcher{Inspector: s.inspector(nil), pci: map[string]string{"0": "0000:41:00.0"}}
+	p := newPart(w)
+	p.pmonRow("# Time gpu pid type sm mem enc dec jpg ofa fb ccpm command")
+	for pid := range 600 {
+		p.who[pid+1] = report.ProcessUsage{Exe: fmt.Sprintf("/opt/program%d", pid)}
+	}
+	for n := range 101 {
+		for pid := range 600 {
+			p.pmonRow(fmt.Sprintf(" 10:%02d:%02d 0 %d C %d %d %d %d - - %d 0 x", n/60, n%60, pid+1, n, 100-n, n, 100-n, 100+n*700))
+		}
+	}
+	u := p.end(101*time.Second, 0)
+	data, err := json.Marshal(u)
+	if err != nil || len(u.Processes) != 512 || len(data) > report.MaxBytes/2 || u.Processes[511].Decoder.Samples != 101 {
+		t.Errorf("%d programs, %d bytes, %v", len(u.Processes), len(data), err)
 	}
 }

@@ -100,9 +100,11 @@ func TestPinsIn(t *testing.T) {
 	}
 }
 
+// Those that podman removes when they end, as it does with those of its units, are in a list of
+// their own.
 func TestPodman(t *testing.T) {
 	s := newServer(t)
-	other := id64[:63] + "e"
+	other, unit := id64[:63]+"e", id64[:63]+"c"
 	spec := func(env string) string {
 		return `{"process": {"env": [` + env + `]}, "mounts": [{"source": "/srv/m", "destination": "/m", "type": "bind"}, {"source": "proc", "destination": "/proc", "type": "proc"}]}`
 	}
@@ -114,6 +116,12 @@ func TestPodman(t *testing.T) {
 -- run/containers/storage/overlay-containers/` + id64 + `/userdata/pidfile --
 77
 -- proc/77/stat --
+-- var/lib/containers/storage/overlay-containers/volatile-containers.json --
+[{"id": "` + unit + `", "names": ["systemd-infer"]}]
+-- run/containers/storage/overlay-containers/` + unit + `/userdata/config.json --
+` + spec(`"NVIDIA_VISIBLE_DEVICES=1"`) + `
+-- run/containers/storage/overlay-containers/` + unit + `/userdata/pidfile --
+77
 -- var/lib/containers/storage/overlay-containers/` + other + `/userdata/config.json --
 ` + spec(`"NVIDIA_VISIBLE_DEVICES=void"`) + `
 `)
@@ -124,6 +132,7 @@ func TestPodman(t *testing.T) {
 	}
 	want := []report.Workload{
 		{ID: other, Name: "old", Runtime: "podman", State: "exited", Mounts: []string{"/srv/m"}},
+		{ID: unit, Name: "systemd-infer", Runtime: "podman", State: "running", GPUs: []string{"1"}, Mounts: []string{"/srv/m"}},
 		{ID: id64, Name: "web", Image: "docker.io/x:1", Runtime: "podman", State: "running", GPUs: []string{"0"}, Mounts: []string{"/srv/m"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -227,5 +236,40 @@ func TestPinsInTellLines(t *testing.T) {
 	want = []report.Pin{{Where: fmt.Sprintf("f:%d", small/2-11), Key: "CUDA_VISIBLE_DEVICES", Value: "0,1", Kind: "index"}}
 	if diff := cmp.Diff(want, pinsIn("f", cut, "#")); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a router gave a NIC, or DHCP for a while, is told apart from what it has of itself.
+func TestLearnedAddresses(t *testing.T) {
+	s := newServer(t)
+	s.files(anyServer + `
+-- proc/net/if_inet6 --
+20010db8000000000000000000000001 02 40 00 80     eno1
+20010db800000000ae1f6bfffe000001 02 40 00 00     eno1
+20010db8000000000000000000000009 03 40 00 00     eno2
+fe80000000000000ae1f6bfffe000001 02 40 20 80     eno1
+notanaddress 02 40 00 00 eno1
+`)
+	s.pci("0000:01:00.0", "020000", "8086:1563", "ixgbe", "")
+	all := []string{"10.0.0.1/24", "2001:db8::1/64", "2001:db8::ae1f:6bff:fe00:1/64", "2001:db8::9/64", "fe80::ae1f:6bff:fe00:1/64"}
+	r, err := s.inspector(func(o *Options) { o.Addresses = func(string) ([]string, error) { return all, nil } }).Inspect(t.Context())
+	if err != nil || len(r.NICs) != 1 {
+		t.Fatal(err, r.NICs)
+	}
+	if diff := cmp.Diff(all[2:3], r.NICs[0].Learned); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A Fabric Manager that runs where there is no GPU is no sign of an NVSwitch.
+func TestFabricManagerAlone(t *testing.T) {
+	for _, gpus := range [][]report.GPU{nil, {{PCI: "0000:41:00.0"}}} {
+		s := newServer(t)
+		s.files(anyServer)
+		sc := &scene{Inspector: s.inspector(nil), ctx: t.Context()}
+		r := report.Report{GPUs: gpus, Services: []report.Service{{Unit: "nvidia-fabricmanager.service", State: "active", Role: "fabric-manager"}}}
+		if got := sc.features(&r, nil, nil).NVSwitch; len(got) != len(gpus) {
+			t.Errorf("%d GPUs: %q", len(gpus), got)
+		}
 	}
 }

@@ -1,9 +1,10 @@
 package move
 
 import (
-	"cmp"
 	"errors"
+	"fmt"
 	"regexp"
+	"strings"
 
 	"gpuvirt/gpu"
 )
@@ -22,6 +23,7 @@ const (
 	ActFenced   Act = "fenced"   // somebody says that the source is off
 	ActAccept   Act = "accept"   // somebody takes the VM though a check failed
 	ActRollback Act = "rollback"
+	ActReserve  Act = "reserve" // its partitions are kept for longer, or reserved again
 )
 
 // unitName is what systemd's names of units look like.
@@ -32,7 +34,7 @@ var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.@\\-]{1,240}\.(service|socket|t
 func (m Migration) Allows(a Act) (changes bool, err error) {
 	switch a {
 	case ActSync:
-		if m.copies() {
+		if m.copies() || m.Phase == PhaseRehearsing {
 			return true, nil
 		}
 		return false, m.refuse("sync", "it is %s", m.Phase)
@@ -71,6 +73,14 @@ func (m Migration) Allows(a Act) (changes bool, err error) {
 		return false, m.refuse("accept", "it is %s, and no check of its VM has failed", m.Phase)
 	case ActRollback:
 		return m.rollback()
+	case ActReserve:
+		switch {
+		case m.VM == nil || len(m.VM.Slices) == 0:
+			return false, m.refuse("reserve partitions of", "its VM gets none")
+		case m.Fence != FenceNone || !m.copies() && m.Phase != PhaseWaiting && m.Phase != PhaseRehearsing && m.Phase != PhasePlanned:
+			return false, m.refuse("reserve partitions of", "it is %s", m.Phase)
+		}
+		return true, nil
 	}
 	return false, gpu.Errorf(gpu.CodeInternal, "cannot %s a migration", a)
 }
@@ -79,8 +89,10 @@ func (m Migration) refuse(verb, why string, args ...any) *gpu.Error {
 	return gpu.Errorf(gpu.CodeConflict, "cannot %s migration %q: "+why, append([]any{verb, m.Name}, args...)...)
 }
 
-// copies reports whether passes are made.
-func (m Migration) copies() bool { return m.Phase == PhaseSyncing || m.Phase == PhaseReady }
+// copies reports whether passes are made, or will be as soon as the source is reached.
+func (m Migration) copies() bool {
+	return m.Phase == PhaseReserved || m.Phase == PhaseSyncing || m.Phase == PhaseReady
+}
 
 // tries says why there can be no rehearsal or cut-over now.
 func (m Migration) tries(a Act) error {
@@ -92,6 +104,8 @@ func (m Migration) tries(a Act) error {
 		return m.refuse(verb, "it is %s", m.Phase)
 	case m.VM == nil:
 		return m.refuse(verb, "it was begun by a version that could only copy").WithHint("roll it back and begin it again")
+	case len(m.Locked) > 0:
+		return m.refuse(verb, "%s", m.Unlock())
 	case m.Forecast == nil && a == ActRehearse:
 		return m.refuse(verb, "its disks were not passed over yet since the source was reached")
 	}
@@ -136,16 +150,22 @@ func (m Migration) canCut(w CutWish) error {
 	case last.State != Passed:
 		return m.refuse("cut over", "the last rehearsal has failed: %s", last.Problem).WithHint("rehearse it again, or say why it need not be: --unrehearsed REASON")
 	}
-	f := m.Forecast
 	switch {
 	case w.WhenReady:
-	case f == nil:
+	case m.Forecast == nil:
 		return m.refuse("cut over", "its disks were not passed over yet since the source was reached").WithHint("wait, or have it done then: --when-ready")
-	case !f.FitsIn(w.Limit):
-		return m.refuse("cut over", "the last pass would take %.0f s, and the source may be at rest for %.0f s", f.FinalSeconds, cmp.Or(float64(w.Limit), f.BudgetSeconds)).
-			WithHint("wait until less changes (--when-ready does), or allow more: --limit")
+	default:
+		if e := m.excess(w); e != nil {
+			return m.refuse("cut over", "%s", e).WithHint("%s", e.hint(m.Name))
+		}
 	}
 	return nil
+}
+
+// Unlock says that passphrases are wanted again, and how they are given.
+func (m Migration) Unlock() string {
+	return fmt.Sprintf("the passphrase of %s is wanted again, as the daemon was started since: gpuvirt migrate set %s --passphrase-file %s=FILE",
+		strings.Join(m.Locked, " and "), m.Name, m.Locked[0])
 }
 
 func (m Migration) rollback() (changes bool, err error) {
@@ -158,8 +178,8 @@ func (m Migration) rollback() (changes bool, err error) {
 		return false, m.refuse("roll back", "its operation was forgotten").
 			WithHint("delete it, which removes its mirrors: gpuvirt migrate delete %s", m.Name)
 	case m.Phase == PhaseFailed:
-		return false, m.refuse("roll back", "that has failed already").
-			WithBlockers(gpu.Blocker{Kind: "operation", ID: m.Operation}).WithHint("try it again: gpuvirt migrate retry %s", m.Name)
+		return false, m.refuse("roll back", "that has failed already: %s", m.Reason).
+			WithBlockers(gpu.Blocker{Kind: "operation", ID: m.Operation}).WithHint("when that is mended: gpuvirt migrate retry %s", m.Name)
 	}
 	return true, nil
 }

@@ -12,8 +12,11 @@ func TestAllows(t *testing.T) {
 		// acts that change something, and that are refused; the others change nothing
 		changes, refused []Act
 	}{
+		"reserved":     {Migration{Phase: PhaseReserved}, []Act{ActSync, ActChange, ActRollback}, []Act{ActRetry}},
 		"syncing":      {Migration{Phase: PhaseSyncing}, []Act{ActSync, ActChange, ActRollback}, []Act{ActRetry}},
 		"ready":        {Migration{Phase: PhaseReady}, []Act{ActSync, ActChange, ActRollback}, []Act{ActRetry}},
+		"rehearsing":   {Migration{Phase: PhaseRehearsing}, []Act{ActSync, ActChange, ActRollback}, []Act{ActRetry}},
+		"cutting over": {Migration{Phase: PhaseCuttingOver}, []Act{ActChange, ActRollback}, []Act{ActSync, ActRetry}},
 		"waiting":      {Migration{Phase: PhaseWaiting}, []Act{ActRetry, ActChange, ActRollback}, []Act{ActSync}},
 		"rolling back": {Migration{Phase: PhaseRollingBack}, []Act{ActChange}, []Act{ActSync, ActRetry}},
 		"rolled back":  {Migration{Phase: PhaseRolledBack, Record: Record{Ended: PhaseRolledBack}}, nil, []Act{ActSync, ActRetry, ActChange}},
@@ -65,7 +68,7 @@ func TestCutoverFits(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		w.WhenReady = true
-		if waits := (Attempt{State: Asked, Wish: w}).Waits(m.Forecast); waits == c.fits {
+		if waits := m.Waits(Attempt{State: Asked, Wish: w}); waits == c.fits {
 			t.Errorf("%s: waits %v", name, waits)
 		}
 	}

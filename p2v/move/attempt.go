@@ -46,8 +46,19 @@ type Attempt struct {
 	AtRest   time.Time `json:"at_rest,omitzero"`
 	Rest     float64   `json:"rest_seconds"`
 	Downtime float64   `json:"downtime_seconds,omitempty"`
+	// What the parts of it have taken that it has come through, seconds: comparing all of the disks, making the
+	// VM's, and, of rehearsals that found nothing wrong, from its start until it was looked at. 0: it was not.
+	Comparison float64 `json:"comparison_seconds,omitempty"`
+	Conversion float64 `json:"conversion_seconds,omitempty"`
+	Boot       float64 `json:"boot_seconds,omitempty"`
+	// ConversionCut is after how many seconds the limit has ended the making of disks; 0: it has not.
+	ConversionCut float64 `json:"conversion_cut_seconds,omitempty"`
+	// CopyWaits is why no pass is made beside a rehearsal, which goes on; empty: passes are made.
+	CopyWaits string `json:"copy_waits,omitempty"`
 	// Problem is why it failed.
 	Problem string `json:"problem,omitempty"`
+	// Driver is the kernel's driver that is to hold the GPU of what was made; empty: none, or it is a person's to say.
+	Driver string `json:"driver,omitempty"`
 	// Left is what of the plan nobody has changed in the guest.
 	Left []Left `json:"left"`
 	// Before is what the person's checks said of the source.
@@ -69,11 +80,6 @@ func (a Attempt) Over() bool {
 	return a.State == Passed || a.State == Failed || a.State == Withdrawn
 }
 
-// Waits reports whether it is not begun before the last pass fits.
-func (a Attempt) Waits(f *Forecast) bool {
-	return a.State == Asked && a.Wish.WhenReady && (f == nil || !f.FitsIn(a.Wish.Limit))
-}
-
 // CutWish says how the source is brought to rest.
 type CutWish struct {
 	// Stop are services of the source that are stopped before: what they hold in memory is
@@ -88,7 +94,7 @@ type CutWish struct {
 	// Live is of rehearsals only: the source is not brought to rest, and the copy is as if
 	// its cable had been pulled over a while.
 	Live bool `json:"live,omitempty"`
-	// WhenReady has it wait until the last pass fits the limit, days if need be.
+	// WhenReady has it wait until all of it fits the limit and the budget, days if need be.
 	WhenReady bool `json:"when_ready,omitempty"`
 	// Unrehearsed is of cut-overs only: why there need be no rehearsal that passed.
 	Unrehearsed string `json:"unrehearsed,omitempty"`
@@ -107,7 +113,7 @@ const (
 func (w CutWish) Check() error {
 	switch {
 	case w.Limit < 0 || w.Limit > int(MaxLimit.Seconds()):
-		return fmt.Errorf("limit_seconds %d is none: 1 to %d, or 0 for the plan's", w.Limit, int(MaxLimit.Seconds()))
+		return fmt.Errorf("limit_seconds %d: it must be 1 to %d, or 0 for the plan's", w.Limit, int(MaxLimit.Seconds()))
 	case len(w.Stop) > MaxStop:
 		return fmt.Errorf("stop_services are %d, and %d at most", len(w.Stop), MaxStop)
 	case w.Live && (w.Verify || len(w.Stop) > 0):
@@ -156,6 +162,6 @@ type Fence string
 // The fences.
 const (
 	FenceNone  Fence = ""      // it runs
-	FenceAsked Fence = "asked" // it was told to power off, and it is not known whether it has
+	FenceAsked Fence = "asked" // it was told to power off, or that it is done, and it is not known whether it is off
 	FenceOff   Fence = "off"   // it is off: from here on there is only the VM
 )

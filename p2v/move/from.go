@@ -16,16 +16,26 @@ import (
 type DiskFrom struct {
 	Disk string `json:"disk"` // as the server was inspected with: "nvme0n1"
 	// One of these: the absolute path of a raw image or of a block device of this host, or the URI of
-	// an export of NBD.
+	// an export of NBD; VirtP2V is one, too.
 	Image string `json:"image,omitempty"`
 	NBD   string `json:"nbd,omitempty"`
 }
+
+// VirtP2V is the URI of a disk of the server that was started from virt-p2v and has come under the
+// name of the assessment: as often as it comes, wherever it comes from.
+const VirtP2V = "virt-p2v:"
+
+// Comes tells whether the disk is that of a server that comes to us.
+func (d DiskFrom) Comes() bool { return d.NBD == VirtP2V }
 
 // Limits of what is asked for.
 const (
 	maxFrom  = 128  // disks
 	maxWhere = 4096 // bytes of a path or a URI
 )
+
+// Comes reports whether disks are those of a server that comes to us.
+func (r *Record) Comes() bool { return slices.ContainsFunc(r.DisksFrom, DiskFrom.Comes) }
 
 // AtRest reports whether the server is off, and only its disks are read.
 func (r *Record) AtRest() bool { return len(r.DisksFrom) > 0 }

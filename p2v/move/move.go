@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"net/netip"
 	"time"
 
 	"gpuvirt/p2v/assess"
@@ -21,10 +22,11 @@ type Phase string
 
 // The phases of a move.
 const (
-	PhasePlanned     Phase = "planned"      // its VM is defined and its partitions are reserved
+	PhasePlanned     Phase = "planned"      // its VM is being defined, its partitions are being reserved
+	PhaseReserved    Phase = "reserved"     // that is done, and the source has not been reached yet
 	PhaseSyncing     Phase = "syncing"      // the disks are copied, the source runs
-	PhaseReady       Phase = "ready"        // so little changes that the last pass fits the downtime
-	PhaseRehearsing  Phase = "rehearsing"   // the VM is tried on a copy of the mirrors, the source runs
+	PhaseReady       Phase = "ready"        // a cut-over would take no longer than the downtime that is allowed
+	PhaseRehearsing  Phase = "rehearsing"   // the VM is tried on a copy of the mirrors, the source runs and is copied on
 	PhaseCuttingOver Phase = "cutting-over" // the source is at rest, then off; the VM is made of its mirrors
 	PhaseVerifying   Phase = "verifying"    // the VM runs, and is looked at
 	PhaseDone        Phase = "done"         // the VM is what the server was
@@ -36,7 +38,7 @@ const (
 
 // Phases are all there are.
 func Phases() []Phase {
-	return []Phase{PhasePlanned, PhaseSyncing, PhaseReady, PhaseRehearsing, PhaseCuttingOver, PhaseVerifying, PhaseDone, PhaseWaiting, PhaseRollingBack, PhaseRolledBack, PhaseFailed}
+	return []Phase{PhasePlanned, PhaseReserved, PhaseSyncing, PhaseReady, PhaseRehearsing, PhaseCuttingOver, PhaseVerifying, PhaseDone, PhaseWaiting, PhaseRollingBack, PhaseRolledBack, PhaseFailed}
 }
 
 // Limits of what is asked for.
@@ -45,6 +47,8 @@ const (
 	MinInterval     = 10 * time.Second
 	MaxInterval     = 24 * time.Hour
 	MaxConnections  = 16
+	// DefaultConnections was closest to nbdcopy of one to eight (ADR 28).
+	DefaultConnections = 2
 	// DefaultDowntime is the budget where nobody has given one.
 	DefaultDowntime = 10 * time.Minute
 )
@@ -60,6 +64,11 @@ type Wish struct {
 	// reached by ssh. Certificates names a folder with those of NBD.
 	DisksFrom    []DiskFrom
 	Certificates string
+	// Lease is for how long its partitions are kept while nobody does anything with it, seconds, 0:
+	// until it ends; nil: as the host has it.
+	Lease *int
+	// Keys open its encrypted volumes.
+	Keys []Key
 }
 
 // Copy says how the disks are copied. Zero values are the defaults.
@@ -68,7 +77,7 @@ type Copy struct {
 	Bandwidth uint64 `json:"bandwidth_bytes_per_second"`
 	// Interval is between the beginnings of two passes, in seconds.
 	Interval int `json:"interval_seconds"`
-	// Connections are how many there are to the source at once; 0: 4.
+	// Connections are how many there are to the source at once; 0: 2.
 	Connections int `json:"connections"`
 	// Compress has the source compress what that makes smaller: for slow networks.
 	Compress bool `json:"compress"`
@@ -77,7 +86,7 @@ type Copy struct {
 // Complete fills in what was left out.
 func (c Copy) Complete() Copy {
 	c.Interval = cmp.Or(c.Interval, int(DefaultInterval.Seconds()))
-	c.Connections = cmp.Or(c.Connections, 4)
+	c.Connections = cmp.Or(c.Connections, DefaultConnections)
 	return c
 }
 
@@ -85,11 +94,11 @@ func (c Copy) Complete() Copy {
 func (c Copy) Check() error {
 	switch {
 	case c.Bandwidth != 0 && c.Bandwidth < 64<<10 || c.Bandwidth > math.MaxInt64:
-		return fmt.Errorf("bandwidth_bytes_per_second %d is none: 65536 or more, or 0 for no bound", c.Bandwidth)
+		return fmt.Errorf("bandwidth_bytes_per_second %d: it must be 65536 or more, or 0 for no bound", c.Bandwidth)
 	case c.Interval != 0 && (c.Interval < int(MinInterval.Seconds()) || c.Interval > int(MaxInterval.Seconds())):
-		return fmt.Errorf("interval_seconds %d is none: %d to %d", c.Interval, int(MinInterval.Seconds()), int(MaxInterval.Seconds()))
+		return fmt.Errorf("interval_seconds %d: it must be %d to %d", c.Interval, int(MinInterval.Seconds()), int(MaxInterval.Seconds()))
 	case c.Connections < 0 || c.Connections > MaxConnections:
-		return fmt.Errorf("connections %d is none: 1 to %d", c.Connections, MaxConnections)
+		return fmt.Errorf("connections %d: it must be 1 to %d", c.Connections, MaxConnections)
 	}
 	return nil
 }
@@ -111,19 +120,33 @@ type Record struct {
 	// name; none: it is reached by ssh.
 	DisksFrom    []DiskFrom `json:"disks_from,omitempty"`
 	Certificates string     `json:"certificates,omitempty"`
+	// Keys open its encrypted volumes. Passphrases that were sent are not in here.
+	Keys []Key `json:"keys,omitempty"`
 	// VM is the VM to be; nil: it was begun by a version that only copied.
 	VM *VM `json:"vm,omitempty"`
+	// Reservation is how long its partitions are kept; nil: there are none, it has ended, or a
+	// version has begun it that kept them until then.
+	Reservation *Reservation `json:"reservation,omitempty"`
 	// Attempts are the last rehearsals and cut-overs, oldest first.
 	Attempts []Attempt `json:"attempts,omitempty"`
 	Fence    Fence     `json:"fence,omitempty"`
 	// BootID is the source's when it was told to power off.
 	BootID string `json:"boot_id,omitempty"`
+	// CameFrom is the address of a server that came to us, was told that it is done, and is off when
+	// nothing answers there any more; zero: none, or a person says that it is off.
+	CameFrom netip.Addr `json:"came_from,omitzero"`
 	// Accepted is who has taken the VM though a check failed, and why.
 	Accepted string `json:"accepted,omitempty"`
+	// SeenIn is the boot ID of the source when it was known last which of its disks are these; empty:
+	// a version has begun it that did not ask.
+	SeenIn string `json:"seen_in_boot,omitempty"`
 	// Heard is when the source was heard of last.
 	Heard time.Time `json:"heard,omitzero"`
-	// Forecast is what the last passes lead to; nil: there was none yet.
+	// Forecast is what a cut-over would take; nil: there was no pass yet.
 	Forecast *Forecast `json:"forecast,omitempty"`
+	// Why is what one ended for that took itself back; empty: somebody has asked for it, or a version
+	// before did not keep it.
+	Why string `json:"why,omitempty"`
 	// Ended is the phase of a move whose operation has ended; empty: it goes on.
 	Ended Phase `json:"ended,omitempty"`
 }
@@ -137,15 +160,32 @@ type Migration struct {
 	// Abandoned is set where nobody works on it any more though it has not ended: its mirrors
 	// may still be here.
 	Abandoned bool
+	// Locked are the volumes whose passphrase was sent and is not held any more, as the daemon was
+	// started since.
+	Locked []string
 	// Unverified is set where it waits as a check of its VM has failed.
 	Unverified bool
+	// Progress is how far the pass over a disk is that is under way; nil: none is.
+	Progress *Progress
+}
+
+// Progress is how far a pass over a disk is, while it is under way. It is not kept.
+type Progress struct {
+	Disk  string `json:"disk"`
+	Done  uint64 `json:"done_bytes"`       // that are settled, by copying or as equal
+	Total uint64 `json:"total_bytes"`      // that the pass looks at
+	Rate  uint64 `json:"bytes_per_second"` // of Done, in the last seconds
+	// Remaining is what is left at that rate, seconds; nil: it is not known.
+	Remaining *float64 `json:"remaining_seconds,omitempty"`
 }
 
 // Disk is a disk that is moved.
 type Disk struct {
-	Name string `json:"name"` // of the source's kernel: "nvme0n1"
+	Name string `json:"name"` // as the source's kernel called it when it was assessed: "nvme0n1"
 	ID   string `json:"id"`   // what tells it from all other disks
 	Size uint64 `json:"size_bytes"`
+	// Twins are the other disks that only their names told from it when the source was assessed.
+	Twins int `json:"twins,omitempty"`
 	// Passes are the last ones, oldest first, and how many there were in all.
 	Passes []Pass `json:"passes"`
 	Total  int    `json:"passes_total"`
@@ -161,23 +201,6 @@ type Pass struct {
 	Complete bool      `json:"complete"`      // it was not broken off
 	// Tracked is set where the source told what had changed, so that only that was looked at.
 	Tracked bool `json:"tracked"`
-}
-
-// Forecast is what the last pass would take now, with the source at rest.
-type Forecast struct {
-	FinalSeconds   float64 `json:"final_seconds"`
-	SettledSeconds float64 `json:"settled_seconds"` // what it comes to after many more; below 0: nothing
-	BudgetSeconds  float64 `json:"budget_seconds"`
-	Fits           bool    `json:"fits"`
-	Converges      bool    `json:"converges"`
-}
-
-// FitsIn reports whether the last pass fits a limit, seconds; 0: the budget.
-func (f Forecast) FitsIn(limit int) bool {
-	if limit > 0 {
-		return f.FinalSeconds <= float64(limit)
-	}
-	return f.Fits
 }
 
 // MaxPasses is how many passes of a disk are kept.

@@ -104,4 +104,12 @@ type Slice struct {
 	Profile    string `json:"profile"`
 	GPU        gpu.ID `json:"gpu"`
 	Params     string `json:"vgpu_params,omitempty"`
+	// Source is the address of the source's GPU that it is for, and Model that of the host's;
+	// empty: it is for none that was seen, or was reserved by a version that did not tell.
+	Source string `json:"source,omitempty"`
+	Model  string `json:"model,omitempty"`
+	// Kind, Sharing and Series are what it was when it was chosen: what a guest needs follows from them.
+	Kind    gpu.Kind `json:"kind,omitempty"`
+	Sharing string   `json:"sharing,omitempty"`
+	Series  string   `json:"series,omitempty"`
 }

@@ -33,6 +33,9 @@ type Options struct {
 	// read a bad block again and again takes a minute.
 	Answer time.Duration
 
+	// Dial connects to who exports, over something that is secure by itself; nil: as the URI says.
+	Dial func(ctx context.Context) (net.Conn, error)
+
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // of tests
 }
 
@@ -70,7 +73,11 @@ func Dial(ctx context.Context, uri string, o Options) (*Client, error) {
 		return nil, err
 	}
 	o.Connections, o.Connect, o.Answer = cmp.Or(o.Connections, 4), cmp.Or(o.Connect, 20*time.Second), cmp.Or(o.Answer, 100*time.Second)
-	if o.dial == nil {
+	switch {
+	case o.Dial != nil:
+		o.Insecure = true
+		o.dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return o.Dial(ctx) }
+	case o.dial == nil:
 		o.dial = (&net.Dialer{}).DialContext
 	}
 	if o.Connections < 1 {
@@ -251,12 +258,7 @@ func (c *Client) Probe(ctx context.Context) error {
 	c.idle = nil
 	c.mu.Unlock()
 	for _, n := range idle {
-		stop := context.AfterFunc(ctx, func() { _ = n.raw.Close() })
-		err := n.read(make([]byte, min(c.export.minimum, c.export.size)), 0, c.o.Connect)
-		if !stop() && err == nil {
-			err = context.Cause(ctx)
-		}
-		c.put(n, err)
+		c.put(n, c.ask(ctx, n))
 	}
 	n, _, err := c.take(ctx)
 	if err != nil {
@@ -264,6 +266,50 @@ func (c *Client) Probe(ctx context.Context) error {
 	}
 	c.put(n, nil)
 	return nil
+}
+
+// ask finds out whether a connection that is idle lasts still.
+func (c *Client) ask(ctx context.Context, n *conn) error {
+	stop := context.AfterFunc(ctx, func() { _ = n.raw.Close() })
+	err := n.read(make([]byte, min(c.export.minimum, c.export.size)), 0, c.o.Connect)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// Compare asks for the export once more, over a connection of its own, and answers with
+// gpu.CodeConflict where it is not as long as it was, or is otherwise another. A server that lets only one
+// connection in is not asked: to leave it would let it be started again unseen.
+func (c *Client) Compare(ctx context.Context) error {
+	if cap(c.slots) == 1 {
+		return nil
+	}
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.slots }()
+	c.mu.Lock()
+	var oldest *conn // makes room for it: as we have a slot, one of so many is idle
+	if len(c.live) >= cap(c.slots) && len(c.idle) > 0 {
+		oldest, c.idle = c.idle[0], c.idle[1:]
+	}
+	c.mu.Unlock()
+	if oldest != nil {
+		if err := c.ask(ctx, oldest); err != nil { // one that was cut is counted
+			c.put(oldest, err)
+		} else {
+			c.mu.Lock()
+			delete(c.live, oldest)
+			c.mu.Unlock()
+			_ = oldest.leave(leaveTime)
+		}
+	}
+	n, err := c.connect(ctx)
+	if err == nil {
+		c.put(n, nil)
+	}
+	return err
 }
 
 // Close ends all connections, and the reads that wait.

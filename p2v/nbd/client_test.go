@@ -146,6 +146,49 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// An export is compared over a new connection, and never over one more than there may be. A server
+// that lets in one is left alone; one that was started again is still seen to have been.
+func TestCompare(t *testing.T) {
+	for name, c := range map[string]struct {
+		connections, dials int
+		single             bool
+	}{"room": {3, 3, false}, "full": {2, 3, false}, "single": {3, 1, true}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t, 8<<10)
+			if c.single {
+				f.flags &^= flagMultiConn
+			}
+			client := dialled(t, f, Options{Connections: c.connections})
+			for range 2 {
+				if err := client.Compare(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := int(f.dials.Load()); n != c.dials || client.Cuts() != 0 {
+				t.Errorf("%d connections, %d cuts", n, client.Cuts())
+			}
+			if err := client.Probe(t.Context()); err != nil || client.Cuts() != 0 {
+				t.Error(err, client.Cuts())
+			}
+			f.mu.Lock()
+			f.disk = append(f.disk, 0)
+			f.mu.Unlock()
+			err := client.Compare(t.Context())
+			if !c.single && (gpu.CodeOf(err) != gpu.CodeConflict || !strings.Contains(err.Error(), "it has 8193 bytes, and had 8192 before")) || c.single && err != nil {
+				t.Error(err)
+			}
+			f.disk = f.disk[:8<<10]
+			f.cut()
+			if err := client.Compare(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := client.Probe(t.Context()); err != nil || client.Cuts() == 0 {
+				t.Error(err, client.Cuts())
+			}
+		})
+	}
+}
+
 // Each read that is cut in its middle is an error once, and not tried for ever.
 func TestCutInTheMiddle(t *testing.T) {
 	f := newFake(t, 8<<10)

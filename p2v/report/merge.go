@@ -72,8 +72,10 @@ func (g *GPUUsage) series() []*Series {
 }
 
 func (p *ProcessUsage) merge(o ProcessUsage) {
-	p.Memory.Merge(o.Memory)
-	p.SM.Merge(o.SM)
+	theirs := o.Series()
+	for i, s := range p.Series() {
+		s.Merge(*theirs[i])
+	}
 }
 
 // union puts names together that are joined by "+".

@@ -33,7 +33,7 @@ func usage(t *rapid.T) Usage {
 		u.Merge(Usage{GPUs: []GPUUsage{{PCI: pci, UUID: "of " + pci, SM: series(t), Memory: series(t), Activity: rapid.Bool().Draw(t, "activity")}}})
 	}
 	for range rapid.IntRange(0, 4).Draw(t, "processes") {
-		u.Merge(Usage{Processes: []ProcessUsage{{PCI: name("gpu"), Exe: name("exe"), Unit: name("unit"), Memory: series(t)}}})
+		u.Merge(Usage{Processes: []ProcessUsage{{PCI: name("gpu"), Exe: name("exe"), Unit: name("unit"), Memory: series(t), DRAM: series(t), Encoder: series(t), Decoder: series(t)}}})
 	}
 	return u
 }

@@ -192,6 +192,22 @@ type Boot struct {
 	Modules  string     `json:"modules,omitempty"`
 	Fstab    []FstabRow `json:"fstab"`
 	Crypttab []string   `json:"crypttab"` // names of the volumes; no keys
+	// CryptRows are the same volumes with what they lie on; an older inspection has only their names.
+	CryptRows []CryptRow `json:"crypttab_rows,omitempty"`
+}
+
+// CryptRow is a row of crypttab; it has no key.
+type CryptRow struct {
+	Name   string `json:"name"`   // of the volume
+	Source string `json:"source"` // "UUID=…", "/dev/sda3"
+	// KernelName is set where the source is a name that only this machine gives, by the order or
+	// the place of its disks: /dev/sda3, /dev/nvme0n1p3. The VM has another.
+	KernelName bool `json:"kernel_name,omitempty"`
+	// Stable is what the same is called wherever the disk is, where the source is such a name:
+	// "UUID=…" of LUKS, else "PARTUUID=…"; empty: it is not known.
+	Stable string `json:"stable_source,omitempty"`
+	// Line is the line of the file as it stands, as that of a Pin, where the source is such a name.
+	Line string `json:"line,omitempty"`
 }
 
 // FstabRow is a row of fstab.
@@ -214,6 +230,9 @@ type NIC struct {
 	SpeedMbit int      `json:"speed_mbit,omitempty"`
 	On        []string `json:"on,omitempty"` // NICs it is built of
 	Addresses []string `json:"addresses"`    // "10.1.2.3/24"
+	// Learned are those of them, of IPv6, that it has from routers or from DHCP for a while: a VM gets
+	// them on the same network only, if at all.
+	Learned []string `json:"learned_addresses,omitempty"`
 	// Config names who sets it up: ifupdown, netplan, networkmanager, networkd, ifcfg.
 	Config string `json:"config,omitempty"`
 	RDMA   bool   `json:"rdma"`

@@ -48,7 +48,7 @@ func (s Source) Complete() (Source, error) {
 	case err != nil && !dnsName.MatchString(s.Address):
 		return s, fmt.Errorf("address %q is neither a name nor an IP address", s.Address)
 	case s.Port < 1 || s.Port > 65535:
-		return s, fmt.Errorf("port %d is none: 1 to 65535", s.Port)
+		return s, fmt.Errorf("port %d: it must be 1 to 65535", s.Port)
 	case !userName.MatchString(s.User):
 		return s, fmt.Errorf("user %q is no name of a user", s.User)
 	case s.HostKey == "":

@@ -61,6 +61,16 @@ type ProcessUsage struct {
 	Container string `json:"container,omitempty"`
 	Memory    Series `json:"memory_bytes"`
 	SM        Series `json:"sm_ratio"`
+	// Those below an older inspection does not have, and nothing tells them under MIG.
+	DRAM    Series `json:"dram_ratio,omitzero"` // memory was read or written
+	Encoder Series `json:"encoder_ratio,omitzero"`
+	Decoder Series `json:"decoder_ratio,omitzero"`
+}
+
+// Series returns what was seen of the program: memory, SMs, memory's bandwidth, encoder and
+// decoder, in this order.
+func (p *ProcessUsage) Series() []*Series {
+	return []*Series{&p.Memory, &p.SM, &p.DRAM, &p.Encoder, &p.Decoder}
 }
 
 // ProcessKey tells the program and GPU of a ProcessUsage from all others.

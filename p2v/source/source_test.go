@@ -277,7 +277,7 @@ func TestSourceIsComplete(t *testing.T) {
 	for want, change := range map[string]func(*report.Source){
 		"address is missing":    func(s *report.Source) { s.Address = "" },
 		"neither a name nor":    func(s *report.Source) { s.Address = "-oProxyCommand=id" },
-		"port 70000 is none":    func(s *report.Source) { s.Port = 70000 },
+		"port 70000: it must":   func(s *report.Source) { s.Port = 70000 },
 		"no name of a user":     func(s *report.Source) { s.User = "a b" },
 		"host_key is missing":   func(s *report.Source) { s.HostKey = "" },
 		"is no fingerprint":     func(s *report.Source) { s.HostKey = "MD5:00" },

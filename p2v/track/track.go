@@ -20,6 +20,7 @@ import (
 	"unicode"
 
 	"gpuvirt/p2v/block"
+	"gpuvirt/p2v/lines"
 )
 
 // Limits of what is said.
@@ -61,10 +62,10 @@ func Serve(rw io.ReadWriter, t Tracker, chunkBytes int, none error) error {
 	if err := enc.Encode(hello{Tracks: true, Chunk: chunkBytes}); err != nil {
 		return fmt.Errorf("cannot serve a tracker: %w", err)
 	}
-	lines := bufio.NewScanner(rw)
-	for lines.Scan() {
+	said := bufio.NewScanner(rw)
+	for said.Scan() {
 		var q question
-		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
+		if err := lines.Decode(said.Bytes(), &q); err != nil {
 			return fmt.Errorf("cannot serve a tracker: %w", err)
 		}
 		var a answer
@@ -77,7 +78,7 @@ func Serve(rw io.ReadWriter, t Tracker, chunkBytes int, none error) error {
 			return fmt.Errorf("cannot serve a tracker: %w", err)
 		}
 	}
-	return lines.Err()
+	return said.Err()
 }
 
 // coarse joins the ranges that are nearest to one another until there are few enough. Chunks
@@ -119,20 +120,19 @@ func (e *LostError) Error() string {
 // A Client asks a tracker on a source. Its methods may be called concurrently.
 type Client struct {
 	mu    sync.Mutex
-	conn  io.ReadWriteCloser
-	lines *bufio.Scanner
+	conn  *lines.Conn
 	ended error
 }
 
 // Connect hears whether the source tracks, in chunks of the size that is wanted. Where it does not the
 // error is a *LostError. The client closes the connection, also with an error.
 func Connect(ctx context.Context, conn io.ReadWriteCloser, chunkBytes int) (*Client, error) {
-	c := &Client{conn: conn, lines: bufio.NewScanner(conn)}
-	c.lines.Buffer(make([]byte, 0, 4096), maxLine)
+	c := &Client{conn: lines.New(conn, maxLine)}
 	var h hello
-	err := c.hear(ctx, &h)
+	err := c.conn.Hear(ctx, &h)
 	switch {
 	case err != nil:
+		err = unheard(err)
 	case !h.Tracks:
 		err = &LostError{Reason: shown(h.Reason)}
 	case h.Chunk != chunkBytes:
@@ -161,21 +161,9 @@ func (c *Client) Take(ctx context.Context, disk string, chunks int64) ([]block.R
 }
 
 func (c *Client) take(ctx context.Context, disk string, chunks int64) ([]block.Range, error) {
-	text, err := json.Marshal(question{disk})
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.Close() })
-	defer stop()
-	if _, err := c.conn.Write(append(text, '\n')); err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, &LostError{Reason: shown(err.Error())}
-	}
 	var a answer
-	if err := c.hear(ctx, &a); err != nil {
-		return nil, err
+	if err := c.conn.Ask(ctx, question{disk}, &a); err != nil {
+		return nil, unheard(err)
 	}
 	if a.Lost != "" {
 		return nil, &LostError{Reason: shown(a.Lost), Again: true}
@@ -193,24 +181,12 @@ func (c *Client) take(ctx context.Context, disk string, chunks int64) ([]block.R
 	return a.Ranges, nil
 }
 
-// hear reads a line.
-func (c *Client) hear(ctx context.Context, v any) error {
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.Close() })
-	defer stop()
-	if !c.lines.Scan() {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		err := c.lines.Err()
-		if err == nil {
-			err = io.ErrUnexpectedEOF
-		}
+// unheard is the error of who is heard no more, or of the context that has ended.
+func unheard(err error) error {
+	if _, broken := errors.AsType[*lines.BrokenError](err); broken {
 		return &LostError{Reason: shown(err.Error())}
 	}
-	if err := json.Unmarshal(c.lines.Bytes(), v); err != nil {
-		return &LostError{Reason: shown(err.Error())}
-	}
-	return nil
+	return err
 }
 
 // Close ends the tracker.

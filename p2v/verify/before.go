@@ -52,6 +52,9 @@ func Before(ctx context.Context, r Runner, e Expect) Baseline {
 			return s
 		})
 	}
+	for _, c := range e.Containers { // last: a runtime may hang, and the person's checks come first
+		note(c.id(), "Container "+c.title(), func() seen { return containerBefore(ctx, m, c) })
+	}
 	return b
 }
 

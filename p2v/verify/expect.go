@@ -35,6 +35,8 @@ type Expect struct {
 	Driver string `json:"driver,omitempty"`
 	// Services are units of systemd that used the GPU and were active on the source.
 	Services []string `json:"services"`
+	// Containers used the GPU, and ran on the source.
+	Containers []Container `json:"containers"`
 	// MayFail are units whose failure is told and not held against the VM, as they serve
 	// hardware that a VM lacks.
 	MayFail   []string  `json:"may_fail"`
@@ -93,7 +95,7 @@ type Check struct {
 const (
 	MaxChecks       = 32
 	MaxCheckSeconds = 3600
-	maxListed       = 256 // devices, services, mounts, addresses
+	maxListed       = 256 // devices, services, containers, mounts, addresses
 	defaultSeconds  = 60
 )
 
@@ -121,9 +123,9 @@ func (c Check) Check() error {
 	case len(c.Command) > 64 || bytes > 16<<10:
 		return errors.New("command is too long: 64 words and 16 KiB are the most")
 	case c.Seconds < 0 || c.Seconds > MaxCheckSeconds:
-		return fmt.Errorf("seconds %d is none: 1 to %d", c.Seconds, MaxCheckSeconds)
+		return fmt.Errorf("seconds %d: it must be 1 to %d", c.Seconds, MaxCheckSeconds)
 	case c.Exit < 0 || c.Exit > 255:
-		return fmt.Errorf("exit %d is none: 0 to 255", c.Exit)
+		return fmt.Errorf("exit %d: it must be 0 to 255", c.Exit)
 	case len(c.Output) > 1024:
 		return errors.New("output is too long: 1024 bytes are the most")
 	}
@@ -166,7 +168,7 @@ func (e Expect) Check() error {
 	for _, list := range []struct {
 		name string
 		n    int
-	}{{"devices", len(e.Devices)}, {"services", len(e.Services)}, {"mounts", len(e.Mounts)}, {"addresses", len(e.Addresses)}} {
+	}{{"devices", len(e.Devices)}, {"services", len(e.Services)}, {"containers", len(e.Containers)}, {"mounts", len(e.Mounts)}, {"addresses", len(e.Addresses)}} {
 		if list.n > maxListed {
 			return fmt.Errorf("%s: there are %d, %d are the most", list.name, list.n, maxListed)
 		}

@@ -41,6 +41,8 @@ type fake struct {
 	units      map[string]func(after time.Duration) string
 	programs   map[string]func(after time.Duration, argv []string) process
 	noTimeout  bool
+	enabled    bool     // units are
+	find       *process // of what is no PCI device
 
 	mu    sync.Mutex
 	began time.Time
@@ -145,6 +147,9 @@ func (f *fake) start(argv []string) (process, bool) {
 	case "true":
 		return process{}, true
 	case "find":
+		if f.find != nil && argv[1] != "-L" {
+			return *f.find, true
+		}
 		return process{out: f.uevents}, true
 	case "systemctl":
 		return f.systemctl(argv[1:]), true
@@ -168,6 +173,11 @@ func (f *fake) systemctl(args []string) process {
 		return process{out: f.failed}
 	case slices.Contains(args, "list-jobs"):
 		return process{out: "  17 slow.service           start running\n 101 multi-user.target      start waiting\n"}
+	case args[0] == "is-enabled":
+		if f.enabled {
+			return process{}
+		}
+		return process{exit: 1}
 	case args[0] == "show":
 		if show := f.units[args[len(args)-1]]; show != nil {
 			return process{out: show(f.after())}

@@ -24,6 +24,7 @@ func TestAgentThatRunsNothing(t *testing.T) {
 			f, e := newFake(t), expected()
 			f.info, f.boots = string(info), 0
 			e.Mounts = e.Mounts[:1]
+			e.Containers = []Container{{Runtime: "docker", Name: "vllm", Restart: "always"}}
 			f.answer = func(name string) (string, bool) {
 				if name == "guest-get-osinfo" {
 					return `{"return": {"id": "` + system + `"}}`, true
@@ -35,7 +36,7 @@ func TestAgentThatRunsNothing(t *testing.T) {
 				t.Errorf("%s, ran %q", r.Verdict, f.ran)
 			}
 			for id, state := range map[string]State{
-				"agent": StateOK, "hostname": StateOK, "mounts": StateOK, "network": StateOK,
+				"container:docker/vllm": StateUnknown, "agent": StateOK, "hostname": StateOK, "mounts": StateOK, "network": StateOK,
 				"system": StateUnknown, "devices": StateUnknown, "driver": StateUnknown, "service:vllm.service": StateUnknown, "check:health": StateUnknown, "gpu-errors": StateUnknown,
 			} {
 				got := find(t, r, id)
@@ -293,10 +294,15 @@ func FuzzOutput(f *testing.F) {
 			same := runnerFunc(func([]string) Outcome { return Outcome{Exit: exit, Stdout: output, Stderr: output} })
 			e := expected()
 			e.Checks[0].Seconds = 1
+			e.Containers = []Container{{Runtime: "docker", Name: "x"}, {Runtime: "podman", Name: "x", ID: hexID}}
 			before := Before(t.Context(), same, e)
 			shownReport(t, Report{Results: before.Results})
 			v := &verification{expect: e, before: &before, machine: machine{Runner: same}}
-			for _, look := range []seen{v.system(t.Context()), v.devices(t.Context()), v.driverLook()(t.Context()), v.smi(t.Context()), v.licence(t.Context()), v.service("x.service")(t.Context()), v.gpuErrors(t.Context()), v.check(t.Context(), e.Checks[0])} {
+			for _, look := range []seen{
+				v.system(t.Context()), v.devices(t.Context()), v.driverLook()(t.Context()), v.smi(t.Context()), v.licence(t.Context()), v.service("x.service")(t.Context()),
+				v.container(Container{Runtime: "docker", Name: "x"})(t.Context()), v.container(Container{Runtime: "kubernetes", Name: "x"})(t.Context()),
+				v.gpuErrors(t.Context()), v.check(t.Context(), e.Checks[0]),
+			} {
 				shownReport(t, Report{Results: []Result{{Text: look.text}}})
 			}
 			parseMounts(output)

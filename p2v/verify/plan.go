@@ -32,6 +32,9 @@ func (v *verification) plan() {
 	for _, unit := range e.Services {
 		v.add("service:"+oneLine(unit, 255), "Service "+oneLine(unit, 255), v.program(v.service(unit))).matters = true
 	}
+	for _, c := range e.Containers {
+		v.add(c.id(), "Container "+c.title(), v.program(v.container(c))).matters = c.matters()
+	}
 	for _, c := range e.Checks {
 		v.add("check:"+c.Name, "Check "+c.Name, nil).matters = true
 	}

@@ -22,7 +22,7 @@ const (
 
 // Result is what came of looking at one thing.
 type Result struct {
-	ID    string `json:"id"`    // "devices", "service:vllm.service", "check:health"
+	ID    string `json:"id"`    // "devices", "service:vllm.service", "container:docker/web", "check:health"
 	Title string `json:"title"` // for people
 	State State  `json:"state"`
 	Text  string `json:"text"` // what was seen; one line, fit to be shown

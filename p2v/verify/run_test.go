@@ -64,7 +64,7 @@ func TestMovedServer(t *testing.T) {
 			{"mounts", StateOK, "all 2 are mounted", ""},
 			{"network", StateOK, "all 1 are there", ""},
 			{"devices", StateOK, "0000:05:00.0 10de:2331 (nvidia)", "0000:00:01.0 1234:1111 (bochs-drm), 0000:05:00.0 10de:2331 (nvidia)"},
-			{"driver", StateOK, "nvidia holds all of them", ""},
+			{"driver", StateOK, "nvidia holds all that are for it", ""},
 			{"nvidia-smi", StateOK, "NVIDIA H100-20C", "NVIDIA H100-20C"},
 			{"licence", StateOK, "Licensed (Expiry: 2026-1-2 3:4:5 GMT)", ""},
 			{"service:vllm.service", StateOK, "active (running)", "active (running)"},
@@ -134,9 +134,13 @@ func TestWhatIsWrong(t *testing.T) {
 		"one of two":        {func(_ *fake, e *Expect) { e.Devices = []Device{{}, {"10de", "2331"}} }, nil, "devices", StateFailed, "not there: any device that was handed in", StateFailed, 0},
 		"any":               {func(_ *fake, e *Expect) { e.Devices = []Device{{}} }, nil, "devices", StateOK, "0000:05:00.0", StateOK, 0},
 		"no PCI":            {func(f *fake, _ *Expect) { f.uevents = "" }, nil, "devices", StateFailed, "not there", StateFailed, 0},
-		"other driver":      {func(f *fake, _ *Expect) { f.uevents = strings.ReplaceAll(ueventGPU, "=nvidia", "=nouveau") }, nil, "driver", StateFailed, "nvidia does not hold 0000:05:00.0 10de:2331 (nouveau)", StateFailed, grace},
-		"no driver":         {func(f *fake, _ *Expect) { f.uevents = strings.ReplaceAll(ueventGPU, "DRIVER=nvidia\n", "") }, nil, "driver", StateFailed, "(no driver)", StateFailed, grace},
-		"none yet":          {func(_ *fake, e *Expect) { e.Driver = "" }, nil, "driver", StateSkipped, "none is installed yet", StateOK, 0},
+		"another's device": {func(f *fake, e *Expect) {
+			f.uevents, e.Devices = strings.ReplaceAll(strings.ReplaceAll(ueventGPU, "=nvidia", "=i915"), "10DE:2331", "8086:56C0"), []Device{{"8086", "56c0"}}
+			f.programs["nvidia-smi"] = func(time.Duration, []string) process { return process{out: "No devices found.\n"} }
+		}, nil, "driver", StateOK, "holds all that are for it", StateOK, 0},
+		"other driver": {func(f *fake, _ *Expect) { f.uevents = strings.ReplaceAll(ueventGPU, "=nvidia", "=nouveau") }, nil, "driver", StateFailed, "nvidia does not hold 0000:05:00.0 10de:2331 (nouveau)", StateFailed, grace},
+		"no driver":    {func(f *fake, _ *Expect) { f.uevents = strings.ReplaceAll(ueventGPU, "DRIVER=nvidia\n", "") }, nil, "driver", StateFailed, "(no driver)", StateFailed, grace},
+		"none yet":     {func(_ *fake, e *Expect) { e.Driver = "" }, nil, "driver", StateSkipped, "none is installed yet", StateOK, 0},
 		"smi fails": {
 			program("nvidia-smi", process{exit: 9, out: "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n"}),
 			nil, "nvidia-smi", StateFailed, "exit status 9: NVIDIA-SMI has failed", StateFailed, grace,

@@ -27,11 +27,10 @@ import (
 
 func TestScripts(t *testing.T) {
 	bin := t.TempDir()
-	for _, name := range []string{"cmd/gpuvirtd", "cmd/gpuvirt", "test/simhost", "test/simsource"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-tags", "libvirt_dlopen", "-o", filepath.Join(bin, filepath.Base(name)), "gpuvirt/"+name)
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("cannot build %s: %v: %s", name, err, out)
-		}
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildmode=pie", "-tags", "libvirt_dlopen", "-o", bin+"/",
+		"gpuvirt/cmd/gpuvirtd", "gpuvirt/cmd/gpuvirt", "gpuvirt/test/simhost", "gpuvirt/test/simsource")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the programs: %v: %s", err, out)
 	}
 	examples, err := filepath.Abs("../../packaging/examples")
 	if err != nil {

@@ -3,7 +3,9 @@ package lint
 import (
 	"go/ast"
 	"go/token"
+	"os"
 	"path"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -79,5 +81,45 @@ func TestNoInit(t *testing.T) {
 				t.Errorf("%s:%d: func init: let main build it and pass it in", s.path, s.line(f.Pos()))
 			}
 		}
+	}
+}
+
+// Who follows the events finds in the description of the API what each says.
+func TestEventsAreDescribed(t *testing.T) {
+	text, err := os.ReadFile("../../api/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	described := func(s source, typ ast.Expr) {
+		lit, is := typ.(*ast.BasicLit)
+		if !is || lit.Kind != token.STRING {
+			return
+		}
+		found++
+		if name, err := strconv.Unquote(lit.Value); err != nil || !strings.Contains(string(text), "* `"+name+"`") {
+			t.Errorf("%s: events %s are not in the description of /v1/events", s.path, lit.Value)
+		}
+	}
+	for _, s := range tree(t) {
+		if s.isTest() || s.dir() != "host" && s.dir() != "p2v" {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				if f, is := n.Fun.(*ast.SelectorExpr); is && (f.Sel.Name == "emit" || f.Sel.Name == "Tell") && len(n.Args) == 3 {
+					described(s, n.Args[0])
+				}
+			case *ast.ValueSpec:
+				if strings.HasPrefix(n.Names[0].Name, "event") && len(n.Values) == 1 {
+					described(s, n.Values[0])
+				}
+			}
+			return true
+		})
+	}
+	if found < 10 {
+		t.Errorf("%d events were found: this test looks in the wrong place", found)
 	}
 }

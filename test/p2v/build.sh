@@ -3,13 +3,18 @@
 # files that go into them. Usage: test/p2v/build.sh
 #
 # Result: a folder .cache/p2v/HASH, reachable as .cache/p2v/image, with
-#   bios.img uefi.img  a whole disk each: GPT, ext4, GRUB
-#   id_ed25519         the key that its root accepts
-#   host_key.pub       the key that its ssh server shows
-#   agent/*.deb        QEMU's guest agent with what it needs and the server lacks
+#   bios-1.img            a whole disk: MBR, ext4, GRUB
+#   uefi-1.img uefi-2.img two whole disks: GPT, LVM over both, ext4, GRUB
+#   id_ed25519            the key that its root accepts
+#   host_key.pub          the key that its ssh server shows
+#   agent/*.deb           QEMU's guest agent with what it needs and the server lacks
 set -euo pipefail
 export LC_ALL=C
 
+if [ $# != 0 ]; then
+	echo "p2v: cannot take \"$1\": usage: test/p2v/build.sh, which takes nothing" >&2
+	exit 2
+fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 suite=bookworm
@@ -49,7 +54,7 @@ root=$work/root
 
 say "building the physical server's disks, some two minutes; log in $cache/build.log"
 packages=(
-	linux-image-cloud-amd64 grub-pc grub-efi-amd64-bin initramfs-tools zstd e2fsprogs
+	linux-image-cloud-amd64 grub-pc grub-efi-amd64-bin initramfs-tools zstd e2fsprogs lvm2
 	systemd-sysv udev dbus kmod pciutils iproute2 ifupdown openssh-server
 )
 build() {
@@ -81,7 +86,7 @@ fi
 
 rm -rf "$out"
 mkdir "$out"
-mv "$work"/{bios.img,uefi.img,id_ed25519,host_key.pub,agent} "$out/"
+mv "$work"/{bios-1.img,uefi-1.img,uefi-2.img,id_ed25519,host_key.pub,agent} "$out/"
 touch "$out/complete"
 ln -sfn "$key" "$cache/image"
 # Older generations go, so that they do not pile up.

@@ -24,7 +24,7 @@ func TestConvertCancelled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	mirror, scratch := filepath.Join(dir, "mirror.raw"), filepath.Join(dir, "scratch")
-	if err := errors.Join(copySparse(filepath.Join(from, "bios.img"), mirror), os.Mkdir(scratch, 0o711)); err != nil {
+	if err := errors.Join(copySparse(filepath.Join(from, "bios-1.img"), mirror), os.Mkdir(scratch, 0o711)); err != nil {
 		t.Fatal(err)
 	}
 	c := convert.New(convert.Config{Scratch: scratch, Confine: confine(t, dir)})

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func convertServer(t *testing.T, firmware convert.Firmware) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lap("the server's disk is there")
+	lap("the server's disks are there")
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -59,12 +60,15 @@ func convertServer(t *testing.T, firmware convert.Firmware) {
 	}
 	lap("the server is off")
 
-	mirror := filepath.Join(dir, "mirror.raw")
-	if err := copySparse(server.Disk, mirror); err != nil {
-		t.Fatal(err)
+	var mirrors, before []string
+	for i, disk := range server.Disks {
+		mirrors = append(mirrors, filepath.Join(dir, fmt.Sprintf("mirror-%d.raw", i)))
+		if err := copySparse(disk, mirrors[i]); err != nil {
+			t.Fatal(err)
+		}
+		before = append(before, sum(t, mirrors[i]))
 	}
-	before := sum(t, mirror)
-	lap("the mirror is there")
+	lap("the mirrors are there")
 
 	scratch := filepath.Join(dir, "scratch")
 	if err := os.Mkdir(scratch, 0o711); err != nil {
@@ -77,12 +81,18 @@ func convertServer(t *testing.T, firmware convert.Firmware) {
 	}
 	lap(fmt.Sprintf("virt-v2v %s, the appliance comes up with %s", tools.InPlace.Version, tools.Appliance.State))
 
-	overlay, err := c.Overlay(ctx, mirror, filepath.Join(dir, "0.qcow2"))
-	if err != nil {
-		t.Fatal(err)
+	overlays := func() (made []convert.Overlay) {
+		for i, mirror := range mirrors {
+			overlay, err := c.Overlay(ctx, mirror, filepath.Join(dir, fmt.Sprintf("%d.qcow2", i)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			made = append(made, overlay)
+		}
+		return made
 	}
 	job := convert.Job{
-		Name: "metal1", Disks: []convert.Overlay{overlay}, NICs: []convert.NIC{{MAC: serverMAC}},
+		Name: "metal1", Disks: overlays(), NICs: []convert.NIC{{MAC: serverMAC}},
 		MemoryBytes: 1 << 30, VCPUs: 1, Dir: dir,
 		Progress: func(p convert.Progress) { t.Logf("         %s: %s", p.Phase, p.Text) },
 	}
@@ -94,10 +104,7 @@ func convertServer(t *testing.T, firmware convert.Firmware) {
 			break
 		}
 		t.Logf("again: %v %s", err, hint(err))
-		if overlay, err = c.Overlay(ctx, mirror, overlay.Path); err != nil {
-			t.Fatal(err)
-		}
-		job.Disks[0] = overlay
+		job.Disks = overlays()
 	}
 	if err != nil {
 		t.Fatal(err, hint(err))
@@ -107,9 +114,13 @@ func convertServer(t *testing.T, firmware convert.Firmware) {
 		t.Errorf("virt-v2v sees %q, the server has %q", result.Firmware, firmware)
 	}
 
+	var disks []string
+	for _, overlay := range job.Disks {
+		disks = append(disks, overlay.Path)
+	}
 	vm, err := Boot(convert.Domain{
 		Name: job.Name, MemoryBytes: 1 << 30, VCPUs: 1, CPU: "maximum", Firmware: firmware,
-		Disks: []string{overlay.Path}, NICs: []convert.DomainNIC{{MAC: serverMAC}}, Isolated: "rehearsal",
+		Disks: disks, NICs: []convert.DomainNIC{{MAC: serverMAC}}, Isolated: "rehearsal",
 		VFIO: true, Emulated: true,
 	})
 	if err != nil {
@@ -122,9 +133,9 @@ func convertServer(t *testing.T, firmware convert.Firmware) {
 	}
 	lap("the VM is up")
 	for name, want := range map[string]string{
-		"marker": marker, "root": "/dev/vda2", "nic": serverNIC, "mac": serverMAC, "state": "up", "address": "10.0.2.15/24",
+		"marker": marker, "root": server.Layout.Root, "nic": serverNIC, "mac": serverMAC, "state": "up", "address": "10.0.2.15/24",
 		"nvidia-fabricmanager": "inactive", "nvidia-persistenced": "inactive", "model-server": "active", "qemu-guest-agent": "active",
-		"pin": "CUDA_VISIBLE_DEVICES=0", "failed": "",
+		"pin": "CUDA_VISIBLE_DEVICES=0", "failed": "", "packages": "nvidia-container-toolkit,nvidia-linux-grid-580,",
 	} {
 		if facts[name] != want {
 			t.Errorf("%s is %q in the VM, want %q", name, facts[name], want)
@@ -136,14 +147,16 @@ func convertServer(t *testing.T, firmware convert.Firmware) {
 	if err := vm.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := overlay.Check(); err != nil {
-		t.Error(err)
-	}
-	if after := sum(t, mirror); after != before {
-		t.Error("the mirror was written to")
-	}
-	if err := overlay.Remove(); err != nil {
-		t.Error(err)
+	for i, overlay := range job.Disks {
+		if err := overlay.Check(); err != nil {
+			t.Error(err)
+		}
+		if after := sum(t, mirrors[i]); after != before[i] {
+			t.Errorf("mirror %d was written to", i)
+		}
+		if err := overlay.Remove(); err != nil {
+			t.Error(err)
+		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(scratch, "run-*")); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
@@ -186,14 +199,41 @@ func edits(t *testing.T) []convert.Edit {
 	// A colon parts two files for virt-customize; apt writes it as %3a.
 	return []convert.Edit{
 		{ID: "nic-name", Kind: convert.EditWrite, Path: "/etc/systemd/network/10-gpuvirt-" + serverNIC + ".link", Content: []byte("[Match]\nMACAddress=" + serverMAC + "\n[Link]\nName=" + serverNIC + "\n")},
-		{ID: "driver-load", Kind: convert.EditDelete, Path: "/etc/modules-load.d/nvidia.conf"},
+		{ID: "driver-modules", Kind: convert.EditDelete, Path: "/etc/modules-load.d/nvidia.conf"},
 		{ID: "driver-options", Kind: convert.EditLine, Path: "/etc/modprobe.d/nvidia.conf", Old: "options nvidia NVreg_EnableGpuFirmware=1 NVreg_PreserveVideoMemoryAllocations=1", New: "# of bare metal: options nvidia NVreg_EnableGpuFirmware=1"},
 		{ID: "no-nouveau", Kind: convert.EditBlacklist, Module: "nouveau"},
 		{ID: "fabric", Kind: convert.EditUnitOff, Unit: "nvidia-fabricmanager.service"},
 		{ID: "persistence", Kind: convert.EditUnitOff, Unit: "nvidia-persistenced.service"},
 		{ID: "pin", Kind: convert.EditLine, Path: "/etc/systemd/system/model-server.service", Old: "Environment=CUDA_VISIBLE_DEVICES=GPU-7f2b9e1c-53a4-4d0e-9c68-1b0a4f6d2e35", New: "Environment=CUDA_VISIBLE_DEVICES=0"},
 		{ID: "agent", Kind: convert.EditPackages, Files: agent},
+		// The driver of bare metal goes, and the guest's comes, when the VM first starts.
+		{ID: "driver-remove", Kind: convert.EditFirstboot, Command: convert.FirstbootPurgeNVIDIA},
+		{ID: "driver-vgpu", Kind: convert.EditFirstbootPackages, Files: []string{guestDriver(t)}},
+		{ID: "driver-load", Kind: convert.EditFirstboot, Command: convert.FirstbootLoadDrivers},
+		{ID: "work", Kind: convert.EditFirstbootRestart, Unit: "model-server.service"},
+		{ID: "token", Kind: convert.EditWrite, Path: "/etc/nvidia/ClientConfigToken/client_configuration_token_gpuvirt.tok", Content: []byte("a token"), Mode: 0o744},
 	}
+}
+
+// guestDriver is a package by the name of NVIDIA's guest driver, which is not free.
+func guestDriver(t *testing.T) string {
+	t.Helper()
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "nvidia-linux-grid-580_1_all.deb")
+	control := "Package: nvidia-linux-grid-580\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: a stand-in\n"
+	err := os.Mkdir(filepath.Join(dir, "DEBIAN"), 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "DEBIAN", "control"), []byte(control), 0o644)
+	}
+	if err == nil {
+		_, err = output(exec.Command("dpkg-deb", "--root-owner-group", "--build", dir, file))
+	}
+	if err == nil { // it is read by somebody else
+		err = os.Chmod(filepath.Dir(file), 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func hint(err error) string {

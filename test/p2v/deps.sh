@@ -7,14 +7,19 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # The emulator, mmdebstrap and ssh.
 "$here/../lab/deps.sh"
 
+gtk=libgtk-3-0t64
+grep -q '^VERSION_ID="12"' /etc/os-release && gtk=libgtk-3-0
+
 packages=(
 	virt-v2v nbdkit guestfs-tools libguestfs-tools qemu-utils ovmf
 	# libvirt itself, with virt-qemu-run, and without the service that would start on this machine
 	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients iproute2 iptables
 	# a kernel for libguestfs's appliance, which a container does not have
 	linux-image-cloud-amd64
+	# virt-p2v itself, which links to GTK also where it shows no window
+	virt-p2v "$gtk" xz-utils openssh-client pciutils
 	# for the image
-	gdisk mtools dosfstools
+	fdisk mtools dosfstools
 	# debugfs, which reads a mirror
 	e2fsprogs
 )

@@ -27,11 +27,23 @@ type Host struct {
 	Mirrors string
 
 	dir, bin        string
+	more            []string // of the daemon's command line
 	libvirt, daemon *machine.Process
 }
 
 // StartHost starts one. Its logs are kept in the folder out when the test ends.
 func StartHost(t *testing.T) *Host {
+	t.Helper()
+	h := newHost(t)
+	if err := h.bringAgent(); err != nil {
+		t.Fatal(err)
+	}
+	h.startLibvirt(t)
+	h.StartDaemon(t)
+	return h
+}
+
+func newHost(t *testing.T) *Host {
 	t.Helper()
 	repo, err := machine.RepoRoot()
 	if err != nil {
@@ -55,11 +67,14 @@ func StartHost(t *testing.T) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.bringAgent(); err != nil {
-		t.Fatal(err)
-	}
+	return h
+}
+
+func (h *Host) startLibvirt(t *testing.T) {
+	t.Helper()
+	var err error
 	h.libvirt, err = machine.Start(exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
-		filepath.Join(repo, "test", "p2v", "libvirtd.sh"), h.path("libvirt")))
+		filepath.Join(filepath.Dir(h.bin), "test", "p2v", "libvirtd.sh"), h.path("libvirt")))
 	if err != nil {
 		t.Fatalf("cannot start libvirtd: %v; test/p2v/deps.sh installs it", err)
 	}
@@ -76,8 +91,6 @@ func StartHost(t *testing.T) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.StartDaemon(t)
-	return h
 }
 
 // bringAgent puts QEMU's guest agent where the daemon looks for packages for guests.
@@ -111,6 +124,7 @@ func (h *Host) StartDaemon(t *testing.T) {
 		"--mirrors", h.Mirrors, "--scratch", h.path("scratch"), "--convert-user", "nobody",
 		"--guest-files", h.path("guests"),
 	}
+	args = append(args, h.more...)
 	var err error
 	if h.daemon, err = machine.Start(exec.Command("sh", args...)); err != nil {
 		t.Fatal(err)
@@ -199,7 +213,9 @@ func (h *Host) close() {
 		}
 	}
 	keep(h.path("daemon.log"), "gpuvirtd.log")
-	keep(h.path("libvirt/log/libvirtd.log"), "libvirtd.log")
+	if h.libvirt != nil {
+		keep(h.path("libvirt/log/libvirtd.log"), "libvirtd.log")
+	}
 	for _, log := range glob(filepath.Join(h.Mirrors, "*", "console.log")) {
 		keep(log, filepath.Base(filepath.Dir(log))+"-vm.log")
 	}

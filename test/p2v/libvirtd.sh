@@ -50,6 +50,13 @@ cat >/etc/libvirt/libvirtd.conf <<-'CONF'
 	log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 CONF
 
+# What libvirt knows of bridges it reads in /sys, which shows the network that it was mounted in.
+mkdir -p "$dir/sys"
+mount -t sysfs sysfs "$dir/sys"
+for at in class/net devices/virtual/net; do
+	mount --bind "$dir/sys/$at" "/sys/$at"
+done
+
 ip link set lo up
 ip link add lan type bridge
 ip link set lan up

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -92,17 +93,17 @@ func (m *Migration) assess() api.Assessment {
 	return Show[api.Assessment](m.t, m.Host, "assessment", m.name)
 }
 
-// wish is what is asked of the plan.
+// wish is what is asked of the plan. Emulated, a conversion and a boot take many minutes, and all of that is downtime.
 func (m *Migration) wish(more ...string) []string {
-	return append([]string{"--assessment", m.name, "--memory", "768Mi", "--downtime", "20m"}, more...)
+	return append([]string{"--assessment", m.name, "--memory", "768Mi", "--downtime", "40m"}, more...)
 }
 
 // start begins to copy, and waits until the server can be cut over.
 func (m *Migration) start(more ...string) {
 	m.t.Helper()
-	m.GPUVirt(m.t, slices.Concat([]string{"migrate", "start", m.name, "--every", "20s", "--bridge", "lan", "--emulated", "--cpu", "maximum"}, m.wish(more...))...)
+	m.GPUVirt(m.t, slices.Concat([]string{"migrate", "start", m.name, "--no-wait", "--every", "20s", "--bridge", "lan", "--emulated", "--cpu", "maximum"}, m.wish(more...))...)
 	m.ready()
-	m.lap("the disk is copied")
+	m.lap("what it has is copied")
 }
 
 func (m *Migration) show() api.Migration {
@@ -127,9 +128,28 @@ func (m *Migration) until(what string, is func(api.Migration) bool) (at api.Migr
 
 func (m *Migration) ready() {
 	m.t.Helper()
-	if at := m.until("ready", func(at api.Migration) bool { return !slices.Contains([]string{"planned", "syncing"}, at.Phase) }); at.Phase != "ready" {
+	if at := m.until("ready", func(at api.Migration) bool {
+		return !slices.Contains([]string{"planned", "reserved", "syncing"}, at.Phase)
+	}); at.Phase != "ready" {
 		m.t.Fatalf("it is %s: %s\n%s", at.Phase, at.Reason, m.log())
 	}
+}
+
+// read has a person read of the move, keeps what that is in the folder out, and looks for
+// words in it.
+func (m *Migration) read(file string, args []string, words ...string) {
+	m.t.Helper()
+	text := m.GPUVirt(m.t, args...)
+	for _, word := range words {
+		if !strings.Contains(text, word) {
+			m.t.Errorf("%q is not in what %q says:\n%s", word, args, text)
+		}
+	}
+	at := m.path(file)
+	if err := os.WriteFile(at, []byte(text), 0o600); err != nil {
+		m.t.Error(err)
+	}
+	keep(at, file)
 }
 
 // last is the last attempt.
@@ -161,8 +181,8 @@ func (m *Migration) breakOff(w *Writer, verb string, args ...string) {
 	if a := at.Attempts[len(at.Attempts)-1]; a.State != move.Failed || !strings.Contains(a.Problem, "broken off") || at.Fence != "" {
 		m.t.Errorf("a %s that was broken off: %+v", verb, at)
 	}
+	m.ready() // what it had put up is taken down before anything is copied
 	m.nothingRuns()
-	m.ready()
 	w.GoesOn(m.t)
 	m.lap("a " + verb + " was broken off, and the copy has caught up")
 }
@@ -224,8 +244,19 @@ func TestMigrateBIOS(t *testing.T) {
 	if pause > took/2 {
 		t.Errorf("nothing could be written for %s, of %s that the rehearsal took", pause, took)
 	}
+	// It was copied on meanwhile: there is nothing to catch up with.
+	at, beside := m.show(), -1 // the last pass before it
+	for _, p := range at.Disks[0].Passes {
+		if p.Complete && p.Started.After(a.AtRest) && p.Started.Before(a.Ended) {
+			beside++
+		}
+	}
+	if beside < 1 || at.Phase != "ready" {
+		t.Errorf("it is %s, and %d passes were made beside the rehearsal: %+v", at.Phase, beside, at.Disks[0].Passes)
+	}
 	w.GoesOn(t)
 	m.nothingRuns()
+	m.lap(fmt.Sprintf("%d passes were made beside it", beside))
 	m.lap(fmt.Sprintf("it is rehearsed; nothing could be written for %.1f s", pause.Seconds()))
 	m.ready()
 
@@ -256,7 +287,9 @@ func (m *Migration) cutOver(w *Writer, args ...string) {
 	const files = "cd /srv && find . -type f -exec sha256sum {} + | sort"
 	marker := fmt.Sprintf("written-%d", time.Now().UnixNano())
 	before := m.on("echo " + marker + " >/root/marker && sync /root/marker && " + files)
-	m.GPUVirt(t, append([]string{"migrate", "cutover", m.name}, args...)...)
+	all := m.on(everyFile)
+	mirrors := m.mirrors()
+	m.read("cutover.txt", append([]string{"migrate", "cutover", m.name}, args...), "cutover, passed", "Downtime:")
 	acknowledged := w.Last()
 	at, a := m.show(), m.last()
 	passed(t, a, "system", "hostname", "mounts", "network", "service:model-server.service")
@@ -270,12 +303,13 @@ func (m *Migration) cutOver(w *Writer, args ...string) {
 	default:
 		t.Fatal("the server runs")
 	}
-	mirror := filepath.Join(m.Mirrors, m.name, "nvme0n1.raw")
-	if at, err := differ(m.server.Disk, mirror); err != nil || at >= 0 {
-		t.Errorf("the server's disk and its mirror differ at byte %d: %v", at, err)
+	for i, disk := range m.server.Disks {
+		if at, err := differ(disk, mirrors[i]); err != nil || at >= 0 {
+			t.Errorf("the server's disk %d and its mirror differ at byte %d: %v", i, at, err)
+		}
 	}
-	// What was written last, as the file system of the mirror has it.
-	numbers, err := output(exec.Command("debugfs", "-R", "cat "+written, fmt.Sprintf("%s?offset=%d", mirror, rootOffset)))
+	// What was written last, as the file system of the mirrors has it.
+	numbers, err := output(exec.Command("debugfs", "-R", "cat "+written, m.root(mirrors)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,17 +325,105 @@ func (m *Migration) cutOver(w *Writer, args ...string) {
 		"systemctl is-active nvidia-persistenced":                     "inactive",
 		"cat /sys/class/net/" + serverNIC + "/address":                serverMAC,
 		"ip -4 -o addr show dev " + serverNIC + " | awk '{print $4}'": "10.0.2.15/24",
-		"findmnt -no SOURCE /":                                        "/dev/vda2",
+		"findmnt -no SOURCE /":                                        m.server.Layout.Root,
 	} {
 		if got := m.inVM(script); got != want {
 			t.Errorf("%s in the VM: %q, want %q", script, got, want)
 		}
 	}
+	m.untouched(all, m.inVM(everyFile))
 	m.lap("the VM is what the server was")
 }
 
-// rootOffset is where the server's root file system begins, see disk.sh.
-const rootOffset = 69632 * 512
+// everyFile lists the files of a system with the beginning of their checksums; one that is written to all
+// the time is read by itself.
+const everyFile = "find / -xdev -type f ! -path " + written + " -exec sha256sum {} + 2>/dev/null | awk '{h = substr($1, 1, 16); sub(/^[^ ]+ +/, \"\"); print h, $0}' | sort -k 2"
+
+// changes are the files that may be others in the VM than on the server, or missing, or new: what its programs write
+// while they run, and what a conversion is about.
+var changes = []struct{ what, files string }{
+	{"what runs writes it", `/var/log/.*|/var/lib/(load|systemd)/.*|/var/cache/ldconfig/.*`},
+	{"kernels start with drivers for the VM's disks", `/boot/(initrd|grub/).*|/etc/default/grub.*|/etc/initramfs-tools/modules.*`},
+	{"disks and NICs are called otherwise", `/etc/(fstab|crypttab).*|/etc/systemd/network/10-gpuvirt-.*\.link`},
+	{"modules of bare metal are not loaded, and services of it do not start", `/etc/mod(probe|ules-load)\.d/.*|/etc/systemd/system/.*`},
+	{"packages come", `/var/lib/dpkg/.*|/etc/ld\.so\.cache`},
+	{"the guest agent", `/etc/init\.d/qemu-guest-agent|/etc/qemu/.*|/usr/sbin/qemu-ga|/usr/lib/(systemd/system/|udev/rules\.d/60-)qemu-guest-agent\..*`},
+	{"what that needs", `/usr/lib/x86_64-linux-gnu/(glib-2\.0/.*|lib(gio|glib|gmodule|gobject|gthread|numa|uring)[-.].*)|/usr/share/lintian/overrides/.*`},
+}
+
+// untouched wants all files to be in the VM as they were on the server, but for those that are changed for it.
+func (m *Migration) untouched(before, after string) {
+	m.t.Helper()
+	sums := func(list string) map[string]string {
+		out := map[string]string{}
+		for line := range strings.Lines(list) {
+			sum, path, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			out[path] = sum
+		}
+		return out
+	}
+	was, is := sums(before), sums(after)
+	if len(was) < 3000 || len(is) < 3000 {
+		m.t.Fatalf("%d files were on the server, %d are in the VM: it is not looked at them", len(was), len(is))
+	}
+	why := func(path string) string {
+		for _, c := range changes {
+			if regexp.MustCompile("^(" + c.files + ")$").MatchString(path) {
+				return c.what
+			}
+		}
+		return ""
+	}
+	var differ []string
+	for path := range was {
+		if is[path] != was[path] {
+			differ = append(differ, path)
+		}
+	}
+	for path := range is {
+		if was[path] == "" {
+			differ = append(differ, path)
+		}
+	}
+	slices.Sort(differ)
+	for _, path := range differ {
+		if because := why(path); because != "" {
+			m.t.Logf("%s is changed: %s", path, because)
+		} else {
+			m.t.Errorf("%s: %q on the server, %q in the VM", path, was[path], is[path])
+		}
+	}
+	m.t.Logf("%d files are as they were, %d are not", len(was)-len(differ), len(differ))
+}
+
+// mirrors are the copies of the server's disks, in their order. Which name a disk has is the
+// kernel's choice.
+func (m *Migration) mirrors() (out []string) {
+	m.t.Helper()
+	for i := range m.server.Disks {
+		name := m.on("grep -l " + serial(i) + " /sys/block/nvme?n1/device/serial | cut -d/ -f4")
+		out = append(out, filepath.Join(m.Mirrors, m.name, name+".raw"))
+	}
+	return out
+}
+
+// root puts the root file system together, out of its pieces on disks.
+func (m *Migration) root(disks []string) string {
+	m.t.Helper()
+	file, length := filepath.Join(m.t.TempDir(), "root.img"), 0
+	for _, p := range m.server.Layout.Pieces {
+		_, err := output(exec.Command("dd", "if="+disks[p.Disk], "of="+file, "bs=1M", "conv=sparse,notrunc", "status=none",
+			fmt.Sprintf("skip=%d", p.Start), fmt.Sprintf("count=%d", p.Length), fmt.Sprintf("seek=%d", length)))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		length += p.Length
+	}
+	if err := os.Truncate(file, int64(length)<<20); err != nil {
+		m.t.Fatal(err)
+	}
+	return file
+}
 
 // differ returns where two files begin to differ, -1: they do not.
 func differ(one, other string) (int64, error) {
@@ -355,7 +477,7 @@ func (m *Migration) inVM(script string) string {
 			Out    []byte `json:"out-data"`
 		}
 	}
-	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 5*time.Minute)
 	defer cancel()
 	err := machine.WaitFor(ctx, 200*time.Millisecond, func() (bool, error) {
 		ask("guest-exec-status", map[string]any{"pid": begun.Return.PID}, &end)
@@ -367,13 +489,31 @@ func (m *Migration) inVM(script string) string {
 	return strings.TrimSpace(string(end.Return.Out))
 }
 
-// A server with UEFI: its move is taken back when it could be cut over, and nothing of it is
-// left, here and there. Then it is moved all the same.
+// A server with UEFI, and LVM over two disks, from which also its loader reads: its move is
+// taken back when it could be cut over, and nothing of it is left, here and there. Then it is
+// moved all the same.
 func TestMigrateUEFI(t *testing.T) {
 	m := begin(t, "uefi")
-	m.assess()
+	found := m.assess()
+	concerned := func(id string) bool {
+		return slices.ContainsFunc(found.Findings.Concerns, func(c assess.Concern) bool { return c.ID == id })
+	}
+	// The driver is one by its packages only.
+	unseen := slices.ContainsFunc(found.Findings.Concerns, func(c assess.Concern) bool {
+		return c.ID == "unseen" && (len(c.Evidence) != 1 || !strings.HasPrefix(c.Evidence[0], `"driver": `))
+	})
+	if !concerned("several-disks") || unseen || concerned("bios-boot") {
+		t.Errorf("found of the server: %+v", found.Findings.Concerns)
+	}
+	m.read("plan.txt", append([]string{"migrate", "plan"}, m.wish()...), "Ready", `2 disks ("nvme0n1", "nvme1n1")`, "several-disks")
 	w := StartWriter(t, m.server)
 	m.start()
+	for _, d := range m.show().Disks {
+		if d.Passes[0].Sent < 64<<20 {
+			t.Errorf("%s holds next to nothing: %d bytes were sent of it", d.Name, d.Passes[0].Sent)
+		}
+	}
+	m.read("ready.txt", []string{"migrate", "show", m.name}, "nvme0n1", "nvme1n1", "Last pass:")
 	m.GPUVirt(t, "migrate", "rollback", m.name)
 	if at := m.show(); at.Phase != string(move.PhaseRolledBack) {
 		t.Errorf("it is %s: %s", at.Phase, at.Reason)
@@ -394,4 +534,9 @@ func TestMigrateUEFI(t *testing.T) {
 
 	m.start()
 	m.cutOver(w, "--unrehearsed", "the same system was, with BIOS")
+	m.read("done.txt", []string{"migrate", "show", m.name}, "cutover  passed", "Verdict:")
+	// LVM has found all that it had, and not what is below the overlays.
+	if got := m.inVM("vgs --noheadings --options pv_count,missing_pv_count system | xargs"); got != "2 0" {
+		t.Errorf("disks of the volume group in the VM, and missing ones: %q", got)
+	}
 }

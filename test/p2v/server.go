@@ -43,8 +43,11 @@ func image() (string, error) {
 
 // A Server is an emulated physical server that runs.
 type Server struct {
-	// Disk is its disk, raw. It is written to while the server runs.
-	Disk string
+	// Disks are its disks, raw, in the order of their serial numbers. They are written to
+	// while the server runs.
+	Disks []string
+	// Layout is what lies on them.
+	Layout Layout
 	// Console is where its serial console is kept.
 	Console string
 	// Port is where its ssh server answers on the loopback.
@@ -56,7 +59,23 @@ type Server struct {
 	machine *machine.Process
 }
 
-// Prepare makes the server's disk, a copy of its own, and what ssh needs, in a folder.
+// A Layout tells where a server's root file system lies, see disk.sh.
+type Layout struct {
+	// Root is the device of it in the VM.
+	Root string
+	// Pieces are on which of the disks it lies, and where there, one piece after the other.
+	Pieces []Piece
+}
+
+// A Piece is a part of a disk, counted from 0, in MiB.
+type Piece struct{ Disk, Start, Length int }
+
+var layouts = map[string]Layout{
+	"bios": {"/dev/vda1", []Piece{{0, 1, 2559}}},
+	"uefi": {"/dev/mapper/system-root", []Piece{{1, 1, 256}, {0, 35, 2268}}},
+}
+
+// Prepare makes the server's disks, copies of its own, and what ssh needs, in a folder.
 // The server does not run yet.
 func Prepare(dir, firmware string) (*Server, error) {
 	from, err := image()
@@ -64,11 +83,14 @@ func Prepare(dir, firmware string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		Disk: filepath.Join(dir, "server.raw"), Console: filepath.Join(dir, "server.log"),
+		Layout: layouts[firmware], Console: filepath.Join(dir, "server.log"),
 		KnownHosts: filepath.Join(dir, "known_hosts"), Key: filepath.Join(dir, "key"), dir: dir,
 	}
-	if err := copySparse(filepath.Join(from, firmware+".img"), s.Disk); err != nil {
-		return nil, err
+	for _, disk := range glob(filepath.Join(from, firmware+"-?.img")) {
+		s.Disks = append(s.Disks, filepath.Join(dir, filepath.Base(disk)))
+		if err := copySparse(disk, s.Disks[len(s.Disks)-1]); err != nil {
+			return nil, err
+		}
 	}
 	if firmware == "uefi" {
 		if err := copySparse(ovmfVars, filepath.Join(dir, "vars.fd")); err != nil {
@@ -112,11 +134,13 @@ func (s *Server) Start() error {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1", "-m", "768",
-		"-drive", "file=" + s.Disk + ",format=raw,if=none,id=disk,cache=writeback",
-		"-device", "nvme,drive=disk,serial=PHYS0001",
 		"-netdev", fmt.Sprintf("user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:%d-:22", s.Port),
 		"-device", "virtio-net-pci,netdev=net,addr=2,mac=" + serverMAC,
 		"-serial", "file:" + s.Console,
+	}
+	for i, disk := range s.Disks {
+		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=disk%d,cache=writeback", disk, i),
+			"-device", fmt.Sprintf("nvme,drive=disk%d,serial=%s,addr=%d", i, serial(i), 3+i))
 	}
 	if vars := filepath.Join(s.dir, "vars.fd"); exists(vars) {
 		args = append(args, "-drive", "if=pflash,format=raw,readonly=on,file="+ovmfCode, "-drive", "if=pflash,format=raw,file="+vars)
@@ -127,6 +151,9 @@ func (s *Server) Start() error {
 	}
 	return nil
 }
+
+// serial is the serial number of a disk, counted from 0.
+func serial(disk int) string { return fmt.Sprintf("PHYS%04d", disk+1) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)

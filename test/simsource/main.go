@@ -3,6 +3,7 @@
 // of the inspector tells of a server that is not this machine, with a disk that is a file.
 //
 //	simsource DIR p2v inspect --stream …   prints the inspection DIR/inspection.json, and watches GPUs that do nothing
+//	simsource DIR p2v disks                prints which disks the inspection has
 //	simsource DIR p2v serve --disk NAME    serves the file DIR/NAME as the disk of that name
 //	simsource DIR p2v freeze --disk NAME   comes to rest, which nothing notices, and is off where it is told to
 //	simsource DIR p2v run                  runs a program of this machine, for the checks before
@@ -55,6 +56,8 @@ func run(args []string) error {
 	switch args[2] {
 	case "inspect":
 		return inspect(seen, args[3:])
+	case "disks":
+		return present(seen)
 	case "serve":
 		return serve(args[0], seen.Disks)
 	case "freeze":
@@ -115,6 +118,14 @@ func create(dir, like string) error {
 		os.WriteFile(filepath.Join(dir, "inspector"), []byte(script), 0o700), //nolint:gosec // it is run
 		os.WriteFile(filepath.Join(dir, inspection), text, 0o600),
 		os.WriteFile(data, used, 0o600), os.Truncate(data, diskBytes))
+}
+
+func present(seen report.Report) error {
+	p := report.Present{Version: report.Version, BootID: seen.OS.BootID, Disks: []report.Here{}}
+	for _, d := range seen.Disks {
+		p.Disks = append(p.Disks, report.Here{Name: d.Name, ID: d.Identity(), SizeBytes: d.SizeBytes})
+	}
+	return p.Write(os.Stdout)
 }
 
 // inspect ends at once where there is no window.

@@ -15,8 +15,8 @@ BACK = ('rolling-back', 'rolled-back', 'failed')
 # States of an attempt of which nothing more comes.
 ENDED = ('passed', 'failed', 'withdrawn')
 
-# Phases in which the disks are copied, and something can be tried.
-COPIED = ('syncing', 'ready')
+# Phases in which the disks are copied, or are about to be, and something can be tried.
+COPIED = ('reserved', 'syncing', 'ready')
 
 # Seconds between two looks at one that is waited for.
 PAUSE = 2
@@ -92,7 +92,8 @@ def forecast(m):
     f = m.get('forecast')
     if not f:
         return 'the first pass has not ended'
-    text = 'the last pass would take {0:.0f} of {1:.0f} seconds'.format(f['final_seconds'], f['budget_seconds'])
+    text = 'the last pass would take {0:.0f} seconds, and the downtime would be {1:.0f} of {2:.0f} seconds'.format(
+        f['final_seconds'], f.get('downtime_seconds', f['final_seconds']), f['budget_seconds'])
     return text if f['converges'] else text + ', and does not get shorter'
 
 
@@ -113,9 +114,9 @@ def until(r, m, come, late, hint):
 
 
 def until_ready(r, m):
-    """Wait until the last pass would fit the downtime, and return it."""
+    """Wait until a cut-over would fit the downtime, and return it."""
     return until(
-        r, m, lambda m: m['phase'] in ('ready', 'done'), 'is not ready', 'ask for more with timeout, or let it have more bandwidth')
+        r, m, lambda m: m['phase'] in ('ready', 'done'), 'is not ready', 'ask for more with timeout, let it have more bandwidth, or rehearse it, which measures what a cut-over takes')
 
 
 def is_at_work(m):
@@ -123,14 +124,26 @@ def is_at_work(m):
     return not is_over(newest(m)) or m['phase'] in ('rehearsing', 'cutting-over', 'verifying')
 
 
-def can_try(m, wish):
-    """Whether a last pass would do what is wished for."""
+def fits(f, limit, less=0):
+    """Whether a cut-over would take no longer than it may, were its last pass so many seconds less."""
+    rest = f.get('rest_seconds', f['final_seconds'])
+    down = f.get('downtime_seconds', rest) - less <= max(limit, f['budget_seconds'])
+    return (f['fits'] or down) and (not limit or rest - less <= limit)
+
+
+def can_try(m, state, wish):
+    """Whether what is tried for a state would take no longer than it may, or waiting does not help."""
     f = m.get('forecast')
     if m['phase'] in COPIED and wish.get('when_ready'):
         return True  # the daemon waits
     if m['phase'] not in COPIED or not f:
         return False
-    return f['fits'] or wish.get('live', False) or wish.get('limit_seconds', 0) >= f['final_seconds']
+    limit = wish.get('limit_seconds', 0)
+    if state == 'rehearsed':
+        # The server is at rest for the last pass alone. What the others take is measured by it.
+        return bool(wish.get('live') or m.get('disks_from')) or f['final_seconds'] <= (limit or f['budget_seconds'])
+    # Where more passes do not help, the daemon refuses it, and says what does.
+    return fits(f, limit) or not fits(f, limit, f['final_seconds'])
 
 
 def check_rehearsed(m, name, wish):
@@ -195,11 +208,11 @@ def bring(r, m, state, wish):
     request = Request('POST', 'migrations', name, route, body=wish)
     if r.check:
         # Before it is ready the daemon would refuse what is waited for.
-        r.result['plan'] = r.plan(request) if can_try(m, wish) else dict(summary='{0} {1} when it is ready'.format(verb, name), steps=[], changes=True)
+        r.result['plan'] = r.plan(request) if can_try(m, state, wish) else dict(summary='{0} {1} when it is ready'.format(verb, name), steps=[], changes=True)
         r.result['changed'] = True
         return became(m, state)
     if r.params['wait']:
-        m = until(r, m, lambda m: can_try(m, wish), 'is not ready', 'ask for more with timeout, or let it have more bandwidth')
+        m = until(r, m, lambda m: can_try(m, state, wish), 'is not ready', 'ask for more with timeout, or let it have more bandwidth')
     try:
         r.carry_out(request)
     except Problem as p:

@@ -29,7 +29,7 @@ options:
   state:
     description:
       - C(present) has the copying begun, and does not wait for it. Where it stands still until a person acts, there is a warning.
-      - C(ready) also waits until one more pass would fit the downtime, and fails where a person must act first.
+      - C(ready) also waits until a cut-over would fit the downtime, as far as it is known what it takes, and fails where a person must act first.
       - C(rehearsed) also has the VM started once on a copy, with its partitions and without a network, looked at and taken down again. The server is
         at rest for as long as the last pass takes. Where the newest attempt is a rehearsal that has passed nothing is done, however long ago it was;
         C(attempts) say when.
@@ -108,7 +108,7 @@ options:
         description: What the server is known to write to other places.
         type: int
       downtime_seconds:
-        description: The downtime that the last pass has to fit. If absent, the daemon says.
+        description: The downtime that a cut-over has to fit. If absent, the daemon says.
         type: float
       waivers:
         description: Blockers that do not count.
@@ -201,11 +201,35 @@ options:
         description: The path of a raw image or a block device of the host.
         type: path
       nbd:
-        description: The URI of an export of NBD.
+        description: The URI of an export of NBD, or C(virt-p2v:) for the disk of a server that was started from virt-p2v and comes under the name of the assessment.
         type: str
   certificates:
     description: The name of a folder, in the host's folder of credentials, with the certificates for exports by C(nbds).
     type: str
+  keys:
+    description:
+      - What encrypted volumes of the server are opened with by the conversion.
+      - Those with a C(credential) are compared with what is stored. Passphrases are not shown by the daemon. They are sent when the migration is begun, and
+        again where they are wanted, as the daemon was started since.
+    type: list
+    elements: dict
+    suboptions:
+      volume:
+        description: The partition or the disk that the volume lies on, as the server names it, or the UUID of its LUKS header.
+        type: str
+        required: true
+      credential:
+        description: The name of a file with the passphrase in the folder of credentials of the host.
+        type: str
+      passphrase:
+        description: The passphrase. The daemon holds it in memory.
+        type: str
+  lease_seconds:
+    description:
+      - For how long its partitions are kept while nobody does anything with it, 3600 or more, or 0 for as long as it goes on. If absent, the daemon says.
+      - Another one than what is stored begins anew, and reserves partitions again that were given back. Where they are about to be given back, or were,
+        there is a warning. I(state=rehearsed) and I(state=done) reserve them again by themselves, and fail where somebody else has them.
+    type: int
   copy:
     description: How the disks are copied. What is left out stays as it is, or for a new migration is for the daemon to say.
     type: dict
@@ -217,7 +241,7 @@ options:
         description: From the beginning of one pass to that of the next, 10 to 86400.
         type: int
       connections:
-        description: How many there are to the server at once, 1 to 16.
+        description: How many there are to the server at once, 1 to 16. The daemon takes 2 where nothing is said.
         type: int
       compress:
         description: Whether the server compresses what it sends, for slow networks.
@@ -348,16 +372,18 @@ migration:
     created: '2026-11-24T11:00:00Z'
     heard: '2026-11-24T13:20:11Z'
     wanted: {name: '', bridge: br0, nics: [], convert: virt-v2v, checks: []}
+    reservation: {state: reserved, lease_seconds: 2592000}
+    reserved_until: '2026-12-24T12:00:00Z'
     vm: {uuid: 37411364-8fe0-4c76-8c87-b532a3d4a617, name: gpu7, slices: [{assignment: gpu7, profile: H100-2-20C, gpu: '0000:41:00.0'}]}
     attempts:
       - {kind: rehearsal, state: passed, actor: root, asked: '2026-11-24T12:00:00Z', wish: {stop_services: [], limit_seconds: 0, verify: false},
          rest_seconds: 8.2, left: [], report: {verdict: ok, results: []}}
     plan: {partitions: [], licence_token: true, memory_bytes: 0, threads: 0, disks: [], copy_bytes_per_second: 0, change_bytes_per_second: 0,
       downtime_seconds: 600, waivers: []}
-    copy: {bandwidth_bytes_per_second: 200000000, interval_seconds: 600, connections: 4, compress: false}
+    copy: {bandwidth_bytes_per_second: 200000000, interval_seconds: 600, connections: 2, compress: false}
     disks:
       - {name: nvme0n1, id: 'wwn:eui.0025388b91b0a1c2', size_bytes: 960197124096, passes_total: 2, passes: []}
-    forecast: {final_seconds: 9.1, settled_seconds: 4.7, budget_seconds: 600, fits: true, converges: true}
+    forecast: {final_seconds: 9.1, settled_seconds: 4.7, budget_seconds: 600, rest_seconds: 80.4, downtime_seconds: 138.6, fits: true, converges: true}
 migration_plan:
   description: How the server would be moved to this host, and whether it can be. Nothing is reserved by it.
   returned: with I(plan_only), and when a migration is begun, or in check mode would be, also where that is refused as the plan is blocked
@@ -393,7 +419,7 @@ from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import Prob
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import differences, options, run
 
 # What the daemon has where nothing is said.
-COPY = dict(bandwidth_bytes_per_second=0, interval_seconds=600, connections=4, compress=False)
+COPY = dict(bandwidth_bytes_per_second=0, interval_seconds=600, connections=2, compress=False)
 PLAN = dict(
     partitions=[], prefer='', guest_driver='', licence_token=False, memory_bytes=0, threads=0, disks=[], copy_bytes_per_second=0,
     change_bytes_per_second=0, downtime_seconds=0, waivers=[])
@@ -522,8 +548,37 @@ def change(r, m, copy):
     return dict(m, copy=dict(m['copy'], **copy)) if r.check else moves.there(r, m['name'])
 
 
+def unlock(r, m, wish):
+    """Give the keys of one that is there which it lacks, and return it."""
+    now = dict((k['volume'], k) for k in m.get('keys') or [])
+    lacks = [
+        k for k in wish.get('keys', [])
+        if k['volume'] not in now or now[k['volume']]['wanted'] or now[k['volume']].get('credential', '') != k.get('credential', '')]
+    if not lacks or not r.carry_out(Request('PATCH', 'migrations', m['name'], body=dict(keys=lacks))):
+        return m
+    r.result['changed'] = True
+    return m if r.check else moves.there(r, m['name'])
+
+
+def lease(r, m, wish):
+    """Have the partitions of one that is there kept for as long as is wished for, and return it."""
+    now = m.get('reservation')
+    if not now:
+        return m
+    if wish.get('lease_seconds', now['lease_seconds']) != now['lease_seconds']:
+        if r.carry_out(Request('POST', 'migrations', m['name'], 'reserve', body=dict(lease_seconds=wish['lease_seconds']))):
+            r.result['changed'] = True
+            m = dict(m, reservation=dict(now, lease_seconds=wish['lease_seconds'])) if r.check else moves.there(r, m['name'])
+    elif now['state'] == 'ending':
+        r.ansible.warn('the partitions of migration "{0}" are given back if nobody does anything with it until {1}: gpuvirt migrate reserve {0}'.format(
+            m['name'], m.get('reserved_until')))
+    elif now['state'] in ('releasing', 'released'):
+        r.ansible.warn('the partitions of migration "{0}" were given back, as nobody did anything with it: gpuvirt migrate reserve {0}'.format(m['name']))
+    return m
+
+
 def present(r, name):
-    wish = dict((k, said(v)) for k, v in r.given('name', 'assessment', 'plan', 'vm', 'disks_from', 'certificates', 'copy').items())
+    wish = dict((k, said(v)) for k, v in r.given('name', 'assessment', 'plan', 'vm', 'disks_from', 'certificates', 'keys', 'lease_seconds', 'copy').items())
     how, state = dict((k, v) for k, v in r.given(*TRY).items() if v), r.params['state']
     if r.params['plan_only']:
         r.result['migration_plan'] = r.client.plan(Request('POST', 'migrations', body=wish), refuse=False)
@@ -537,7 +592,7 @@ def present(r, name):
         after = begin(r, wish)
     else:
         check_same(before, wish)
-        after = change(r, before, wish.get('copy', {}))
+        after = lease(r, unlock(r, change(r, before, wish.get('copy', {})), wish), wish)
     r.result['migration'] = after
     if state in moves.TRIES and not moves.reached(after, state):
         after = moves.bring(r, after, state, how)
@@ -546,7 +601,12 @@ def present(r, name):
     elif after['phase'] == 'waiting':
         r.ansible.warn('migration "{0}" waits for a person: {1}'.format(name, after.get('reason')))
     r.result['migration'] = after
-    r.differ('migration ' + name, view(before), view(after))
+    shown, becomes = view(before), view(after)
+    if 'lease_seconds' in wish:
+        becomes['lease_seconds'] = wish['lease_seconds']
+        if before is not None:
+            shown['lease_seconds'] = (before.get('reservation') or wish)['lease_seconds']
+    r.differ('migration ' + name, shown, becomes)
 
 
 def take_back(r, m):
@@ -669,6 +729,12 @@ def main():
                 nbd=dict(type='str'),
             ), required_one_of=[('image', 'nbd')], mutually_exclusive=[('image', 'nbd')]),
             certificates=dict(type='str'),
+            keys=dict(type='list', elements='dict', no_log=False, options=dict(
+                volume=dict(type='str', required=True),
+                credential=dict(type='str'),
+                passphrase=dict(type='str', no_log=True),
+            ), required_one_of=[('credential', 'passphrase')], mutually_exclusive=[('credential', 'passphrase')]),
+            lease_seconds=dict(type='int'),
             copy=dict(type='dict', options=dict(
                 bandwidth_bytes_per_second=dict(type='int'),
                 interval_seconds=dict(type='int'),

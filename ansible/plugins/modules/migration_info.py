@@ -20,7 +20,7 @@ options:
   phase:
     description: Only migrations in this phase.
     type: str
-    choices: [planned, syncing, ready, rehearsing, cutting-over, verifying, done, waiting, rolling-back, rolled-back, failed]
+    choices: [planned, reserved, syncing, ready, rehearsing, cutting-over, verifying, done, waiting, rolling-back, rolled-back, failed]
   assessment:
     description: Only migrations of this assessment.
     type: str
@@ -65,14 +65,14 @@ migrations:
       attempts: []
       plan: {partitions: [], licence_token: true, memory_bytes: 0, threads: 0, disks: [], copy_bytes_per_second: 0, change_bytes_per_second: 0,
         downtime_seconds: 600, waivers: []}
-      copy: {bandwidth_bytes_per_second: 0, interval_seconds: 600, connections: 4, compress: false}
+      copy: {bandwidth_bytes_per_second: 0, interval_seconds: 600, connections: 2, compress: false}
       disks:
         - {name: nvme0n1, id: 'wwn:eui.0025388b91b0a1c2', size_bytes: 960197124096, passes_total: 0, passes: []}
 '''
 
 from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.module import options, run
 
-PHASES = ['planned', 'syncing', 'ready', 'rehearsing', 'cutting-over', 'verifying', 'done', 'waiting', 'rolling-back', 'rolled-back', 'failed']
+PHASES = ['planned', 'reserved', 'syncing', 'ready', 'rehearsing', 'cutting-over', 'verifying', 'done', 'waiting', 'rolling-back', 'rolled-back', 'failed']
 
 
 def body(r):

@@ -19,7 +19,7 @@ except ImportError:  # there is no Ansible beside this interpreter
 WISH = dict(partitions=[], licence_token=True, memory_bytes=0, threads=4, disks=[], copy_bytes_per_second=0, change_bytes_per_second=0,
             downtime_seconds=600, waivers=[dict(id='x', reason='y', by='root')])
 ASKED = dict(partitions=None, licence_token=True, threads=4, downtime_seconds=600.0, waivers=[dict(id='x', reason='y')])
-COPY = dict(bandwidth_bytes_per_second=0, interval_seconds=600, connections=4, compress=False)
+COPY = dict(bandwidth_bytes_per_second=0, interval_seconds=600, connections=2, compress=False)
 THERE = dict(name='a', assessment='s', hostname='gpu7', phase='syncing', operation='O1', plan=WISH, copy=COPY)
 FORECAST = dict(final_seconds=9, budget_seconds=600, fits=True, converges=True)
 READY = dict(THERE, phase='ready', forecast=FORECAST)
@@ -111,7 +111,7 @@ class TestMigration(unittest.TestCase):
         moves.PAUSE = self.pause
 
     def play(self, daemon, check=False, **params):
-        values = dict((n, None) for n in m.NETWORK + migration.TRY + ('plan', 'copy', 'vm', 'disks_from', 'certificates'))
+        values = dict((n, None) for n in m.NETWORK + migration.TRY + ('plan', 'copy', 'vm', 'disks_from', 'certificates', 'lease_seconds', 'keys'))
         values.update(dict(socket='/nowhere', wait=True, timeout=5, name='a', assessment='s', state='present', plan_only=False))
         values.update(params)
         self.run = m.Run(Ansible(check, values))
@@ -138,7 +138,7 @@ class TestMigration(unittest.TestCase):
         self.assertEqual((check['changed'], check['diff'], check['migration_plan']), (True, got['diff'], PLAN))
 
     def test_the_same_again_sends_nothing(self):
-        for wish in (dict(), dict(plan=ASKED), dict(plan=ASKED, copy=dict(connections=4, compress=None)), dict(copy={})):
+        for wish in (dict(), dict(plan=ASKED), dict(plan=ASKED, copy=dict(connections=2, compress=None)), dict(copy={})):
             for state in ('present', 'ready'):
                 daemon = Fake(READY)
                 got = self.play(daemon, state=state, **wish)
@@ -208,7 +208,10 @@ class TestMigration(unittest.TestCase):
         for more in (dict(wait=False), dict(check=True)):
             self.assertEqual(self.play(Fake(THERE), state='ready', **more)['migration'], THERE)
         p = self.refused(Fake(dict(THERE, forecast=dict(final_seconds=900, budget_seconds=600, converges=False)), seconds=2), 'timeout', state='ready')
-        self.assertIn('900 of 600 seconds, and does not get shorter', p.detail)
+        self.assertIn('900 of 600 seconds, and does not get shorter', p.detail)  # of a daemon that does not tell the parts
+        parts = dict(final_seconds=9, rest_seconds=309, downtime_seconds=709, budget_seconds=600, fits=False, converges=True)
+        p = self.refused(Fake(dict(THERE, forecast=parts), seconds=2), 'timeout', state='ready')
+        self.assertIn('the last pass would take 9 seconds, and the downtime would be 709 of 600 seconds', p.detail)
         self.assertIn('first pass', self.refused(Fake(THERE, seconds=2), 'timeout', state='ready').detail)
         p = self.refused(Fake(THERE, dict(THERE, phase='waiting', reason='no room')), 'waiting', state='ready')
         self.assertEqual((p.operation, 'no room' in p.detail), ('O1', True))
@@ -218,6 +221,45 @@ class TestMigration(unittest.TestCase):
     def test_one_that_stands_still_is_warned_of(self):
         self.play(Fake(dict(THERE, phase='waiting', reason='no room')))
         self.assertEqual(self.run.ansible.warnings, ['migration "a" waits for a person: no room'])
+
+    def test_its_keys(self):
+        keys = [dict(volume='sda3', credential=None, passphrase='swordfish'), dict(volume='sdb', credential='luks', passphrase=None)]
+        daemon = Fake(None, THERE)
+        self.play(daemon, keys=keys)
+        sent = [dict(volume='sda3', passphrase='swordfish'), dict(volume='sdb', credential='luks')]
+        self.assertEqual(daemon.body['keys'], sent)
+        held = dict(THERE, keys=[dict(volume='sda3', wanted=False), dict(volume='sdb', credential='luks', wanted=False)])
+        daemon = Fake(held)
+        self.assertEqual((self.play(daemon, keys=keys)['changed'], daemon.asked), (False, ['GET migrations']))
+        for lost, again in (
+            (dict(held, keys=[dict(volume='sda3', wanted=True), held['keys'][1]]), sent[:1]),
+            (dict(held, keys=[held['keys'][0], dict(volume='sdb', credential='other', wanted=False)]), sent[1:]),
+            (dict(held, keys=[held['keys'][1]]), sent[:1]),
+            (THERE, sent),
+        ):
+            daemon = Fake(lost, held)
+            got = self.play(daemon, keys=keys)
+            self.assertEqual((got['changed'], got['migration'], daemon.body), (True, held, dict(keys=again)))
+            self.assertTrue(self.play(Fake(lost), check=True, keys=keys)['changed'])
+
+    def test_its_lease(self):
+        def leased(state, seconds):
+            return dict(THERE, reservation=dict(state=state, lease_seconds=seconds), reserved_until='2026-12-24T12:00:00Z')
+        daemon = Fake(None, THERE)
+        self.play(daemon, lease_seconds=0)
+        self.assertEqual(daemon.body['lease_seconds'], 0)
+        daemon = Fake(leased('reserved', 86400))
+        self.assertEqual((self.play(daemon, lease_seconds=86400)['changed'], daemon.asked), (False, ['GET migrations']))
+        daemon, after = Fake(leased('ending', 86400), leased('reserved', 0)), leased('reserved', 0)
+        got = self.play(daemon, lease_seconds=0)
+        self.assertEqual(daemon.asked, ['GET migrations', 'plan POST /v1/migrations/a/reserve', 'POST /v1/migrations/a/reserve', 'GET migrations'])
+        self.assertEqual((got['changed'], got['migration'], daemon.body, self.run.ansible.warnings), (True, after, dict(lease_seconds=0), []))
+        check = self.play(Fake(leased('ending', 86400)), check=True, lease_seconds=0)
+        self.assertEqual((check['changed'], check['diff']), (True, got['diff']))
+        self.assertNotEqual(got['diff']['before'], got['diff']['after'])
+        for state, says in (('ending', 'until 2026-12-24T12:00:00Z'), ('released', 'were given back'), ('reserved', None)):
+            self.assertFalse(self.play(Fake(leased(state, 86400)))['changed'])
+            self.assertEqual([says in w for w in self.run.ansible.warnings], [True] if says else [])
 
     def test_one_that_was_taken_back_does_not_come_again(self):
         for phase in moves.BACK:
@@ -299,6 +341,29 @@ class TestMigration(unittest.TestCase):
             daemon = Fake(big, seconds=3)
             code = 'timeout' if wait else 'conflict'
             self.refused(daemon, code, state='rehearsed', **more) if wait else self.play(Fake(big, tried(big, 'rehearsal passed')), state='rehearsed', **more)
+
+    def test_the_conversion_and_the_boot_are_waited_for_where_that_helps(self):
+        def there(final, fits=False):
+            parts = dict(final_seconds=final, rest_seconds=final + 300, downtime_seconds=final + 500, budget_seconds=600, fits=fits, converges=True)
+            return tried(THERE, 'rehearsal passed', forecast=parts)
+
+        for final, more, waits in (
+            (90, dict(), False),
+            (110, dict(), True),  # the last pass gets shorter
+            (110, dict(limit_seconds=610), False),
+            (110, dict(limit_seconds=500), True),
+            (10, dict(limit_seconds=60), False),  # the conversion does not, and the daemon says so
+        ):
+            m = there(final, fits=final <= 100)
+            if waits:
+                self.refused(Fake(m, seconds=3), 'timeout', state='done', **more)
+            else:
+                self.assertTrue(self.play(Fake(m, DONE), state='done', **more)['changed'])
+        # A rehearsal measures them, and its server is at rest for the last pass alone.
+        m = dict(there(10), attempts=[])
+        self.assertTrue(self.play(Fake(m, tried(m, 'rehearsal passed')), state='rehearsed', limit_seconds=60)['changed'])
+        m = dict(there(10000, fits=True), attempts=[], disks_from=[dict(disk='sda', image='/srv/x')])
+        self.assertTrue(self.play(Fake(m, tried(m, 'rehearsal passed')), state='rehearsed')['changed'])
 
     def test_one_that_fails_is_told(self):
         p = self.refused(Fake(READY, tried(READY, 'rehearsal failed it is ill')), 'conflict', state='rehearsed')

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"gpuvirt/api"
+	"gpuvirt/gpu"
+	"gpuvirt/p2v/assess"
+	"gpuvirt/p2v/move"
+)
+
+// A plan that nothing blocks is not ready where a start is refused for another reason.
+func TestPlanIsRefused(t *testing.T) {
+	for args, named := range map[string]bool{
+		"migrate start web --assessment gpu7 --dry-run": true, "migrate plan web --assessment gpu7": true, "migrate plan --assessment gpu7": false,
+	} {
+		f, socket := startFake(t)
+		p := migrationPlan("ready")
+		p.Problem = &api.Problem{Status: 409, Code: "conflict", Detail: "cannot migrate it: there is a VM", Hint: "--vm", Blockers: []api.Blocker{{Kind: "vm", ID: "u", Name: "web1"}}}
+		f.answers["POST migrations"] = p
+		s := &session{args: strings.Fields(args)}
+		s.run(t.Context(), socket)
+		if s.code != exitConflict || strings.Contains(s.stdout, p.Verdict.Text) || !strings.Contains(s.stdout, "Refused: cannot migrate it: there is a VM") {
+			t.Errorf("%s", s)
+		}
+		for _, want := range []string{"error: cannot migrate it: there is a VM\n", "hint: --vm\n", "blocker: vm u (web1)\n"} {
+			if !strings.Contains(s.stderr, want) {
+				t.Errorf("no %q in\n%s", want, s)
+			}
+		}
+		if strings.Contains(f.requests[0], `"name":`) != named {
+			t.Errorf("%s: %s", args, f.requests[0])
+		}
+		s = &session{args: strings.Fields(args + " -o name")}
+		if s.run(t.Context(), socket); s.stdout != "refused\n" {
+			t.Errorf("%s", s)
+		}
+	}
+}
+
+// Whatever is asked of a start can be asked of its plan.
+func TestPlanTakesWhatStartTakes(t *testing.T) {
+	plan, _, err := newRoot(&cli{}).Find([]string{"migrate", "plan"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, _, err := newRoot(&cli{}).Find([]string{"migrate", "start"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := plan.LocalFlags().FlagUsages(), start.LocalFlags().FlagUsages(); strings.ReplaceAll(a, " (required)", "") != strings.ReplaceAll(b, " (required)", "") {
+		t.Errorf("plan takes\n%s\nstart takes\n%s", a, b)
+	}
+	f, socket := startFake(t)
+	s := &session{args: strings.Fields("migrate plan --assessment a --convert none --key sda3=k --lease 0 --network default")}
+	s.run(t.Context(), socket)
+	want := `POST /v1/migrations?dry_run=true {"assessment":"a","plan":{},"vm":{"network":"default","convert":"none"},"lease_seconds":0,"keys":[{"volume":"sda3","credential":"k"}]}`
+	if len(f.requests) != 1 || f.requests[0] != want {
+		t.Errorf("%s\n%s", s, strings.Join(f.requests, "\n"))
+	}
+}
+
+// Who names a profile is told of that one, and not of all others.
+func TestPlanShowsFewCandidates(t *testing.T) {
+	f, socket := startFake(t)
+	p := migrationPlan("blocked")
+	fit := assess.Fitting{Need: assess.Need{Source: assess.NeedSource{PCI: "0000:c1:00.0"}, Required: true}}
+	for i := range 40 {
+		fit.Candidates = append(fit.Candidates, assess.Candidate{GPU: gpu.ID(fmt.Sprintf("gpu%d", i)), Profile: fmt.Sprintf("L40S-%dQ", i%20), Reasons: []string{"too small"}})
+	}
+	p.Fittings = []assess.Fitting{fit}
+	f.answers["POST migrations"] = p
+	s := &session{args: strings.Fields("migrate plan --assessment a --profile L40S-8Q")}
+	s.run(t.Context(), socket)
+	if got := strings.Count(s.stdout, "too small"); got != 2 || strings.Count(s.stdout, "L40S-8Q on") != 2 || !strings.Contains(s.stdout, "38 others") {
+		t.Errorf("%s", s)
+	}
+	s = &session{args: strings.Fields("migrate plan --assessment a")}
+	if s.run(t.Context(), socket); strings.Count(s.stdout, "too small") != 40 {
+		t.Errorf("%s", s)
+	}
+}
+
+// Flags that would mean nothing are refused, and nothing is asked of the daemon.
+func TestFlagsThatMeanNothing(t *testing.T) {
+	f, socket := startFake(t)
+	for args, want := range map[string]string{
+		"assessment create a --file f --window 5m":                   "--window",
+		"assessment create a --file f --credential x":                "--credential",
+		"assessment create a --source h --host-key x --interval 10s": "--interval",
+		"migrate start a --assessment a --connections 0":             "--connections 0: it must be 1 to 16",
+		"migrate start a --assessment a --bandwidth 0.5 --dry-run":   `"0.5" is no rate`,
+		"migrate start a --assessment a --every 0s":                  "--every 0s: it must be 10s to 24h",
+		"migrate plan a --threads 2":                                 "--threads is of --assessment",
+		"migrate set a --connections 0":                              "--connections 0",
+	} {
+		s := &session{args: strings.Fields(args)}
+		if s.run(t.Context(), socket); s.code != exitUsage || !strings.Contains(s.stderr, want) {
+			t.Errorf("no %q in\n%s", want, s)
+		}
+	}
+	if len(f.requests) > 0 {
+		t.Errorf("asked: %q", f.requests)
+	}
+}
+
+// Who takes a migration back is told what goes with it.
+func TestRollbackSaysWhatGoes(t *testing.T) {
+	f, socket := startFake(t)
+	s := &session{args: strings.Fields("migrate rollback gpu7"), terminal: true, stdin: "n\n"}
+	s.run(t.Context(), socket)
+	for _, want := range []string{"Take migration gpu7 back", "copies of 1 disk", "its VM gpu7", "what was written in it", "reserved"} {
+		if !strings.Contains(s.stderr, want) {
+			t.Errorf("no %q in\n%s", want, s)
+		}
+	}
+	if len(f.requests) > 0 {
+		t.Errorf("asked: %q", f.requests)
+	}
+}
+
+// What a try failed of is told once, and where nothing has failed the look at the VM is.
+func TestProblemIsToldOnce(t *testing.T) {
+	f, socket := startFake(t)
+	f.answers["POST migrations/gpu7/rehearse"] = api.Migration{
+		Name: "gpu7", Phase: "ready", Attempts: []move.Attempt{{Kind: move.Rehearsal, State: move.Failed, Problem: "no room at all", Phase: "copying"}},
+	}
+	s := &session{args: strings.Fields("migrate rehearse gpu7")}
+	s.run(t.Context(), socket)
+	if strings.Count(s.String(), "no room at all") != 1 || s.code != exitFailed {
+		t.Errorf("%s", s)
+	}
+	f.answers["POST migrations/gpu7/rehearse"] = api.Migration{Name: "gpu7", Phase: "waiting", Reason: "the VM does not start", Attempts: []move.Attempt{{Kind: move.Cutover, State: move.Passed}}}
+	s = &session{args: strings.Fields("migrate rehearse gpu7")}
+	if s.run(t.Context(), socket); strings.Count(s.String(), "the VM does not start") != 1 || s.code != exitNotReady {
+		t.Errorf("%s", s)
+	}
+}
+
+// A cut-over that waits is among the first that is told of a migration.
+func TestShowTellsOfWhenReady(t *testing.T) {
+	f, socket := startFake(t)
+	m := api.Migration{Name: "gpu7", Phase: "syncing", Attempts: []move.Attempt{{Kind: move.Cutover, Actor: "anna", State: move.Asked, Wish: move.CutWish{WhenReady: true}}}}
+	f.answers["GET migrations/gpu7"] = m
+	s := &session{args: strings.Fields("migrate show gpu7")}
+	s.run(t.Context(), socket)
+	if lines := strings.Split(s.stdout, "\n"); len(lines) < 3 || !strings.Contains(strings.Join(lines[:3], "\n"), "cutover, as soon as it fits its limit, asked for by anna") {
+		t.Errorf("%s", s)
+	}
+}
+
+// Who changes how a migration copies is answered with that.
+func TestSetAnswersWhatIsSet(t *testing.T) {
+	f, socket := startFake(t)
+	f.answers["PATCH migrations/gpu7"] = api.Migration{
+		Name: "gpu7", Copy: move.Copy{Bandwidth: 50e6, Interval: 120, Connections: 2}, Keys: []api.Key{{Volume: "sda3", Credential: "k"}},
+	}
+	s := &session{args: strings.Fields("migrate set gpu7 --bandwidth 50M --every 2m")}
+	s.run(t.Context(), socket)
+	for _, want := range []string{"Bandwidth:", "47.7 MiB/s", "Every:", "2m0s", "Connections:", "credential k"} {
+		if !strings.Contains(s.stdout, want) {
+			t.Errorf("no %q in\n%s", want, s)
+		}
+	}
+}
