@@ -16,3 +16,16 @@ func TestRatios(t *testing.T) {
 	must(t, hypervisor.Put(ctx, filepath.Join(hypervisor.repo, "bin", "labbench"), "/usr/local/bin/labbench", 0o755))
 	t.Logf("ratios of medians, one run:\n%s", run(ctx, t, "labbench -vm bench"))
 }
+
+// What tracking costs a write, and how long passes over disks of two sizes take: make bench.
+func TestTrackerRatios(t *testing.T) {
+	take(t)
+	vm := dirtyMachine(t)
+	ctx := Scenario(t, vm, 15*time.Minute)
+	putDirty(ctx, t, vm)
+	_, err := vm.Run(ctx, "modprobe -a loop dm_mod; "+makeNullb0)
+	must(t, err)
+	dirtyTest(ctx, t, vm, "TestLabPassTime", "")
+	dirtyTest(ctx, t, vm, "TestLabCost", "vdb")
+	dirtyTest(ctx, t, vm, "TestLabCost", "nullb0")
+}

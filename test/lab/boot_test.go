@@ -49,12 +49,13 @@ func TestBootInEveryOrder_T08(t *testing.T) {
 		ours     = "gpuvirtd.service gpuvirtd.socket gpuvirt-restore.service"
 		path     = "/etc/systemd/system/virtqemud.service"
 	)
-	usual := "systemctl -q disable virtqemud.service 2>/dev/null; rm -f " + path + "; systemctl -q unmask " + libvirtd +
+	// Its file stays for the shutdown: of a unit that has none any more no order is known.
+	usual := "systemctl -q disable virtqemud.service 2>/dev/null; systemctl -q unmask " + libvirtd +
 		"; systemctl daemon-reload; systemctl -q enable " + libvirtd + " gpuvirtd.service gpuvirt-restore.service; systemctl -q disable gpuvirtd.socket"
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		run(ctx, t, usual+"; systemctl stop virtqemud.service gpuvirtd.socket; systemctl start libvirtd.socket libvirtd.service gpuvirtd.service")
+		run(ctx, t, "systemctl stop virtqemud.service gpuvirtd.socket; "+usual+"; rm -f "+path+"; systemctl daemon-reload; systemctl start libvirtd.socket libvirtd.service gpuvirtd.service")
 	})
 
 	for _, c := range []struct{ name, prepare, libvirt string }{

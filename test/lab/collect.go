@@ -78,6 +78,15 @@ var failed, lost []string
 // that died in an earlier one is replaced.
 func Scenario(t *testing.T, vm *VM, limit time.Duration) context.Context {
 	t.Helper()
+	take(t)
+	began := time.Now()
+	t.Cleanup(func() { // the last one
+		word := "passed"
+		if t.Failed() {
+			word = "FAILED"
+		}
+		fmt.Printf("lab: hypervisor %d: %4.0f s: %s %s\n", vm.opts.Number, time.Since(began).Seconds(), t.Name(), word)
+	})
 	dir := filepath.Join(vm.repo, "test", "lab", "out", strings.ReplaceAll(t.Name(), "/", "_"))
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"regexp"
@@ -25,13 +26,15 @@ import (
 // the server is off leaves it running as if nothing had been; and a move that is taken back
 // leaves nothing.
 //
-// It has not passed to its end yet: a machine in the emulated machine stands still now and then
-// when it is frozen. So it is only run where it is asked for.
+// It takes five minutes, which is more than CI has. So it is only run where it is asked for. On an emulator of two
+// processors its server was seen to stand still, its CPU busy, and to begin anew without a word; on one
+// processor neither. server.registers has where the CPU was, should it.
 func TestCutover(t *testing.T) {
+	take(t)
 	if os.Getenv("GPUVIRT_LAB_LONG") == "" {
 		t.Skip("GPUVIRT_LAB_LONG=1 runs it")
 	}
-	ctx := begin(t, 18*time.Minute, "mtty")
+	ctx := begin(t, 25*time.Minute, "mtty")
 	// Others have all of the ports but one.
 	run(ctx, t, "cd /sys/class/mdev_bus/mtty/mdev_supported_types && for n in 2 2 2 2 2 2 2 2 2 2 2 1; do cat /proc/sys/kernel/random/uuid >mtty-$n/create; done")
 	others := mdevs(ctx, t)
@@ -40,8 +43,8 @@ func TestCutover(t *testing.T) {
 	}
 	s := startServer(ctx, t)
 	run(ctx, t, "gpuvirt assessment create srv --source root@"+serverAddress+" --credential srv --host-key "+s.hostKey)
-	wish := "gpuvirt migrate start srv --assessment srv --profile mtty-1 --memory 512Mi --threads 1 --downtime 15m --every 1h " +
-		"--convert none --vm moved --bridge " + serverBridge + ` --check model="sha256sum -c /srv/sums" --waive no-initramfs-tool="its initramfs has the drivers of a VM"`
+	wish := "gpuvirt migrate start srv --assessment srv --profile mtty-1 --memory 512Mi --threads 1 --downtime 15m --every 1h --no-wait " +
+		"--convert none --vm moved --bridge " + serverBridge + ` --check model="sha256sum -c /srv/sums"`
 
 	testTakenBack(ctx, t, s, wish, others)
 
@@ -148,12 +151,15 @@ func testFailsBeforeTheEdge(ctx context.Context, t *testing.T, s *server) {
 			t.Errorf("left of the attempt: %s", state)
 		}
 	}
-	run(ctx, t, "! gpuvirt migrate cutover srv --yes --limit 1s")
+	// The pass before was quick enough. Now the copy is bounded, and the last pass, of about as
+	// much, takes twice the limit.
+	before := get[api.Migration](ctx, t, "/v1/migrations/srv")
+	limit := max(5, int(math.Ceil(before.Forecast.RestSeconds))+1)
+	passes := before.Disks[0].Passes
+	run(ctx, t, fmt.Sprintf("gpuvirt migrate set srv --bandwidth %d", max(64<<10, int(passes[len(passes)-1].Sent)/(2*limit))))
+	run(ctx, t, fmt.Sprintf("! gpuvirt migrate cutover srv --yes --limit %ds", limit))
 	fails("limit")
 
-	// As much as a slow copy needs half a minute for.
-	run(ctx, t, "gpuvirt migrate set srv --bandwidth 128K")
-	s.in(ctx, t, "head -c 4194304 /dev/urandom >/srv/late; sync")
 	run(ctx, t, "gpuvirt migrate cutover srv --yes --no-wait")
 	must(t, machine.WaitFor(ctx, 300*time.Millisecond, func() (bool, error) {
 		m := get[api.Migration](ctx, t, "/v1/migrations/srv")
@@ -224,6 +230,7 @@ const (
 	serverAddress = "10.77.0.15"
 	serverDisk    = "/var/tmp/server.raw"
 	serverEnd     = "/run/lab-server.end"
+	serverMonitor = "4444" // a port
 	serverSSH     = "ssh -q -i /etc/gpuvirt/credentials/srv -o BatchMode=yes -o UserKnownHostsFile=/run/lab-server.hosts -o StrictHostKeyChecking=yes root@" + serverAddress + " "
 )
 
@@ -239,6 +246,10 @@ func startServer(ctx context.Context, t *testing.T) *server {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
+		if t.Failed() { // where its CPU is, some times: the kernel is at home in guest-vmlinux
+			run(ctx, t, "exec 3<>/dev/tcp/127.0.0.1/"+serverMonitor+" && for n in 1 2 3 4 5; do echo info registers; sleep 1; done >&3 && echo info lapic >&3; "+
+				"timeout 5 cat <&3 >"+guestLogs+"/server.registers; true")
+		}
 		run(ctx, t, "systemctl stop lab-server; virsh -q destroy moved; ip link del "+serverBridge+"; ip link del labsrv; rm -f "+serverDisk+" "+serverEnd+
 			" /run/lab-server.hosts /etc/gpuvirt/credentials/srv; true")
 	})
@@ -254,9 +265,10 @@ ip tuntap add labsrv mode tap
 ip link set labsrv master `+serverBridge+` up
 systemd-run -q --unit lab-server -p ExecStopPost='/bin/sh -c "echo $SERVICE_RESULT $EXIT_STATUS >`+serverEnd+`"' \
 	qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35 -accel kvm -cpu host -smp 1 -m 512 \
+	-bios `+guestFiles+`/guest-bios -kernel `+guestFiles+`/guest-vmlinux -initrd `+guestFiles+`/server-initrd -append "$(cat `+guestFiles+`/server-cmdline)" \
 	-drive file=`+serverDisk+`,format=raw,if=none,id=disk,cache=none -device nvme,drive=disk,serial=LABSRV1 \
 	-netdev tap,id=net,ifname=labsrv,script=no,downscript=no -device virtio-net-pci,netdev=net,romfile=,mac=52:54:00:77:00:15 \
-	-serial file:`+guestLog("server"))
+	-monitor tcp:127.0.0.1:`+serverMonitor+`,server=on,wait=off -serial file:`+guestLog("server"))
 	began := time.Now()
 	_, err := hypervisor.WaitGuestLine(ctx, "server", serverUp)
 	must(t, err)

@@ -2,6 +2,7 @@
 # Install what the lab needs on a bare Debian 12 or 13. Does nothing, and needs
 # no network, when all of it is there.
 set -euo pipefail
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 # QEMU before 8.1 translates code that another virtual CPU is just patching,
 # and keeps the result: the kernel in the lab then dies of a stray int3 sooner
@@ -26,6 +27,10 @@ if [ "$(id -u)" != 0 ]; then
 	echo "lab: cannot install ${missing[*]:-a newer qemu-system-x86}: run as root" >&2
 	exit 1
 fi
+# Not beside hack/bootstrap: apt does not wait for the lists of packages.
+mkdir -p "$repo/.cache"
+exec 9>"$repo/.cache/bootstrap.lock"
+flock 9
 export DEBIAN_FRONTEND=noninteractive
 # shellcheck source=/dev/null
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")

@@ -17,7 +17,7 @@ lab-test: packages lab ## Run the scenarios in the lab (LAB_ARGS='-run TestSmoke
 	@hack/bootstrap ansible-core
 	@[ dist/SHA256SUMS -ot .cache/lab/next/SHA256SUMS ] || PACKAGE_VERSION=$$(dpkg-deb -f dist/*.deb Version | sed 's/-1$$/+next/') NFPM=$(NFPM) hack/packages .cache/lab/next
 	@[ dist/SHA256SUMS -ot .cache/lab/nextschema/SHA256SUMS ] || PACKAGE_TAGS=nextschema PACKAGE_VERSION=$$(dpkg-deb -f dist/*.deb Version | sed 's/-1$$/+nextschema/') NFPM=$(NFPM) hack/packages .cache/lab/nextschema
-	go test -tags lab,$(TAGS) -count=1 -timeout 45m ./test/lab/... $(LAB_ARGS)
+	go test -tags lab,$(TAGS) -count=1 -timeout 45m -v ./test/lab $(LAB_ARGS)
 
 .PHONY: lab-shell
 lab-shell: packages lab ## Boot the lab with this tree's daemon and open a shell in it

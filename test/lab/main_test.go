@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,10 +17,28 @@ import (
 	"time"
 )
 
-// hypervisor is the VM that all scenarios share: a boot is dear.
+// hypervisor is the VM that the scenarios of a process share: a boot is dear.
 var hypervisor *VM
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.list").Value.String() != "" {
+		os.Exit(m.Run())
+	}
+	if os.Getenv(workerVar) == "" && thisRun() == 1 {
+		scenarios, err := asked()
+		n := 0
+		if err == nil {
+			n, err = hypervisors(len(scenarios))
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "lab:", err)
+			os.Exit(1)
+		}
+		if n > 1 {
+			os.Exit(share(scenarios, n))
+		}
+	}
 	code := runAll(m)
 	if code != 0 && len(failed) > 0 && len(failed) == len(lost) {
 		code = runAgain()
@@ -35,12 +54,7 @@ const maxRuns = 4
 const runNumber = "LAB_RUN"
 
 // thisRun is the number of this run, 1 for the first.
-func thisRun() int {
-	if n, err := strconv.Atoi(os.Getenv(runNumber)); err == nil {
-		return n
-	}
-	return 1
-}
+func thisRun() int { return numbered(runNumber) }
 
 // runAgain gives the scenarios that a dying hypervisor took with it another one: it is
 // the emulator that failed there, and it may fail anybody. A scenario that failed by
@@ -55,7 +69,7 @@ func runAgain() int {
 	fmt.Fprintf(os.Stderr, "lab: the hypervisor died; run %d of at most %d, on a new one: %s\n", run+1, maxRuns, names)
 	args := slices.DeleteFunc(slices.Clone(os.Args[1:]), func(a string) bool { return strings.HasPrefix(a, "-test.run=") })
 	cmd := exec.Command(os.Args[0], append(args, "-test.run=^("+strings.Join(lost, "|")+")$")...)
-	cmd.Env = append(os.Environ(), runNumber+"="+strconv.Itoa(run+1))
+	cmd.Env = append(os.Environ(), runNumber+"="+strconv.Itoa(run+1), sharedVar+"=")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		fmt.Fprintf(os.Stderr, "lab: run %d: %v\n", run+1, err)
@@ -68,13 +82,16 @@ func runAll(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
-	vm, err := Start(ctx, Options{OneCPU: thisRun() > 1})
+	vm, err := Start(ctx, Options{OneCPU: thisRun() > 1 || shared(), Number: worker()})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
+		if shared() {
+			return notBooted
+		}
 		return 1
 	}
 	defer vm.Close()
-	fmt.Printf("lab: %s is up after %v\n", vm.Suite(), time.Since(began).Round(time.Second))
+	fmt.Printf("lab: hypervisor %d, %s, is up after %v\n", worker(), vm.Suite(), time.Since(began).Round(time.Second))
 	// From here an interrupt ends the process; the VM dies with it.
 	stop()
 	hypervisor = vm

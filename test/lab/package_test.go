@@ -114,7 +114,7 @@ func TestPackage_T15(t *testing.T) {
 	// Removed, it is gone; the guest and what is stored are not.
 	run(ctx, t, "dpkg -r gpuvirt")
 	untouched("removed")
-	if got := run(ctx, t, "systemctl is-active gpuvirtd gpuvirt-restore; ls /usr/bin/gpuvirtd /var/lib/gpuvirt/gpuvirt.db /etc/gpuvirt/gpuvirtd.yaml 2>/dev/null || true"); !slices.Equal(
+	if got := run(ctx, t, "systemctl is-active gpuvirtd gpuvirt-restore; ls -d /usr/bin/gpuvirtd /var/cache/gpuvirt /var/lib/gpuvirt/gpuvirt.db /etc/gpuvirt/gpuvirtd.yaml 2>/dev/null || true"); !slices.Equal(
 		strings.Fields(got), []string{"inactive", "inactive", "/etc/gpuvirt/gpuvirtd.yaml", "/var/lib/gpuvirt/gpuvirt.db"}) {
 		t.Errorf("removed: %s", got)
 	}
@@ -134,7 +134,7 @@ func TestPackage_T15(t *testing.T) {
 		t.Errorf("a daemon runs on over nothing: %s", got)
 	}
 	untouched("purged")
-	if got := run(ctx, t, "ls -d /var/lib/gpuvirt /etc/gpuvirt /run/gpuvirt 2>/dev/null || true"); got != "" {
+	if got := run(ctx, t, "ls -d /var/lib/gpuvirt /var/cache/gpuvirt /etc/gpuvirt /run/gpuvirt 2>/dev/null || true"); got != "" {
 		t.Errorf("purged: %s", got)
 	}
 	if got := run(ctx, t, folders); got != images {

@@ -2,12 +2,13 @@
 # The disk of a small physical server, made of what the hypervisor's root file system has,
 # without mounting anything. pack.sh reads this file: the functions and variables are its.
 #
-# Result: server.img in the folder of the inner guest, a whole disk (MBR, GRUB, ext4), and
+# Result: server.img in the folder of the inner guest, a whole disk (MBR, GRUB, ext4),
+# server-initrd and server-cmdline, with which the server starts without GRUB, and
 # server_key, server_host.pub: the key that its root accepts, and the one that it shows.
 
 # A megabyte before the only partition is GRUB's.
 server_first=2048 # sector
-server_size=224   # MiB, of the file system
+server_size=80    # MiB, of the file system
 
 # server_programs PATH...: programs, and the libraries that they need.
 server_programs() {
@@ -73,10 +74,11 @@ server_boot() {
 	done
 	install -m 755 "$here/server/early-init" "$early/init"
 	# GRUB reads slowly through the firmware: longer than the kernel takes to unpack this.
-	cpio_of "$early" "$work/server-initrd"
-	zstd -q -10 --rm "$work/server-initrd" -o "$server/boot/initrd.img"
+	cpio_of "$early" "$root/usr/local/share/lab/server-initrd"
+	zstd -q -10 "$root/usr/local/share/lab/server-initrd" -o "$server/boot/initrd.img"
 	cp "$root/boot/vmlinuz-$release" "$server/boot/vmlinuz-$release"
 	sed -e "s/KERNEL/$release/" -e "s/ROOT/$server_id/" "$here/server/grub.cfg" >"$server/boot/grub/grub.cfg"
+	sed -n 's/^\tlinux [^ ]* //p' "$server/boot/grub/grub.cfg" >"$root/usr/local/share/lab/server-cmdline"
 	printf '%s\n' 'set root=(hd0,msdos1)' "set prefix=(hd0,msdos1)/boot/grub" normal >"$root/tmp/early.cfg"
 	chroot "$root" grub-mkimage -d /usr/lib/grub/i386-pc -O i386-pc -p /boot/grub -c /tmp/early.cfg -o /tmp/core.img \
 		biosdisk part_msdos ext2 normal linux configfile

@@ -11,7 +11,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +29,8 @@ const (
 	shutdownLimit = 2 * time.Minute
 )
 
-// maxBoots is how many are tried, one after the other, where kernels die before they answer.
+// maxBoots is how many are tried, one after the other, where kernels die or stand still
+// before they answer.
 const maxBoots = 3
 
 // Options say what Start boots. The zero value is right for tests.
@@ -47,8 +50,10 @@ type Options struct {
 	// OneCPU has all of the emulator share one processor of the machine: slower, and
 	// the emulated processors then never run at the same moment.
 	OneCPU bool
+	// Number tells those apart that run at the same time, from 1. Default 1.
+	Number int
 	// SerialLog is where the hypervisor's console goes. Default:
-	// test/lab/out/hypervisor.log.
+	// test/lab/out/hypervisor.log, hypervisor-2.log for the second.
 	SerialLog string
 }
 
@@ -117,22 +122,63 @@ func (o *Options) fill(repo string) {
 	if o.MemoryMiB == 0 {
 		o.MemoryMiB = 6144
 	}
+	o.Number = max(o.Number, 1)
 	if o.SerialLog == "" {
-		o.SerialLog = filepath.Join(repo, "test", "lab", "out", "hypervisor.log")
+		name := "hypervisor.log"
+		if o.Number > 1 {
+			name = fmt.Sprintf("hypervisor-%d.log", o.Number)
+		}
+		o.SerialLog = filepath.Join(repo, "test", "lab", "out", name)
 	}
 }
 
-// boot boots the hypervisor, again where its kernel dies before it answers.
+// errNotUp is that of a hypervisor that runs and is not up in time.
+var errNotUp = fmt.Errorf("it is not up after %v", bootLimit)
+
+// boot boots the hypervisor, again where it dies or stands still before it answers:
+// nothing of gpuvirt is in it yet, so it is the emulator that failed. What can be known
+// of that goes to standard error, as all that is left of a machine that ran elsewhere.
 func (vm *VM) boot(ctx context.Context) error {
 	for tried := 1; ; tried++ {
 		err := vm.bootOnce(ctx)
-		if err == nil || tried == maxBoots || ctx.Err() != nil || vm.Died() == "" {
+		why := vm.Died()
+		if why == "" && errors.Is(err, errNotUp) {
+			why = errNotUp.Error() + vm.standstill(ctx)
+		}
+		if err == nil || ctx.Err() != nil || why == "" {
 			return err
 		}
-		fmt.Fprintln(os.Stderr, "lab: the hypervisor died while it booted:", vm.Died())
+		fmt.Fprintf(os.Stderr, "lab: boot %d of at most %d failed: %s\n", tried, maxBoots, why)
+		if tried == maxBoots {
+			return err
+		}
 		vm.disconnect()
 		vm.machine.Kill()
 	}
+}
+
+// standstill tells where a machine that does not answer is: the end of its console, and
+// its processors at two moments.
+func (vm *VM) standstill(ctx context.Context) string {
+	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	var s strings.Builder
+	say := func(what, said string, err error) {
+		if err != nil {
+			said = err.Error()
+		}
+		fmt.Fprintf(&s, "\n%s:\n%s", what, said)
+	}
+	console, err := os.ReadFile(vm.serialLog)
+	say("the end of its console", string(console[max(0, len(console)-2000):]), err)
+	for _, command := range []string{"info status", "info registers -a", "info registers -a", "info lapic"} {
+		said, err := vm.Monitor(ctx, command)
+		if strings.Contains(command, "registers") { // where it is, and whether it waits
+			said = strings.Join(slices.DeleteFunc(strings.Split(said, "\n"), func(line string) bool { return !strings.HasPrefix(line, "CPU#") && !strings.HasPrefix(line, "RIP=") }), "\n")
+		}
+		say(command, said, err)
+	}
+	return s.String()
 }
 
 func (vm *VM) bootOnce(ctx context.Context) error {
@@ -180,7 +226,7 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 	args = append(args, cardArgs()...)
 	command := append([]string{"qemu-system-x86_64"}, append(args, opts.QEMUArgs...)...)
 	if opts.OneCPU {
-		cpu, err := firstCPU()
+		cpu, err := oneCPU(opts.Number)
 		if err != nil {
 			return err
 		}
@@ -190,7 +236,7 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 	if vm.machine, err = machine.Start(cmd); err != nil {
 		return fmt.Errorf("cannot start qemu: %w; test/lab/deps.sh installs it", err)
 	}
-	limited, stop := context.WithTimeout(ctx, bootLimit)
+	limited, stop := context.WithTimeoutCause(ctx, bootLimit, errNotUp)
 	defer stop()
 	ctx, end := context.WithCancelCause(limited)
 	var watch sync.WaitGroup
@@ -203,17 +249,22 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 	return vm.settle(ctx)
 }
 
-// firstCPU is the first processor that this process may use.
-func firstCPU() (int, error) {
+// oneCPU is the processor of those that this process may use for the n-th of the emulators that have one.
+func oneCPU(n int) (int, error) {
 	var may unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &may); err != nil {
 		return 0, fmt.Errorf("cannot tell which processors may be used: %w", err)
 	}
-	cpu := 0
-	for !may.IsSet(cpu) {
-		cpu++
+	skip := (n - 1) % may.Count()
+	for cpu := 0; ; cpu++ {
+		if !may.IsSet(cpu) {
+			continue
+		}
+		if skip == 0 {
+			return cpu, nil
+		}
+		skip--
 	}
-	return cpu, nil
 }
 
 // settle waits until systemd has finished what a boot has to do.
