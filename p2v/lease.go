@@ -184,6 +184,10 @@ func (m *Migrations) asItIs(v move.Migration) *move.Reservation {
 	if why == nil {
 		return v.Reservation
 	}
+	// It may have been given back since v was read, which is written down before.
+	if r, err := m.cfg.Store.MigrationRecord(v.Name); err == nil && !r.Reservation.Held() {
+		return r.Reservation
+	}
 	var is move.Reservation
 	if v.Reservation != nil {
 		is = *v.Reservation

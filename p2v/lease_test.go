@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -406,6 +407,30 @@ func TestLeaseIsTriedAgain(t *testing.T) {
 	}
 	y.holders.set(func(h *holders) { h.taken = nil })
 	y.until("off", func(v move.Migration) bool { return v.Fence == move.FenceOff })
+}
+
+// Whoever looks at a move in the moment in which its partitions are given back is not told that somebody
+// has deleted them.
+func TestLeaseEndsAsSomebodyLooks(t *testing.T) {
+	y := leased(t, newMachine(t, 4*mib))
+	y.stop()
+	y.patience.Lease = time.Hour // nothing else looks at it
+	y.start()
+	y.until("reserved", reservation(move.Reserved))
+	y.holders.set(func(h *holders) {
+		h.wish = sync.OnceFunc(func() { // its record was read
+			rec, err := y.store.MigrationRecord("gpu7")
+			rec.Reservation.State, rec.Reservation.Until = move.Releasing, time.Time{}
+			if err = errors.Join(err, y.store.Apply(operation.Put(move.RecordMigration, "gpu7", rec))); err != nil {
+				t.Error(err)
+			}
+			y.takenByHand()
+		})
+	})
+	v, err := y.Migration("gpu7")
+	if err != nil || v.Reservation.Held() || v.Reservation.Problem != "" {
+		t.Errorf("%+v, %v", v.Reservation, err)
+	}
 }
 
 // Somebody rehearses, or rolls back, while partitions are being given back.

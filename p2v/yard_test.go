@@ -451,6 +451,7 @@ type holders struct {
 	slow     chan struct{}
 	waits    error // what a person has to do before one is given
 	asked    atomic.Int64
+	wish     func() // called before somebody is told what an assignment is for
 }
 
 // set changes what they hold.
@@ -524,6 +525,12 @@ func (h *holders) Assignment(_ context.Context, name string) (gpu.Assignment, er
 }
 
 func (h *holders) AssignmentWish(name string) (gpu.Wish, error) {
+	h.mu.Lock()
+	wish := h.wish
+	h.mu.Unlock()
+	if wish != nil {
+		wish()
+	}
 	a, err := h.Assignment(context.Background(), name)
 	return a.Wish, err
 }
