@@ -110,7 +110,7 @@ func (s *snapshot) attempts(m move.Migration) {
 		counts[key{a.Kind, a.State}]++
 	}
 	for _, kind := range []move.AttemptKind{move.Rehearsal, move.Cutover} {
-		for _, state := range []move.AttemptState{move.Asked, move.Running, move.Passed, move.Failed, move.Withdrawn} {
+		for _, state := range move.AttemptStates() {
 			s.send(migrationAttempts, float64(counts[key{kind, state}]), m.Name, string(kind), string(state))
 		}
 	}

@@ -79,7 +79,7 @@ func (m *Migrations) Fenced(name, actor string) (move.Migration, error) {
 	_, err := m.ask(name, move.ActFenced, func(_ move.Migration, r *move.Record) error {
 		r.Fence, r.CameFrom = move.FenceOff, netip.Addr{}
 		if a := r.Last(move.Cutover); a != nil {
-			a.State, a.Problem = move.Passed, ""
+			a.State, a.Problem = move.Moved, ""
 			a.Phase = "the source is off, as " + actor + " says"
 		}
 		return nil

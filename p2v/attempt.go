@@ -189,8 +189,11 @@ func finish(a *move.Attempt, now time.Time, err error) {
 		err = errors.New("it was broken off when the daemon ended, and the source has gone on: ask again")
 	}
 	a.Ended, a.State, a.CopyWaits = now.UTC(), move.Passed, ""
-	if err != nil {
+	switch {
+	case err != nil:
 		a.State, a.Problem = move.Failed, reason(err)
+	case a.Kind == move.Cutover:
+		a.State = move.Moved
 	}
 }
 

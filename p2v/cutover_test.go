@@ -342,9 +342,16 @@ func TestCutoverUnverified(t *testing.T) {
 			y.vms.set(func(v *vms) { v.agent = illGuest })
 			y.cutOver()
 			v := y.until("waiting", phase(move.PhaseWaiting))
-			if !v.Unverified || !strings.Contains(v.Reason, "Filesystems") {
+			if !v.Unverified || !strings.Contains(v.Reason, "Filesystems") || v.Attempts[0].State != move.Moved {
 				t.Errorf("%+v", v)
 			}
+			became := map[string]move.AttemptState{"accept": move.Passed, "retry": move.Passed, "rollback": move.TakenBack}
+			defer func() {
+				v, err := y.Migration("gpu7")
+				if a := v.Attempts[0]; err != nil || a.State != became[end] || a.Report == nil {
+					t.Errorf("%+v, %v", a, err)
+				}
+			}()
 			switch end {
 			case "accept":
 				if _, err := y.Accept("gpu7", "boss", "it is so there"); err != nil {

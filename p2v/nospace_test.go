@@ -182,7 +182,7 @@ func TestConversionWithoutRoom(t *testing.T) {
 			y.makers.fail("convert", nil)
 			d.resize("1200m")
 			y.try(kind)
-			if a := y.over(3); a.State != move.Passed {
+			if a := y.over(3); a.State == move.Failed {
 				t.Errorf("%+v", a)
 			}
 		})

@@ -32,7 +32,7 @@ func TestPhasesAreTold(t *testing.T) {
 	}
 	want := []string{
 		"planned", "reserved", "syncing", "ready", "ready rehearsal asked", "rehearsing rehearsal running", "ready rehearsal passed",
-		"ready cutover asked", "cutting-over cutover running", "cutting-over cutover passed", "verifying cutover passed", "done cutover passed",
+		"ready cutover asked", "cutting-over cutover running", "cutting-over cutover moved", "verifying cutover moved", "done cutover passed",
 	}
 	if got := y.events.updates(); !slices.Equal(got, want) {
 		t.Errorf("told: %q\nwant: %q", got, want)

@@ -56,7 +56,7 @@ const justNow = 30 * time.Second
 // may have been away for hours. A VM that runs is left alone: it answers as its source did.
 func (m *Migrations) alone(ctx context.Context, t *operation.Task, rec move.Record) error {
 	a := rec.Last(move.Cutover)
-	seen := a != nil && a.State == move.Passed && !t.Resumed() && m.cfg.Now().Sub(a.Ended) < justNow
+	seen := a != nil && a.State == move.Moved && !t.Resumed() && m.cfg.Now().Sub(a.Ended) < justNow
 	if !rec.Comes() && (seen || rec.Source.Address == "") { // or of disks alone
 		return nil
 	}
@@ -141,6 +141,7 @@ func (m *Migrations) doVerify(ctx context.Context, t *operation.Task) ([]operati
 // something looks whether it has ended.
 func (m *Migrations) finished(name string) error {
 	_, err := m.update(name, func(r *move.Record) {
+		r.Settle(move.Passed)
 		r.Ended, r.Forecast, r.Reservation = move.PhaseDone, nil, nil
 		if a := r.Last(move.Cutover); a != nil && !a.AtRest.IsZero() && a.Downtime == 0 {
 			a.Downtime = m.cfg.Now().Sub(a.AtRest).Seconds()

@@ -128,7 +128,10 @@ func (m *Migrations) update(name string, change func(*move.Record)) (move.Record
 
 // end tells that a move has ended, and for what, where nobody has asked for it.
 func (m *Migrations) end(name string, as move.Phase, because string) error {
-	_, err := m.update(name, func(r *move.Record) { r.Ended, r.Why, r.Forecast, r.Reservation = as, because, nil, nil })
+	_, err := m.update(name, func(r *move.Record) {
+		r.Settle(move.TakenBack)
+		r.Ended, r.Why, r.Forecast, r.Reservation = as, because, nil, nil
+	})
 	if err == nil {
 		m.drop(name) // nobody gives any more
 	}

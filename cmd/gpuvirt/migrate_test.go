@@ -143,7 +143,7 @@ func TestTried(t *testing.T) {
 		want          []string
 	}{
 		"failed": {"ready", "", move.Failed, exitFailed, []string{"error: the cutover of migration gpu7 has failed: no room\n", "hint: the server goes on"}},
-		"waits":  {"waiting", "the VM does not start", move.Passed, exitNotReady, []string{"error: migration gpu7 waits: the VM does not start\n", "hint: when that is done: gpuvirt migrate retry gpu7\n"}},
+		"waits":  {"waiting", "the VM does not start", move.Moved, exitNotReady, []string{"error: migration gpu7 waits: the VM does not start\n", "hint: when that is done: gpuvirt migrate retry gpu7\n"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, socket := startFake(t)

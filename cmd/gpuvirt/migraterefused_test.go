@@ -132,7 +132,7 @@ func TestProblemIsToldOnce(t *testing.T) {
 	if strings.Count(s.String(), "no room at all") != 1 || s.code != exitFailed {
 		t.Errorf("%s", s)
 	}
-	f.answers["POST migrations/gpu7/rehearse"] = api.Migration{Name: "gpu7", Phase: "waiting", Reason: "the VM does not start", Attempts: []move.Attempt{{Kind: move.Cutover, State: move.Passed}}}
+	f.answers["POST migrations/gpu7/rehearse"] = api.Migration{Name: "gpu7", Phase: "waiting", Reason: "the VM does not start", Attempts: []move.Attempt{{Kind: move.Cutover, State: move.Moved}}}
 	s = &session{args: strings.Fields("migrate rehearse gpu7")}
 	if s.run(t.Context(), socket); strings.Count(s.String(), "the VM does not start") != 1 || s.code != exitNotReady {
 		t.Errorf("%s", s)

@@ -186,7 +186,7 @@ func settled(m api.Migration) bool {
 		return true
 	case a == nil:
 		return true
-	case a.Kind == move.Cutover && a.State == move.Passed:
+	case a.State == move.Moved:
 		return false // the VM starts, and is looked at
 	}
 	return a.Over()

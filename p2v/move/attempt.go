@@ -24,11 +24,21 @@ type AttemptState string
 const (
 	Asked   AttemptState = "asked"
 	Running AttemptState = "running"
-	Passed  AttemptState = "passed"
-	Failed  AttemptState = "failed" // the source goes on as before
+	// Moved is a cut-over whose source is off: its VM is to start, and to be looked at.
+	Moved AttemptState = "moved"
+	// Passed is a rehearsal, or a cut-over, whose VM was found to be well, or was taken as it is.
+	Passed AttemptState = "passed"
+	Failed AttemptState = "failed" // the source goes on as before
 	// Withdrawn is one that somebody did not want any more; the source goes on as before.
 	Withdrawn AttemptState = "withdrawn"
+	// TakenBack is a cut-over that was rolled back when its source was off.
+	TakenBack AttemptState = "taken-back"
 )
+
+// AttemptStates are all there are.
+func AttemptStates() []AttemptState {
+	return []AttemptState{Asked, Running, Moved, Passed, Failed, Withdrawn, TakenBack}
+}
 
 // Attempt is a rehearsal or a cut-over.
 type Attempt struct {
@@ -75,10 +85,8 @@ type Left struct {
 	Items []string `json:"items"`
 }
 
-// Over reports whether nothing more comes of it.
-func (a Attempt) Over() bool {
-	return a.State == Passed || a.State == Failed || a.State == Withdrawn
-}
+// Over reports whether it has come to its end. The VM of one that has moved is still to be looked at.
+func (a Attempt) Over() bool { return a.State != Asked && a.State != Running }
 
 // CutWish says how the source is brought to rest.
 type CutWish struct {
@@ -146,6 +154,15 @@ func (r *Record) Last(kind AttemptKind) *Attempt {
 		}
 	}
 	return nil
+}
+
+// Settle says what has become of a cut-over whose source is off.
+func (r *Record) Settle(as AttemptState) {
+	a := r.Last(Cutover)
+	if a == nil || r.Fence == FenceNone || a.State != Moved && a.State != Passed { // as a version before had it
+		return
+	}
+	a.State = as
 }
 
 // Try adds an attempt, and forgets the oldest of too many.

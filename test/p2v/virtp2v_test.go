@@ -228,7 +228,7 @@ func TestVirtP2V(t *testing.T) {
 	m.lap("it is told, and still on")
 	server.off(t)
 	m.until("started", func(at api.Migration) bool { return at.Phase == string(move.PhaseVerifying) })
-	if a, want := m.last(), "the source is off, as "; a.State != move.Passed || !strings.HasPrefix(a.Phase, want) || !strings.HasSuffix(a.Phase, "nothing answers at "+metalIP+" any more") {
+	if a, want := m.last(), "the source is off, as "; a.State != move.Moved || !strings.HasPrefix(a.Phase, want) || !strings.HasSuffix(a.Phase, "nothing answers at "+metalIP+" any more") {
 		t.Errorf("%+v", a)
 	}
 	m.lap("it is off, and its VM runs")
@@ -292,7 +292,7 @@ func TestVirtP2VBecomesVM(t *testing.T) {
 		t.Error("virt-p2v goes on")
 	}
 	a := m.last()
-	if at := m.show(); at.Phase != string(move.PhaseWaiting) || a.State != move.Passed || a.Kind != move.Cutover || a.Report == nil {
+	if at := m.show(); at.Phase != string(move.PhaseWaiting) || a.State != move.Moved || a.Kind != move.Cutover || a.Report == nil {
 		t.Fatalf("%s: %+v", at.Phase, a)
 	}
 	if r := a.Report.Results[0]; r.ID != "boot" || r.State != verify.StateOK {

@@ -13,7 +13,10 @@ from ansible_collections.gpuvirt.gpuvirt.plugins.module_utils.client import Prob
 BACK = ('rolling-back', 'rolled-back', 'failed')
 
 # States of an attempt of which nothing more comes.
-ENDED = ('passed', 'failed', 'withdrawn')
+ENDED = ('moved', 'passed', 'failed', 'withdrawn', 'taken-back')
+
+# Those of a cut-over whose server is off.
+MOVED = ('moved', 'passed')
 
 # Phases in which the disks are copied, or are about to be, and something can be tried.
 COPIED = ('reserved', 'syncing', 'ready')
@@ -178,12 +181,12 @@ def settled(r, m, kind):
         last = newest(m)
         if m['phase'] == 'done' or last is None:
             return True
-        # Of a cut-over that passed, the VM is still to start, and to be looked at.
-        return is_over(last) and (last['kind'] == 'rehearsal' or last['state'] != 'passed')
+        # Of a cut-over whose server is off, the VM is still to start, and to be looked at.
+        return is_over(last) and (last['kind'] == 'rehearsal' or last['state'] not in MOVED)
 
     m = until(r, m, come, 'has not been ' + dict(rehearsal='rehearsed', cutover='cut over')[kind], 'play it again, which waits for it')
     last = newest(m)
-    if m['phase'] != 'done' and last and last['kind'] == kind and last['state'] != 'passed':
+    if m['phase'] != 'done' and last and last['kind'] == kind and last['state'] not in MOVED:
         raise Problem(
             'conflict', 'the {0} of migration "{1}" has {2}, and the server goes on: {3}'.format(
                 kind, m['name'], dict(failed='failed', withdrawn='been withdrawn').get(last['state'], 'ended'), last.get('problem')),

@@ -316,7 +316,7 @@ class TestMigration(unittest.TestCase):
         going = tried(READY, 'rehearsal passed', 'cutover running')
         after = tried(DONE, 'rehearsal passed', 'cutover passed')
         for there in (ready, tried(READY, 'rehearsal passed', 'cutover failed x')):
-            daemon = Fake(there, dict(going, phase='cutting-over'), dict(after, phase='verifying'), after)
+            daemon = Fake(there, dict(going, phase='cutting-over'), tried(READY, 'rehearsal passed', 'cutover moved', phase='verifying'), after)
             got = self.play(daemon, state='done', live=False)
             self.assertEqual(daemon.asked[1:3], ['plan POST /v1/migrations/a/cutover', 'POST /v1/migrations/a/cutover'])
             self.assertEqual((got['changed'], got['migration'], daemon.body), (True, after, {}))
@@ -373,7 +373,7 @@ class TestMigration(unittest.TestCase):
         p = self.refused(Fake(ready, tried(READY, 'rehearsal passed', 'cutover failed too slow')), 'conflict', state='done')
         self.assertIn('too slow', p.detail)
         for fence, hint in (('asked', 'migrate fenced a'), ('off', 'state rolled-back'), ('', 'migrate retry a')):
-            stuck = tried(READY, 'rehearsal passed', 'cutover passed', phase='waiting', reason='who knows', fence=fence)
+            stuck = tried(READY, 'rehearsal passed', 'cutover moved', phase='waiting', reason='who knows', fence=fence)
             for there in ((ready, stuck), (stuck,)):
                 p = self.refused(Fake(*there), 'waiting', state='done')
                 self.assertEqual(('who knows' in p.detail, hint in p.hint), (True, True))
