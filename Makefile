@@ -72,7 +72,7 @@ clean: ## Remove what was built (the caches under .cache stay)
 .PHONY: test
 test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS=-v)
 	@hack/bootstrap dbus-daemon e2fsprogs libvirt0 nbdkit openssh-server openssl qemu-guest-agent qemu-utils systemd
-	CGO_ENABLED=1 go test -race -timeout 15m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
+	CGO_ENABLED=1 go test -race -timeout 25m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
 
 .PHONY: hw-test
 hw-test: bootstrap ## Read what a GPU of NVIDIA in this machine says; changes no setting (NVML=path of its library)
