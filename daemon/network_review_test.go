@@ -97,7 +97,7 @@ func TestStrangersBodyIsNotWaitedFor(t *testing.T) {
 		if _, err := io.WriteString(c, request); err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetReadDeadline(time.Now().Add(4 * strangerTimeout))
+		_ = c.SetReadDeadline(time.Now().Add(10 * strangerTimeout))
 		all, err := io.ReadAll(c)
 		if err != nil || !strings.HasPrefix(string(all), "HTTP/1.1 401 ") {
 			t.Errorf("%.30q: %.60q, then %v", request, all, err)

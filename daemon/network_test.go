@@ -282,7 +282,6 @@ func TestTokenEnds(t *testing.T) {
 	n := serveNetwork(t, nil)
 	id := n.host.ops.add("attach", "root", operation.Running).ID
 	made, deleted := n.newToken(t, "deleted", Admin, time.Hour)
-	_, expiring := n.newToken(t, "expiring", Admin, 700*time.Millisecond)
 	_, other := n.newToken(t, "other", Admin, time.Hour)
 	begin := func(token string) (stream *http.Response, waited chan answer) {
 		who := n.caller(t, token)
@@ -304,10 +303,25 @@ func TestTokenEnds(t *testing.T) {
 		}()
 		return stream, waited
 	}
-	for _, token := range []string{expiring, deleted} {
+	// expires begins with a token that expires soon, and with another one where it had when a busy machine
+	// came to that.
+	expires := func() (token string, stream *http.Response, waited chan answer) {
+		for life := 700 * time.Millisecond; ; life *= 2 {
+			_, token = n.newToken(t, fmt.Sprint("expiring", life.Milliseconds()), Admin, life)
+			if stream, waited = begin(token); stream.StatusCode == 200 || life > time.Minute {
+				return token, stream, waited
+			}
+		}
+	}
+	for _, soon := range []bool{true, false} {
 		stays, _ := begin(other)
-		stream, waited := begin(token)
-		if token == deleted {
+		token := deleted
+		var stream *http.Response
+		var waited chan answer
+		if soon {
+			token, stream, waited = expires()
+		} else {
+			stream, waited = begin(token)
 			if a := n.caller(t, other).fetch(t, "DELETE", "/v1/tokens/"+made.ID, ""); a.status != 200 {
 				t.Fatalf("%d %s", a.status, a.body)
 			}

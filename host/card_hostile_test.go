@@ -59,7 +59,7 @@ func (l *lab) killedHanging(pattern string, start func(), meanwhile func(*sim.Ho
 // written waits until a path is written to, after so many writes.
 func (l *lab) written(pattern string, after int) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
 	defer cancel()
 	for {
 		all, err := l.sim.Writes()

@@ -43,6 +43,10 @@ type lab struct {
 	library mig.Library
 	stop    func()
 
+	// asked hears of a backend that asks whether a partition is in use, before it is told.
+	asked func()
+
+	patience                            host.Patience
 	vanishWait, writeTimeout, clearWait time.Duration
 	drain                               time.Duration // how long steps may go on once it is stopped
 }
@@ -56,6 +60,7 @@ func newLab(t *testing.T, cards ...sim.Card) *lab {
 func openLab(t *testing.T, dir string, cards ...sim.Card) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: dir, vanishWait: -1, writeTimeout: 5 * time.Second, clearWait: -1, drain: time.Millisecond}
+	l.patience = host.Patience{Pause: 5 * time.Millisecond, Unavailable: 3 * time.Second, Stuck: 20 * time.Second, Busy: 2 * time.Second}
 	l.monitor = func(b *mig.Backend) gpu.Backend { return b }
 	machine, err := sim.Open(filepath.Join(l.dir, "sim"), cards...)
 	if err != nil {
@@ -77,7 +82,12 @@ func (l *lab) start() {
 	}
 	log := slog.New(slog.DiscardHandler)
 	l.store = db
-	unused := func(ctx context.Context, p gpu.Partition) error { return host.Unused(ctx, l.inv, p) }
+	unused := func(ctx context.Context, p gpu.Partition) error {
+		if l.asked != nil {
+			l.asked()
+		}
+		return host.Unused(ctx, l.inv, p)
+	}
 	if l.library == nil {
 		l.library = l.sim.NVML
 	}
@@ -111,10 +121,7 @@ func (l *lab) start() {
 	h = host.New(host.Config{
 		Store: db, Engine: l.engine, Inventory: l.inv, VMs: l.vms, Log: log,
 		Now: time.Now, NewUUID: uuid.NewString, HostID: "host", BootID: "boot",
-		DetachTimeout: 300 * time.Millisecond, DrainTimeout: l.drain,
-		Patience: host.Patience{
-			Pause: 5 * time.Millisecond, Unavailable: 3 * time.Second, Stuck: 3 * time.Second, Busy: 2 * time.Second,
-		},
+		DetachTimeout: 300 * time.Millisecond, DrainTimeout: l.drain, Patience: l.patience,
 	})
 	l.Host = h
 	ctx, cancel := context.WithCancel(context.Background())

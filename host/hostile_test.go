@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func (l *lab) clear() {
 // reaches waits until an operation is as wanted, while it goes on.
 func (l *lab) reaches(id string, ok func(operation.Operation) bool) operation.Operation {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
 	defer cancel()
 	_, _, events := l.Events(ctx, 0)
 	for {
@@ -71,7 +72,7 @@ func (l *lab) put(name string, w gpu.Wish) operation.Operation {
 // busy machine takes.
 func (l *lab) impatient() {
 	l.stop()
-	l.writeTimeout = time.Second
+	l.writeTimeout = 3 * time.Second
 	l.start()
 }
 
@@ -80,7 +81,7 @@ func (l *lab) impatient() {
 func (l *lab) halfway(name string, w gpu.Wish) operation.Operation {
 	l.t.Helper()
 	l.stop()
-	l.writeTimeout = 10 * time.Second
+	l.writeTimeout, l.patience.Unavailable = time.Minute, time.Minute
 	l.start()
 	l.inject(sim.Fault{Path: createPath, Op: "write", Hang: true})
 	op := l.put(name, w)
@@ -224,6 +225,8 @@ func logOf(s operation.Step) string {
 // does, and the VM has its device back (T17).
 func TestPassingHolder(t *testing.T) {
 	l := newLab(t)
+	has := func(patience time.Duration) { l.stop(); l.patience.Busy = patience; l.start() }
+	has(time.Minute)
 	l.manage(card)
 	a := l.attach("a", gpu.Wish{VM: "web1", Profile: size})
 	if err := l.sim.Hold(a.Partition, 999, "slow"); err != nil {
@@ -240,6 +243,7 @@ func TestPassingHolder(t *testing.T) {
 	if end := l.finish(op, nil); end.Status != operation.Done {
 		t.Fatalf("operation %s, problem %+v", end.Status, end.Problem)
 	}
+	has(time.Second)
 	b := l.attach("b", gpu.Wish{VM: "web1", Profile: size})
 	if err := l.sim.Hold(b.Partition, 999, "stays"); err != nil {
 		t.Fatal(err)
@@ -258,18 +262,20 @@ func TestPassingHolder(t *testing.T) {
 func TestTakenWhileRemovalWaits(t *testing.T) {
 	l := newLab(t)
 	l.stop()
-	l.vanishWait = time.Second
+	l.vanishWait = 50 * time.Millisecond
 	l.start()
 	l.manage(t4)
 	l.finish(l.CreatePartition(t.Context(), "test", gpu.PartitionWish{Profile: "T4-4Q"}, gpu.Idempotency{}))
 	id := l.mdevs()[0]
 	before := l.writes()
+	l.asked = sync.OnceFunc(func() { // which it is when the wait is over
+		dev := gpu.Hostdev{Alias: "ua-somebody", Handle: gpu.Handle{MdevUUID: id}, Model: "vfio-pci"}
+		if err := l.sim.Libvirt.Attach(t.Context(), sim.Web1, dev, gpu.Scope{Live: true}); err != nil {
+			t.Error(err)
+		}
+	})
 	op, err := l.DeletePartition(t.Context(), "test", id)
 	if err != nil {
-		t.Fatal(err)
-	}
-	dev := gpu.Hostdev{Alias: "ua-somebody", Handle: gpu.Handle{MdevUUID: id}, Model: "vfio-pci"}
-	if err := l.sim.Libvirt.Attach(t.Context(), sim.Web1, dev, gpu.Scope{Live: true}); err != nil {
 		t.Fatal(err)
 	}
 	if end := l.finish(op, nil); end.Status != operation.Undone || end.Problem.Code != string(gpu.CodeGPUBusy) {

@@ -244,7 +244,7 @@ func TestModeOfAnotherCard_T12(t *testing.T) {
 		t.Fatal(err)
 	}
 	calls := len(l.sim.NVML.Calls())
-	if _, err := l.restore(time.Second); err == nil || !strings.Contains(err.Error(), "another card") {
+	if _, err := l.restore(time.Minute); err == nil || !strings.Contains(err.Error(), "another card") {
 		t.Errorf("restored: %v", err)
 	}
 	_, _, err := l.PutLayout(t.Context(), "test", hopper, cut("1g.10gb"))
@@ -389,7 +389,7 @@ func TestRepairIsTriedOnce(t *testing.T) {
 	l.sim.NVML.Fail("CreateComputeInstance", mig.ErrUnknown, 1000)
 	_, _, events := l.Events(t.Context(), 0)
 	byHand(t, l.sim, ampere, removeFirst)
-	if e := next(t, events, "gpu.drifted"); e.Object != string(ampere) {
+	if e := drifts(t, events, "put back by operation"); e.Object != string(ampere) {
 		t.Fatalf("%+v", e)
 	}
 	l.settled()

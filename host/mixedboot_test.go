@@ -53,9 +53,10 @@ func TestMixedSizeFailsAtBoot(t *testing.T) {
 	if err := l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = true }); err != nil { // another driver
 		t.Fatal(err)
 	}
+	const wait = 8 * time.Second
 	began := time.Now()
-	done, err := l.restore(6 * time.Second)
-	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) || time.Since(began) > 5*time.Second {
+	done, err := l.restore(wait)
+	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) || time.Since(began) >= wait {
 		t.Errorf("%v, after %s", err, time.Since(began))
 	}
 	for _, d := range done {
@@ -82,9 +83,10 @@ func TestOneSizeWithoutMixedAtBoot(t *testing.T) {
 	if err := l.sim.Change(string(l40s), func(c *sim.Card) { c.VGPU.OneSize = true }); err != nil { // another driver
 		t.Fatal(err)
 	}
+	const wait = 8 * time.Second
 	began := time.Now()
-	done, err := l.restore(6 * time.Second)
-	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) || time.Since(began) > 5*time.Second {
+	done, err := l.restore(wait)
+	if err == nil || !strings.Contains(err.Error(), "cannot restore mixed sizes of vGPUs of gpu "+string(l40s)) || time.Since(began) >= wait {
 		t.Errorf("%v, after %s", err, time.Since(began))
 	}
 	for _, d := range done {
@@ -114,7 +116,7 @@ func TestMixedSizeOrderBeforeTheLimit(t *testing.T) {
 	}
 	l.mustSetVFs(l40s, shareVFs)
 	l.inject(sim.Fault{Op: "write", Path: "devices/*/*/" + p.Parent + "/nvidia/current_vgpu_type", Errno: syscall.EIO})
-	_, err = l.restore(4 * time.Second)
+	_, err = l.restore(8 * time.Second)
 	got := slices.Sorted(slices.Values(l.vgpusOn(l40s)))
 	if err == nil || !slices.Equal(got, []string{"L40S-2B", "L40S-2Q"}) {
 		t.Errorf("%q, %v", got, err)

@@ -81,7 +81,7 @@ func TestRestoreWaitsForItsParent(t *testing.T) {
 	if err := l.sim.Appear(string(card), time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.restore(50 * time.Millisecond); gpu.CodeOf(err) != gpu.CodeNotFound {
+	if _, err := l.restore(2 * time.Second); gpu.CodeOf(err) != gpu.CodeNotFound {
 		t.Errorf("error %v", err)
 	}
 	if got, err := l.Assignment(t.Context(), "gfx"); err != nil || got.Partition != a.Partition {
@@ -106,7 +106,7 @@ func TestRestoreRefusesAnotherCard(t *testing.T) {
 	if err := l.sim.Change(string(t4), func(c *sim.Card) { c.PCI.SubsystemDevice = "0xffff" }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.restore(time.Second); gpu.CodeOf(err) != gpu.CodeDrift {
+	if _, err := l.restore(time.Minute); gpu.CodeOf(err) != gpu.CodeDrift {
 		t.Errorf("error %v, want drift", err)
 	}
 	if got := l.mdevs(); len(got) != 0 {

@@ -54,7 +54,7 @@ func TestSettingThatComesALittleLater(t *testing.T) {
 	l.mustSetVFs(l40s, 0)
 	l.stop()
 	asked := &atomic.Int32{}
-	l.library = rawLibrary{Library: l.sim.NVML, asked: asked}
+	l.library, l.patience.Unavailable = rawLibrary{Library: l.sim.NVML, asked: asked}, time.Minute
 	l.start()
 	asked.Store(30)
 	if op := l.setVFs(l40s, shareVFs); op.Status != operation.Done {
@@ -83,7 +83,7 @@ func TestRepairAsksForNothingNew(t *testing.T) {
 	if err := theirs.Remove(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	next(t, events, "gpu.drifted")
+	drifts(t, events, "put back by operation")
 	l.settled()
 	records, err := l.store.GPURecords()
 	if err != nil {
@@ -190,7 +190,7 @@ func TestRepairBesideForeign(t *testing.T) {
 	if err := theirs.Remove(t.Context(), ours); err != nil {
 		t.Fatal(err)
 	}
-	next(t, events, "gpu.drifted")
+	drifts(t, events, "put back by operation")
 	l.settled()
 	if got := show(l.layout(ampere)); got != before {
 		t.Errorf("%q, was %q", got, before)

@@ -238,7 +238,7 @@ func TestRestoreLeavesForeignVFs(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := l.wrote()
-	if _, err := l.restore(time.Second); err == nil || !strings.Contains(err.Error(), "somebody else has turned on 2 of them, not 4") || l.wrote() != n {
+	if _, err := l.restore(time.Minute); err == nil || !strings.Contains(err.Error(), "somebody else has turned on 2 of them, not 4") || l.wrote() != n {
 		t.Errorf("%v", err)
 	}
 	if s := l.vfs(flex); s.Equal || len(s.Functions) != 2 {

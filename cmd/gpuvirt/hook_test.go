@@ -45,7 +45,7 @@ func TestHookEndsInTime_T45(t *testing.T) {
 			var out, errs strings.Builder
 			begin := time.Now()
 			got := run(t.Context(), append(args, "--", "web1", "prepare", "begin", "-"), streams{in: c.stdin(t), out: &out, err: &errs})
-			if took := time.Since(begin); took > 4*time.Second {
+			if took := time.Since(begin); took > 20*time.Second {
 				t.Errorf("%s: it took %s", name, took)
 			}
 			// What goes to the standard output would be taken for another definition in some calls.

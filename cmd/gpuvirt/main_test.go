@@ -79,7 +79,7 @@ func TestGolden(t *testing.T) {
 		"assignment": {"assignment list", "assignment list -o wide", "assignment show web1-gpu", "assignment show db1-gpu"},
 		"operation":  {"operation list", "operation show waiting", "operation wait waiting", "operation wait attach", "operation retry waiting --dry-run"},
 		"capacity":   {"capacity", "capacity -o wide --profile T4-16Q", "capacity -o name", "capacity --profile T4-16Q -o json"},
-		"events":     {"events --timeout 300ms", "events --timeout 300ms -o json"},
+		"events":     {"events --timeout 2s", "events --timeout 2s -o json"},
 		"assessment": {
 			"assessment list", "assessment list -o wide", "assessment show gpu7", "assessment show carried", "assessment show none",
 			"assessment create gpu7 --source root@gpu7.example:2222 --host-key " + hostKey + " --credential gpu7 --window 1h",

@@ -84,7 +84,7 @@ func TestCancelEndsTheWholeGroup(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pids")
 	ctx, cancel := context.WithCancel(t.Context())
 	p := Program{Grace: 200 * time.Millisecond, Line: func(string) { cancel() }}
-	_, err := p.Run(ctx, "sh", "-c", `trap '' TERM; (trap '' TERM; echo started; while :; do sleep 0.1; done) & echo $! $$ > "$0"; wait`, pids)
+	_, err := p.Run(ctx, "sh", "-c", `trap '' TERM; (trap '' TERM; until [ -s "$0" ]; do sleep 0.01; done; echo started; while :; do sleep 0.1; done) & echo $! $$ > "$0"; wait`, pids)
 	if !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}

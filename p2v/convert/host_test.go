@@ -101,6 +101,7 @@ func wantCode(t *testing.T, err error, code gpu.Code) {
 }
 
 // quick are limits that a test waits for.
-func quick() Limits {
-	return Limits{Wall: 10 * time.Second, Quiet: 10 * time.Second, Launch: 10 * time.Second}
+func quick(longer time.Duration) Limits {
+	most := 10 * time.Second * longer
+	return Limits{Wall: most, Quiet: most, Launch: most}
 }

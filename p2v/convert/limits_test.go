@@ -17,13 +17,13 @@ import (
 func TestConvertEndsWhatTakesTooLong(t *testing.T) {
 	for _, c := range []struct {
 		mode   string
-		limits func(*Limits)
+		limits func(l *Limits, longer time.Duration)
 		kind   FailureKind
 		phase  Phase
 	}{
-		{"hang", func(l *Limits) { l.Launch = 300 * time.Millisecond }, KindAppliance, PhaseLaunch},
-		{"silent", func(l *Limits) { l.Quiet = 3 * time.Second }, KindSilent, PhaseConvert},
-		{"busy", func(l *Limits) { l.Wall, l.Launch = 3*time.Second, time.Second }, KindSlow, PhaseLaunch},
+		{"hang", func(l *Limits, longer time.Duration) { l.Launch = 300 * time.Millisecond * longer }, KindAppliance, PhaseLaunch},
+		{"silent", func(l *Limits, longer time.Duration) { l.Quiet = 2 * time.Second * longer }, KindSilent, PhaseConvert},
+		{"busy", func(l *Limits, longer time.Duration) { l.Wall, l.Launch = 2*time.Second*longer, time.Second*longer }, KindSlow, PhaseLaunch},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
@@ -32,12 +32,18 @@ func TestConvertEndsWhatTakesTooLong(t *testing.T) {
 			if _, err := conv.Probe(t.Context()); err != nil { // not within the limits
 				t.Fatal(err)
 			}
-			conv.cfg.Limits = quick()
-			conv.cfg.Limits.LogBytes = 1 << 20
-			c.limits(&conv.cfg.Limits)
 			h.tell("v2v", c.mode)
-			_, err := conv.Convert(t.Context(), h.job(conv))
-			f, ok := errors.AsType[*Failure](err)
+			var f *Failure
+			var ok bool
+			var err error
+			// With longer ones again where it had not come so far: a busy machine takes its time.
+			for longer := time.Duration(1); (f == nil || f.Phase != c.phase || f.Kind != c.kind) && longer <= 16; longer *= 2 {
+				conv.cfg.Limits = quick(longer)
+				conv.cfg.Limits.LogBytes = 1 << 20
+				c.limits(&conv.cfg.Limits, longer)
+				_, err = conv.Convert(t.Context(), h.job(conv))
+				f, ok = errors.AsType[*Failure](err)
+			}
 			if !ok || f.Kind != c.kind || f.Phase != c.phase {
 				t.Errorf("%+v, %v", f, err)
 			}

@@ -1,6 +1,9 @@
 package freeze
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -29,6 +32,7 @@ func TestKilled(t *testing.T) {
 				_, err := c.client.Quiet(t.Context())
 				refused(t, err, "its guard has ended, and all is thawed")
 				c.freeze(time.Hour) // with another one
+				c.guardKilled = false
 			}
 		})
 	}
@@ -74,6 +78,20 @@ func TestKilledEarly(t *testing.T) {
 	c.wait("guard start db.service")
 }
 
+// stops tells whether a process is stopped. After the signal its threads run on until one of them
+// takes it, which is not at once on a machine with much to do.
+func stops(t *testing.T, pid int) bool {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatal(pid, err)
+	}
+	return !slices.ContainsFunc(threads, func(file string) bool {
+		stat, err := os.ReadFile(file)
+		return err == nil && !strings.Contains(string(stat), ") T ") // one that ended has no file
+	})
+}
+
 // A server that hangs is not waited for: the guard thaws, and what the server then wakes up to
 // is not powered off.
 func TestStopped(t *testing.T) {
@@ -83,6 +101,7 @@ func TestStopped(t *testing.T) {
 		c = childOn(t, "")
 		err := c.client.Freeze(t.Context(), limit, []string{"db.service"})
 		c.signal("serve", syscall.SIGSTOP)
+		eventually(t, "it is stopped", func() bool { return stops(t, c.pid("serve")) })
 		if err == nil && !slices.ContainsFunc(c.said(), func(s string) bool { return strings.HasPrefix(s, "serve start") }) {
 			break
 		}
@@ -102,7 +121,7 @@ func TestKilledPoweringOff(t *testing.T) {
 	c := childOn(t, "")
 	c.hang("serve off")
 	c.hang("guard off")
-	c.freeze(5 * time.Second)
+	c.freeze(time.Hour)
 	if err := c.client.PowerOff(t.Context()); err != nil {
 		t.Fatal(err)
 	}

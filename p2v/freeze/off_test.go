@@ -97,15 +97,17 @@ func TestPowerOffFails(t *testing.T) {
 		return s, c
 	}
 	t.Run("thaw", func(t *testing.T) {
-		s, c := fails(t)
-		if got, err := c.Quiet(t.Context()); err != nil || len(got) != 0 {
-			t.Error(got, err)
-		}
-		if err := c.Thaw(t.Context()); err != nil || len(s.kernel.is()) != 0 || !s.systemd.runs["db.service"] {
-			t.Error(err, s.kernel.is())
-		}
-		_ = c.Close()
-		s.end() // the connection counts again
+		synctest.Test(t, func(t *testing.T) {
+			s, c := fails(t)
+			if got, err := c.Quiet(t.Context()); err != nil || len(got) != 0 {
+				t.Error(got, err)
+			}
+			if err := c.Thaw(t.Context()); err != nil || len(s.kernel.is()) != 0 || !s.systemd.runs["db.service"] {
+				t.Error(err, s.kernel.is())
+			}
+			_ = c.Close()
+			s.end() // the connection counts again
+		})
 	})
 	t.Run("limit", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

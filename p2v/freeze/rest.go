@@ -228,7 +228,12 @@ func (c *calls) call(ctx context.Context, d time.Duration, f func() error) error
 	case err := <-done:
 		return err
 	case <-slow:
-		return errSlow
+		select {
+		case err := <-done: // in time, and it was we who did not run meanwhile
+			return err
+		default:
+			return errSlow
+		}
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -61,31 +61,33 @@ func TestFacts(t *testing.T) {
 }
 
 func TestOrder(t *testing.T) {
-	s := serve(t, aServer(t))
-	c := s.connect()
-	s.froze(c, time.Hour, "db.service", "idle.service", "gpu@1.service")
-	if got, err := c.Quiet(t.Context()); err != nil || len(got) != 0 {
-		t.Error(got, err)
-	}
-	refused(t, c.Freeze(t.Context(), time.Hour, nil), "frozen already")
-	if err := c.Thaw(t.Context()); err != nil {
-		t.Error(err)
-	}
-	want := []string{
-		"stop db.service gpu@1.service", "sync",
-		"freeze /img", "freeze /boot", "freeze /", "syncfs /boot/efi",
-		"thaw /", "thaw /boot", "thaw /img", "start db.service gpu@1.service",
-	}
-	if d := cmp.Diff(want, s.kernel.took()); d != "" {
-		t.Error(d)
-	}
-	if err := c.Thaw(t.Context()); err != nil || len(s.kernel.took()) != 0 {
-		t.Error("a second thaw did something, or: ", err)
-	}
-	_, err := c.Quiet(t.Context())
-	refused(t, err, "the client has thawed it")
-	refused(t, c.PowerOff(t.Context()), "the client has thawed it")
-	s.froze(c, time.Hour) // and it can be done again
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, aServer(t))
+		c := s.connect()
+		s.froze(c, time.Hour, "db.service", "idle.service", "gpu@1.service")
+		if got, err := c.Quiet(t.Context()); err != nil || len(got) != 0 {
+			t.Error(got, err)
+		}
+		refused(t, c.Freeze(t.Context(), time.Hour, nil), "frozen already")
+		if err := c.Thaw(t.Context()); err != nil {
+			t.Error(err)
+		}
+		want := []string{
+			"stop db.service gpu@1.service", "sync",
+			"freeze /img", "freeze /boot", "freeze /", "syncfs /boot/efi",
+			"thaw /", "thaw /boot", "thaw /img", "start db.service gpu@1.service",
+		}
+		if d := cmp.Diff(want, s.kernel.took()); d != "" {
+			t.Error(d)
+		}
+		if err := c.Thaw(t.Context()); err != nil || len(s.kernel.took()) != 0 {
+			t.Error("a second thaw did something, or: ", err)
+		}
+		_, err := c.Quiet(t.Context())
+		refused(t, err, "the client has thawed it")
+		refused(t, c.PowerOff(t.Context()), "the client has thawed it")
+		s.froze(c, time.Hour) // and it can be done again
+	})
 }
 
 // What the kernel cannot freeze is written out, and told.
@@ -163,19 +165,21 @@ func TestHalf(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, aServer(t))
-			client := s.connect()
-			c.break_(s)
-			refused(t, client.Freeze(t.Context(), time.Hour, []string{"db.service"}), c.want)
-			if d := cmp.Diff(c.took, s.kernel.took()); d != "" {
-				t.Error(d)
-			}
-			delete(s.kernel.frozen, "/boot") // somebody else's
-			if got := s.kernel.is(); len(got) != 0 || !s.systemd.runs["db.service"] {
-				t.Error(got, s.systemd.runs)
-			}
-			_, err := client.Quiet(t.Context())
-			refused(t, err, "it could not be frozen")
+			synctest.Test(t, func(t *testing.T) {
+				s := serve(t, aServer(t))
+				client := s.connect()
+				c.break_(s)
+				refused(t, client.Freeze(t.Context(), time.Hour, []string{"db.service"}), c.want)
+				if d := cmp.Diff(c.took, s.kernel.took()); d != "" {
+					t.Error(d)
+				}
+				delete(s.kernel.frozen, "/boot") // somebody else's
+				if got := s.kernel.is(); len(got) != 0 || !s.systemd.runs["db.service"] {
+					t.Error(got, s.systemd.runs)
+				}
+				_, err := client.Quiet(t.Context())
+				refused(t, err, "it could not be frozen")
+			})
 		})
 	}
 }
@@ -217,18 +221,20 @@ func TestDeadMan(t *testing.T) {
 		"a long line": func(s *session, _ *Client) { _, _ = s.near.Write([]byte(strings.Repeat("[", maxQuestion+1))) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, aServer(t))
-			c := s.connect()
-			s.froze(c, time.Hour, "db.service")
-			s.kernel.took()
-			end(s, c)
-			s.end()
-			if d := cmp.Diff([]string{"thaw /", "thaw /boot", "thaw /img", "start db.service"}, s.kernel.took()); d != "" {
-				t.Error(d)
-			}
-			if got := s.kernel.is(); len(got) != 0 {
-				t.Error(got)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				s := serve(t, aServer(t))
+				c := s.connect()
+				s.froze(c, time.Hour, "db.service")
+				s.kernel.took()
+				end(s, c)
+				s.end()
+				if d := cmp.Diff([]string{"thaw /", "thaw /boot", "thaw /img", "start db.service"}, s.kernel.took()); d != "" {
+					t.Error(d)
+				}
+				if got := s.kernel.is(); len(got) != 0 {
+					t.Error(got)
+				}
+			})
 		})
 	}
 }
@@ -317,15 +323,17 @@ func hang(t *testing.T, end func(s *session, c *Client)) {
 
 // One that does not thaw does not keep the others frozen.
 func TestHangThaw(t *testing.T) {
-	s := serve(t, aServer(t))
-	c := s.connect()
-	s.froze(c, time.Hour)
-	let := make(chan struct{})
-	s.kernel.hangs["thaw /"] = let
-	s.kernel.fails["thaw /boot"] = syscall.EIO
-	refused(t, c.Thaw(t.Context()), "cannot thaw /: the kernel has not done it yet; cannot thaw /boot: input/output error")
-	close(let)
-	eventually(t, "that hangs no more", func() bool { return slices.Equal(s.kernel.is(), []string{"/boot"}) })
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, aServer(t))
+		c := s.connect()
+		s.froze(c, time.Hour)
+		let := make(chan struct{})
+		s.kernel.hangs["thaw /"] = let
+		s.kernel.fails["thaw /boot"] = syscall.EIO
+		refused(t, c.Thaw(t.Context()), "cannot thaw /: the kernel has not done it yet; cannot thaw /boot: input/output error")
+		close(let)
+		eventually(t, "that hangs no more", func() bool { return slices.Equal(s.kernel.is(), []string{"/boot"}) })
+	})
 }
 
 // Disks that take long to be written out do not keep it from freezing.

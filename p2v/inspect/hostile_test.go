@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -107,17 +108,26 @@ func TestHostileServer(t *testing.T) {
 func TestHangingProgram(t *testing.T) {
 	s := debianA100(t)
 	s.program("nvidia-smi", "echo x >> "+s.bin+"/called\ntrap '' TERM\nwhile :; do sleep 0.05; done")
-	i := s.inspector(func(o *Options) { o.CallLimit = 300 * time.Millisecond })
-	start := time.Now()
-	r, err := i.Inspect(t.Context())
-	if err != nil || time.Since(start) > 15*time.Second {
-		t.Errorf("%v after %s", err, time.Since(start))
+	called := func() string {
+		text, err := os.ReadFile(filepath.Join(s.bin, "called"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
-	if !strings.Contains(asText(t, r), "it did not answer within 300ms") {
+	var r report.Report
+	limit := 300 * time.Millisecond
+	for ; called() == "" && limit < time.Minute; limit *= 2 { // it is ended before it has begun on a busy machine
+		var err error
+		if r, err = s.inspector(func(o *Options) { o.CallLimit = limit }).Inspect(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if !strings.Contains(asText(t, r), "it did not answer within "+(limit/2).String()) {
 		t.Errorf("%+v", r.Unseen)
 	}
-	if text, err := os.ReadFile(filepath.Join(s.bin, "called")); string(text) != "x\n" || err != nil {
-		t.Errorf("called %q, %v", text, err)
+	if text := called(); text != "x\n" {
+		t.Errorf("called %q", text)
 	}
 	if len(r.GPUs) != 3 || r.GPUs[1].Model == "" || len(r.Disks) != 1 {
 		t.Errorf("the rest is not told: %+v", r.GPUs)

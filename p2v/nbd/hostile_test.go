@@ -178,7 +178,7 @@ func FuzzServer(f *testing.F) {
 		})
 		began := time.Now()
 		defer func() {
-			if took := time.Since(began); took > 10*time.Second {
+			if took := time.Since(began); took > time.Minute {
 				t.Errorf("it took %s", took)
 			}
 		}()

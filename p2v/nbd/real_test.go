@@ -121,7 +121,7 @@ func TestRealServers(t *testing.T) {
 				if folder == s.foreign && c.folder == s.caOnly {
 					continue // it asks nobody
 				}
-				other, err := Dial(t.Context(), "nbds://"+at+"/"+c.export, Options{Certificates: folder, Connect: 5 * time.Second})
+				other, err := Dial(t.Context(), "nbds://"+at+"/"+c.export, Options{Certificates: folder})
 				if err == nil {
 					_ = other.Close()
 				}

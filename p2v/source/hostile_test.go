@@ -124,7 +124,7 @@ func TestStubbornServer(t *testing.T) {
 				if err == nil || err.Error() != "enough" {
 					t.Errorf("got %v", err)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Error("it goes on")
 			}
 		})
@@ -156,7 +156,7 @@ func TestStubbornStream(t *testing.T) {
 			if err == nil {
 				t.Error("no error")
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("it goes on")
 		}
 	}
@@ -183,7 +183,7 @@ func TestDeafProgram(t *testing.T) {
 		if err == nil || err.Error() != "enough" {
 			t.Errorf("got %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it goes on")
 	}
 }
@@ -214,7 +214,7 @@ func TestDeafStream(t *testing.T) {
 		if err == nil {
 			t.Error("no error")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it goes on")
 	}
 }
@@ -235,7 +235,7 @@ func TestTalker(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "that is too much") {
 			t.Errorf("got %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it goes on")
 	}
 }

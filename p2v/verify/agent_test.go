@@ -163,10 +163,17 @@ func TestRealAgentRuns(t *testing.T) {
 	if out, err := m.within(ctx, time.Second, "yes"); !errors.Is(err, errSlow) || len(out.Stdout) != MaxOutput || !out.Cut {
 		t.Errorf("%d, %v", len(out.Stdout), err)
 	}
-	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-	defer cancel()
-	if _, err := g.Run(short, []string{"sleep", "2"}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "of the guest") {
-		t.Error(err)
+	// Until it has begun in time: an agent on a busy machine takes its own to answer.
+	for limit := 200 * time.Millisecond; ; limit *= 2 {
+		short, cancel := context.WithTimeout(ctx, limit)
+		_, err := g.Run(short, []string{"sleep", "30"})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || limit > 10*time.Second {
+			t.Fatal(err)
+		}
+		if strings.Contains(err.Error(), "of the guest") {
+			break
+		}
 	}
 }
 

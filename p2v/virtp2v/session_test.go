@@ -83,7 +83,7 @@ func newHouse(t *testing.T, change ...func(*Options)) *house {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("it goes on")
 		}
 		h.mu.Lock()
@@ -230,7 +230,7 @@ func TestRefused(t *testing.T) {
 	h := newHouse(t)
 	c := h.client()
 	for _, command := range []string{"id", "scp -f /etc/passwd", "scp -t /etc", "scp -t " + tmp + ";id", "/usr/lib/openssh/sftp-server"} {
-		s, err := c.NewSession()
+		s, err := h.client().NewSession() // each counts until its end is confirmed
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -308,7 +308,7 @@ func TestSessionsCount(t *testing.T) {
 	for _, ch := range asked {
 		close(ch)
 	}
-	tick, limit := time.NewTicker(2*time.Millisecond), time.After(20*time.Second)
+	tick, limit := time.NewTicker(2*time.Millisecond), time.After(time.Minute)
 	defer tick.Stop()
 	for !h.enter(c) {
 		select {
@@ -445,7 +445,7 @@ func TestForwardsCount(t *testing.T) {
 	for _, conn := range open {
 		_ = conn.Close()
 	}
-	tick, limit := time.NewTicker(2*time.Millisecond), time.After(20*time.Second)
+	tick, limit := time.NewTicker(2*time.Millisecond), time.After(time.Minute)
 	defer tick.Stop()
 	for {
 		if conn, err := f.dial(t.Context()); err == nil {
@@ -584,18 +584,17 @@ func TestHostileConversion(t *testing.T) {
 		_ = c.Close()
 		h.emptied()
 	}
-	c := h.client()
-	if err := h.sends(c, tmp, "physical.xml", []byte("x")); err == nil {
+	if err := h.sends(h.client(), tmp, "physical.xml", []byte("x")); err == nil {
 		t.Error("a folder that nobody has made")
 	}
-	h.folderOf(c)
-	if err := h.sends(c, tmp, "../x", []byte("x")); err == nil {
+	h.folderOf(h.client())
+	if err := h.sends(h.client(), tmp, "../x", []byte("x")); err == nil {
 		t.Error("a path")
 	}
-	if err := h.sends(c, tmp, "physical.xml", make([]byte, maxPhysical+1)); err == nil {
+	if err := h.sends(h.client(), tmp, "physical.xml", make([]byte, maxPhysical+1)); err == nil {
 		t.Error("more than physical.xml has")
 	}
-	if err := h.sends(c, tmp, "lsusb", make([]byte, 8<<20)); err != nil {
+	if err := h.sends(h.client(), tmp, "lsusb", make([]byte, 8<<20)); err != nil {
 		t.Errorf("what is not wanted: %v", err)
 	}
 }
@@ -621,7 +620,7 @@ func (h *house) emptied() {
 
 func (h *house) await(what string, is func() bool) {
 	h.t.Helper()
-	tick, limit := time.NewTicker(2*time.Millisecond), time.After(20*time.Second)
+	tick, limit := time.NewTicker(2*time.Millisecond), time.After(time.Minute)
 	defer tick.Stop()
 	for !is() {
 		select {
@@ -753,7 +752,7 @@ func TestStrangers(t *testing.T) {
 	for _, conn := range open {
 		_ = conn.Close()
 	}
-	tick, limit := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
+	tick, limit := time.NewTicker(5*time.Millisecond), time.After(time.Minute)
 	defer tick.Stop()
 	for {
 		c, err := h.dial()
