@@ -97,13 +97,14 @@ partition() {
 		start=$first, size=$((last - first + 1)), type=uefi
 		start=$((last + 1)), size=$((2269 * mib)), type=lvm"
 	# In libguestfs's appliance, as LVM wants block devices. What udev knows of them there may
-	# come late.
+	# come late; it is waited for, as LVM has missed a disk that udev was looking at.
 	local seen='--nohints --config devices/obtain_device_list_from_udev=0'
 	LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg guestfish --format=raw -a "$disk" -a "$more" <<-FISH
 		run
 		pvcreate /dev/sda2
 		pvcreate /dev/sdb
 		vgcreate system "/dev/sda2 /dev/sdb"
+		debug sh "udevadm settle --timeout=300"
 		debug sh "lvm lvcreate $seen --name root --extents 64 --zero n --wipesignatures n system /dev/sdb"
 		debug sh "lvm lvextend $seen --extents +567 system/root /dev/sda2"
 	FISH
