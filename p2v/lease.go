@@ -170,7 +170,6 @@ func (m *Migrations) settle(ctx context.Context, name string) (again bool) {
 		return is.Until.IsZero()
 	}
 	m.told(name, *is)
-	m.now.raise(name) // what is asked for may have waited for it
 	return is.State == move.Releasing
 }
 
@@ -252,6 +251,7 @@ func (m *Migrations) settled(name string, from, to, otherwise move.ReservationSt
 		now := m.cfg.Now()
 		switch {
 		case failed == nil:
+			m.tries.raise(name) // what is asked for may have waited for it
 			is.State, is.Until, is.Problem = to, time.Time{}, ""
 			is.Renew(now)
 		case from == move.Releasing && !holdsUp(failed):
