@@ -80,9 +80,11 @@ func TestLeaseEnds(t *testing.T) {
 	if len(y.vms.trials) != 1 {
 		t.Errorf("%d trials", len(y.vms.trials))
 	}
-	told := y.events.told("migration.reservation gpu7 ")
-	if want := []string{"reserved", "ending", "releasing", "released", "reserved"}; !slices.Equal(told, want) {
-		t.Errorf("told: %q, want %q", told, want)
+	want := []string{"reserved", "ending", "releasing", "released", "reserved"}
+	told := func() []string { return y.events.told("migration.reservation gpu7 ") }
+	y.await("all is told", func() bool { return len(told()) >= len(want) })
+	if got := told(); !slices.Equal(got, want) {
+		t.Errorf("told: %q, want %q", got, want)
 	}
 	if _, err := y.Rollback("gpu7"); err != nil {
 		t.Fatal(err)
