@@ -20,8 +20,10 @@ func (y *yard) abandon() move.Migration {
 	v := y.begin()
 	y.until("synced", passes(1))
 	foreign := filepath.Join(y.storage, "gpu7", "notes.txt")
-	_, err := y.Rollback("gpu7")
-	if err := errors.Join(os.WriteFile(foreign, nil, 0o600), err); err != nil {
+	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
+		y.t.Fatal(err)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
 		y.t.Fatal(err)
 	}
 	y.until("failed", phase(move.PhaseFailed))
@@ -102,8 +104,10 @@ func TestStrayRemoved(t *testing.T) {
 	y.begin()
 	y.until("synced", passes(1))
 	notes := filepath.Join(y.storage, "gpu7", "notes.txt")
-	_, err := y.Rollback("gpu7")
-	if err := errors.Join(os.WriteFile(notes, nil, 0o600), err); err != nil {
+	if err := os.WriteFile(notes, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.Rollback("gpu7"); err != nil {
 		t.Fatal(err)
 	}
 	y.until("failed", phase(move.PhaseFailed))

@@ -37,13 +37,13 @@ func (m *Migrations) try(ctx context.Context, name, actor string, kind move.Atte
 		}
 		r.Try(move.Attempt{Kind: kind, Wish: w, Actor: actor, Asked: m.cfg.Now().UTC(), State: move.Asked})
 		m.want(v.Reservation, r)
+		m.tries.raise(name)
 		return nil
 	})
 	if err != nil {
 		return move.Migration{}, err
 	}
 	m.hurry() // where its partitions were given back
-	m.now.raise(name)
 	return m.view(r)
 }
 

@@ -108,7 +108,6 @@ func (m *Migrations) Arrive(ctx context.Context, s virtp2v.Server, show io.Write
 	if made {
 		defer m.looks.forgetArrival(s.Name)
 	}
-	me.known.Store(true)
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(show, format+"\n", args...) } // who does not see it has gone
 	tick := time.NewTicker(a.every)
 	defer tick.Stop()
@@ -120,6 +119,7 @@ func (m *Migrations) Arrive(ctx context.Context, s virtp2v.Server, show io.Write
 		}
 		if last == "" {
 			late = true
+			me.known.Store(true) // not before: by now nobody can have cut over what was read of it
 			say("%s", greeting(s, made, f.text == waits))
 		}
 		if late = late && f.asked; late {

@@ -602,13 +602,18 @@ func TestArrivalTakenBack(t *testing.T) {
 	y := newYard(t, newMachine(t, 4*mib))
 	c := y.copied()
 	y.vms.fail("undefine", gpu.Errorf(gpu.CodeUnavailable, "libvirt is away"))
-	var once sync.Once
+	// From the moment in which it is to go until that is taken back nobody looks what becomes of it.
+	var goes, stays sync.Once
 	y.writing = func(rows []operation.Row) {
+		if bytes.Contains(rows[0].Value, []byte(`"fence":"asked"`)) {
+			goes.Do(y.listing.Lock)
+		}
 		if bytes.Contains(rows[0].Value, []byte("Power the server off")) {
-			once.Do(func() {
+			stays.Do(func() {
 				if _, err := y.Rollback("gpu7"); err != nil {
 					t.Error(err)
 				}
+				y.listing.Unlock()
 			})
 		}
 	}
@@ -672,6 +677,12 @@ func (s writtenStore) Apply(rows ...operation.Row) error {
 		s.y.writing(rows)
 	}
 	return s.mortalStore.Apply(rows...)
+}
+
+func (s writtenStore) MigrationRecords() ([]move.Record, error) {
+	s.y.listing.RLock()
+	defer s.y.listing.RUnlock()
+	return s.mortalStore.MigrationRecords()
 }
 
 // A lookedStore tells when an assessment is read, and when it has looked what rests on it.
@@ -806,4 +817,28 @@ func TestArrivalIsReadLater(t *testing.T) {
 	if v := y.until("", func(move.Migration) bool { return true }); v.Disks[0].Total != 0 || !v.Heard.IsZero() {
 		t.Errorf("it was read: %+v", v.Disks)
 	}
+}
+
+// Nor before it was looked what is to be told to it: it would take its own cut-over for one from before it came.
+func TestArrivalIsToldOfItsOwn(t *testing.T) {
+	y := newYard(t, newMachine(t, 4*mib))
+	y.carried()
+	s := y.virtp2v("gpu7")
+	w := y.wish()
+	w.DisksFrom = fromVirtP2V(s)
+	if _, err := y.Create(t.Context(), "tester", w, gpu.Idempotency{}); err != nil {
+		t.Fatal(err)
+	}
+	y.until("waiting for it", func(v move.Migration) bool { return y.logged(v, "is not here") })
+	y.listing.Lock()
+	c := y.comes(s)
+	<-time.After(300 * time.Millisecond)
+	v := y.until("", func(move.Migration) bool { return true })
+	y.listing.Unlock()
+	if v.Disks[0].Total != 0 || !v.Heard.IsZero() {
+		t.Errorf("it was read: %+v", v.Disks)
+	}
+	y.until("ready", phase(move.PhaseReady))
+	y.cutOff()
+	y.told(c)
 }

@@ -34,6 +34,8 @@ func (s *stay) attempt(ctx context.Context) error {
 	if again, err := s.reserveAgain(); err != nil || again {
 		return err
 	}
+	_, heard := s.m.tries.raised(s.rec.Name)
+	heard()
 	t := &try{stay: s, wish: a.Wish, kind: a.Kind, actor: a.Actor}
 	if err := t.note(func(a *move.Attempt) { a.State, a.Began = move.Running, s.m.cfg.Now().UTC() }); err != nil {
 		return err

@@ -136,6 +136,36 @@ func TestRehearsalSyncs(t *testing.T) {
 	}
 }
 
+// A rehearsal that is asked for while a pass is made begins after it. That is no wish for a pass beside it.
+func TestRehearsalDuringAPass(t *testing.T) {
+	m := newMachine(t, 4*mib)
+	y := newYard(t, m)
+	y.begin()
+	y.until("ready", phase(move.PhaseReady))
+	open := m.shut(0)
+	if _, err := y.Sync("gpu7"); err != nil {
+		t.Fatal(err)
+	}
+	y.until("copying", func(v move.Migration) bool { return v.Progress != nil })
+	r := &rehearsing{yard: y, t: t}
+	there := r.holdUp()
+	if _, err := y.Rehearse(t.Context(), "gpu7", "tester", move.CutWish{}); err != nil {
+		t.Fatal(err)
+	}
+	open()
+	<-there
+	r.goOn()
+	if a := y.over(1); a.State != move.Passed {
+		t.Errorf("%+v", a)
+	}
+	y.cutOver()
+	v := y.until("done", phase(move.PhaseDone))
+	// The first, the one that was asked for, the last of the rehearsal, the one before the cut-over, and its last.
+	if n := v.Disks[0].Total; n > 5 {
+		t.Errorf("%d passes: %+v", n, v.Disks[0].Passes)
+	}
+}
+
 // However a rehearsal ends, what was copied beside it is in the mirrors, or gone with them.
 func TestRehearsalSyncsAndEnds(t *testing.T) {
 	for name, end := range map[string]func(r *rehearsing){

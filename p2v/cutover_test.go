@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/p2v/convert"
@@ -161,7 +162,7 @@ func TestCutoverFails(t *testing.T) {
 		"too slow": {set: func(y *yard) { // and it was not when it was rehearsed
 			y.rehearse(move.CutWish{})
 			y.makers.fail("convert", errWaits)
-		}, wish: move.CutWish{Limit: 1}, says: "at rest for 1s"},
+		}, wish: move.CutWish{Limit: 4}, says: "at rest for 4s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			y := newYard(t, newMachine(t, 8*mib))
@@ -311,8 +312,8 @@ func TestCutoverWhenReady(t *testing.T) {
 			t.Fatal(err)
 		}
 		y.stop()
-		y.start()
 		n := y.until("known", func(move.Migration) bool { return true }).Disks[0].Total
+		y.start()
 		v := y.until("passed over again", func(v move.Migration) bool { return v.Disks[0].Total > n && v.Forecast != nil })
 		if a := v.Pending(); a == nil || a.State != move.Asked || !a.Began.IsZero() {
 			t.Fatalf("%+v", v.Attempts)
@@ -607,6 +608,7 @@ func TestFenceUnderWay(t *testing.T) {
 	<-told
 	y.life.end()
 	y.stop()
+	y.patience.Off = time.Minute // it is asked until it is off
 	y.start()
 	m.server.mu.Lock()
 	dialed := m.dialed

@@ -176,7 +176,7 @@ func TestWhatTheLimitEndsTakesLonger(t *testing.T) {
 	}
 	y.slow(500*time.Second, 0)
 	y.makers.fail("convert", errWaits)
-	if _, err := y.CutOver(t.Context(), "gpu7", "tester", move.CutWish{Limit: 2}); err != nil {
+	if _, err := y.CutOver(t.Context(), "gpu7", "tester", move.CutWish{Limit: 6}); err != nil {
 		t.Fatal(err)
 	}
 	if a := y.over(2); a.State != move.Failed || a.ConversionCut < 500 || a.Conversion != 0 {

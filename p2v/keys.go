@@ -63,13 +63,13 @@ func (m *Migrations) SetKeys(name string, keys []move.Key) (move.Migration, erro
 			return gpu.Errorf(gpu.CodeInvalid, "cannot change migration %q: %w", name, err)
 		}
 		r.Keys = all
+		m.tries.raise(name) // something may have waited for them
 		m.keep(name, keys)
 		return nil
 	})
 	if err != nil {
 		return move.Migration{}, err
 	}
-	m.now.raise(name) // something may have waited for them
 	return m.view(r)
 }
 

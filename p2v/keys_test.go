@@ -41,6 +41,7 @@ func (y *yard) opened() func() []string {
 		if what != "convert" {
 			return
 		}
+		y.later(time.Minute) // so that no cut-over fits that is to take a second
 		for _, k := range job.Keys {
 			got = append(got, k.Volume+"="+string(k.Passphrase))
 		}

@@ -53,9 +53,6 @@ func (m *Migrations) lookAtLeases(ctx context.Context) {
 		if r.Ended != "" || r.Reservation == nil {
 			continue
 		}
-		if err := m.pass(r.Name); err != nil {
-			m.cfg.Log.Warn("cannot look at the lease of a migration", "migration", r.Name, "err", err)
-		}
 		m.leasing.Go(func() { // one that takes its time does not hold up the others
 			if !m.settle(ctx, r.Name) || !m.again.CompareAndSwap(false, true) { // one waits for all
 				return
@@ -125,15 +122,18 @@ func (m *Migrations) hold(name string) chan struct{} {
 	return ch.(chan struct{}) //nolint:forcetypeassert,errcheck // nothing else is put there
 }
 
-// settle gives the partitions of a move back, or reserves them again, where that is to be done. It
-// reports whether it is to be tried again.
+// settle moves a lease on, and gives the partitions of a move back, or reserves them again, where that is
+// to be done. It reports whether it is to be tried again.
 func (m *Migrations) settle(ctx context.Context, name string) (again bool) {
 	hold := m.hold(name)
 	select {
 	case hold <- struct{}{}:
 		defer func() { <-hold }()
-	default: // somebody is at it
+	default: // somebody is at it, and tells what becomes of it in order
 		return false
+	}
+	if err := m.pass(name); err != nil && gpu.CodeOf(err) != gpu.CodeNotFound {
+		m.cfg.Log.Warn("cannot look at the lease of a migration", "migration", name, "err", err)
 	}
 	v, err := m.Migration(name)
 	if err != nil || v.Reservation == nil || !idle(v) {
@@ -170,7 +170,6 @@ func (m *Migrations) settle(ctx context.Context, name string) (again bool) {
 		return is.Until.IsZero()
 	}
 	m.told(name, *is)
-	m.now.raise(name) // what is asked for may have waited for it
 	return is.State == move.Releasing
 }
 
@@ -252,6 +251,7 @@ func (m *Migrations) settled(name string, from, to, otherwise move.ReservationSt
 		now := m.cfg.Now()
 		switch {
 		case failed == nil:
+			m.tries.raise(name) // what is asked for may have waited for it
 			is.State, is.Until, is.Problem = to, time.Time{}, ""
 			is.Renew(now)
 		case from == move.Releasing && !holdsUp(failed):

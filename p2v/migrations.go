@@ -43,9 +43,12 @@ type Host interface {
 
 // Migrations are the moves of servers. Its methods may be called concurrently.
 type Migrations struct {
-	cfg     Config
-	looks   *Assessments // that moves rest on
-	now     *signals     // by name: somebody has asked for a pass, or another pace
+	cfg   Config
+	looks *Assessments // that moves rest on
+	now   *signals     // by name: somebody has asked for a pass, or another pace
+	// tries are by name: an attempt is asked for, or what it has waited for has come. That is told before it
+	// is seen, and heard no more when the attempt begins: it is no wish for a pass.
+	tries   *signals
 	saving  sync.Mutex
 	limits  sync.Map // by name: *block.Limit
 	notices notices
@@ -72,7 +75,7 @@ func NewMigrations(cfg Config, looks *Assessments) *Migrations {
 		cfg.Patience = DefaultPatience()
 	}
 	m := &Migrations{
-		cfg: cfg, looks: looks, now: newSignals(), claims: claims{keep: keepFree}, converting: make(chan struct{}, 1), leases: make(chan struct{}, 1), secrets: passphrases{}, notices: notices{last: map[string]notice{}},
+		cfg: cfg, looks: looks, now: newSignals(), tries: newSignals(), claims: claims{keep: keepFree}, converting: make(chan struct{}, 1), leases: make(chan struct{}, 1), secrets: passphrases{}, notices: notices{last: map[string]notice{}},
 		storage: newStorage(cfg.Storage, storageAnswers),
 	}
 	cfg.Engine.Handle(stepReserve, operation.Handler{Do: m.telling(m.doReserve), Undo: m.telling(m.undoReserve)})

@@ -100,9 +100,12 @@ func TestProgressOfPass(t *testing.T) {
 	if _, err := y.CutOver(t.Context(), "gpu7", "tester", move.CutWish{}); err != nil {
 		t.Fatal(err)
 	}
-	v = y.until("copying", func(v move.Migration) bool { return v.Progress != nil && v.Phase == move.PhaseCuttingOver })
-	if p, a := v.Progress, v.Pending(); p.Disk != "nvme0n1" || p.Total != mib || a == nil || a.Phase != "last pass" {
-		t.Errorf("the last pass: %+v, %+v", p, a)
+	v = y.until("copying", func(v move.Migration) bool {
+		a := v.Pending()
+		return v.Progress != nil && v.Phase == move.PhaseCuttingOver && a != nil && a.Phase == "last pass"
+	})
+	if p := v.Progress; p.Disk != "nvme0n1" || p.Total != mib {
+		t.Errorf("the last pass: %+v", p)
 	}
 	open()
 	if v := y.until("done", phase(move.PhaseDone)); v.Progress != nil {

@@ -164,11 +164,12 @@ func TestAtRestReplaced(t *testing.T) {
 	}
 	copied := func() {
 		t.Helper()
-		y.until("copied again", func(v move.Migration) bool {
+		y.await("it is copied again", func() bool {
 			want, wantErr := os.ReadFile(y.machine.disks[0].Path)
 			got, err := os.ReadFile(filepath.Join(y.storage, "gpu7", "nvme0n1.raw"))
-			return errors.Join(wantErr, err) == nil && bytes.Equal(want, got) && v.Phase == move.PhaseReady
+			return errors.Join(wantErr, err) == nil && bytes.Equal(want, got)
 		})
+		y.until("ready", phase(move.PhaseReady)) // and not as it was before that
 	}
 	copied()
 

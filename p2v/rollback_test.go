@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"gpuvirt/gpu"
 	"gpuvirt/operation"
@@ -56,6 +57,14 @@ func (y *yard) beginReady() {
 	y.t.Helper()
 	y.beginWhole(func() {})
 	y.until("ready", phase(move.PhaseReady))
+}
+
+// beginBooting is beginReady with a VM that may take as long to boot as the test does.
+func (y *yard) beginBooting() (asked <-chan struct{}) {
+	y.t.Helper()
+	y.beginWhole(func() { y.patience.Boot = time.Minute })
+	y.until("ready", phase(move.PhaseReady))
+	return y.boots()
 }
 
 // stall has nothing more come from the source once it is at rest; the channel is closed when somebody waits.
@@ -199,15 +208,13 @@ func TestRollbackAtAnyMoment(t *testing.T) {
 			return nil
 		}},
 		"rehearsing - looking at the VM": {phase: move.PhaseRehearsing, reach: func(y *yard) func() {
-			y.beginReady()
-			asked := y.boots()
+			asked := y.beginBooting()
 			y.try(move.Rehearsal)
 			<-asked
 			return nil
 		}},
 		"rehearsing - the VM cannot be stopped at once": {phase: move.PhaseRehearsing, reach: func(y *yard) func() {
-			y.beginReady()
-			asked := y.boots()
+			asked := y.beginBooting()
 			y.try(move.Rehearsal)
 			<-asked
 			y.vms.fail("stop", libvirtAway)
@@ -235,7 +242,8 @@ func TestRollbackAtAnyMoment(t *testing.T) {
 			return nil
 		}},
 		"cutting over - powering off": {phase: move.PhaseCuttingOver, off: true, reach: func(y *yard) func() {
-			y.beginReady()
+			y.beginWhole(func() { y.patience.Off = time.Minute }) // it is not over before it is taken back
+			y.until("ready", phase(move.PhaseReady))
 			told, on := make(chan struct{}), make(chan struct{})
 			y.machine.rest.set(func(r *rester) { r.gone = func() { close(told); <-on; y.machine.gone() } })
 			y.try(move.Cutover)
@@ -250,8 +258,7 @@ func TestRollbackAtAnyMoment(t *testing.T) {
 			return nil
 		}},
 		"verifying": {phase: move.PhaseVerifying, off: true, reach: func(y *yard) func() {
-			y.beginReady()
-			asked := y.boots()
+			asked := y.beginBooting()
 			y.try(move.Cutover)
 			<-asked
 			y.until("looked at", phase(move.PhaseVerifying))

@@ -13,11 +13,12 @@ import (
 // A file server that is gone holds one question, however often somebody asks, and nobody who does; once it
 // is back, all is well.
 func TestStorageThatDoesNotAnswer(t *testing.T) {
-	folder, back := t.TempDir(), make(chan struct{})
+	folder, back, begun := t.TempDir(), make(chan struct{}), make(chan struct{}, 10)
 	var asked atomic.Int32
 	s := newStorage(folder, time.Millisecond)
 	s.stat = func(path string) (fs.FileInfo, error) {
 		asked.Add(1)
+		begun <- struct{}{}
 		<-back
 		return os.Stat(path)
 	}
@@ -32,6 +33,7 @@ func TestStorageThatDoesNotAnswer(t *testing.T) {
 	if err := s.usable(gone); err == nil {
 		t.Fatal("nobody waits, and it is usable")
 	}
+	<-begun
 	if n := asked.Load(); n != 1 {
 		t.Fatalf("%d questions are under way", n)
 	}

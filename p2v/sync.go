@@ -337,18 +337,20 @@ func (s *stay) run(ctx context.Context) error {
 			err = s.fold(ctx)
 		}
 		asked, forget := s.m.now.raised(s.rec.Name) // since the pass began, but for what passes beside an attempt were
+		tried, heard := s.m.tries.raised(s.rec.Name)
 		if err == nil {
-			err = s.rest(ctx, asked)
+			err = s.rest(ctx, asked, tried)
 		}
 		forget()
+		heard()
 		if err != nil {
 			return err
 		}
 	}
 }
 
-// rest waits until it is time for the next pass, or somebody asks for it.
-func (s *stay) rest(ctx context.Context, asked <-chan struct{}) error {
+// rest waits until it is time for the next pass, or somebody asks for it, or for an attempt.
+func (s *stay) rest(ctx context.Context, asked, tried <-chan struct{}) error {
 	if err := s.save(); err != nil {
 		return err
 	}
@@ -360,6 +362,7 @@ func (s *stay) rest(ctx context.Context, asked <-chan struct{}) error {
 	select {
 	case <-next.C:
 	case <-asked:
+	case <-tried:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

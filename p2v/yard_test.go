@@ -445,6 +445,7 @@ type holders struct {
 	gpus     []gpu.GPU
 	profiles []gpu.Profile     // of each of them
 	begun    map[string]string // by Idempotency-Key: operations
+	making   map[string]string // by assignment: the operation that has made it, or does
 	fails    error
 	taken    error // why nobody gets a partition any more
 	late     bool  // who asks beforehand is not told
@@ -484,6 +485,9 @@ func (h *holders) handle(e *operation.Engine) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.fails != nil {
+			for _, w := range args.Wishes {
+				delete(h.held, w.Name)
+			}
 			return nil, h.fails
 		}
 		if h.waits != nil {
@@ -548,9 +552,32 @@ func (h *holders) ApplyAssignments(ctx context.Context, actor string, wishes []g
 		if taken != nil {
 			return nil, nil, taken
 		}
+		// They are there from now on, as with the host.
+		h.set(func(h *holders) {
+			for _, w := range wishes {
+				h.held[w.Name] = gpu.Assignment{Name: w.Name, Wish: w.Wish, State: gpu.AssignmentAttaching}
+			}
+		})
 		op, err := h.add(ctx, actor, wishes[0].Wish.VM, map[string]any{"Wishes": wishes, "Drop": ""})
-		h.set(func(h *holders) { h.begun[idem.Key] = op.ID })
+		h.set(func(h *holders) {
+			h.begun[idem.Key] = op.ID
+			for _, w := range wishes {
+				h.making[w.Name] = op.ID
+				if err != nil {
+					delete(h.held, w.Name)
+				}
+			}
+		})
 		return nil, &op, err
+	}
+	for _, w := range wishes {
+		h.mu.Lock()
+		a, id := h.held[w.Name], h.making[w.Name]
+		h.mu.Unlock()
+		if a.State == gpu.AssignmentAttaching {
+			op, err := e.Get(id)
+			return nil, &op, err
+		}
 	}
 	return nil, nil, nil
 }
