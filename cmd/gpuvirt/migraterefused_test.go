@@ -121,6 +121,65 @@ func TestRollbackSaysWhatGoes(t *testing.T) {
 	}
 }
 
+// Who takes a migration back after its server was powered off is told that it has to be started: before, and after.
+func TestRollbackSaysWhatIsLeft(t *testing.T) {
+	f, socket := startFake(t)
+	m := migrations[0]
+	m.Phase, m.Fence = "waiting", "off"
+	after := m
+	after.Phase, after.Reason = "rolled-back", "the source was powered off: start it again"
+	f.answers["POST migrations/gpu7/rollback"] = after
+	for fence, want := range map[string]string{"off": "The server is off, and nobody but you starts it again.", "asked": "It is not known whether the server is off"} {
+		m.Fence = fence
+		f.answers["GET migrations/gpu7"] = m
+		s := &session{args: strings.Fields("migrate rollback gpu7"), terminal: true, stdin: "y\n"}
+		s.run(t.Context(), socket)
+		for _, want := range []string{want, "start it again", "the source was powered off: start it again\n"} {
+			if !strings.Contains(s.stderr, want) || s.code != exitDone {
+				t.Errorf("no %q in\n%s", want, s)
+			}
+		}
+	}
+	f.answers["POST migrations/gpu7/rollback"] = m
+	s := &session{args: strings.Fields("migrate rollback gpu7 --no-wait --yes")}
+	if s.run(t.Context(), socket); !strings.Contains(s.stderr, "start it again when the migration is rolled back") {
+		t.Errorf("%s", s)
+	}
+}
+
+// Once the server was told to power off there is no cut-over to be forecast: it is told since when its service is away.
+func TestShowAfterPowerOff(t *testing.T) {
+	f, socket := startFake(t)
+	m := migrations[0]
+	m.Phase, m.Fence = "verifying", "off"
+	m.Attempts = []move.Attempt{{Kind: move.Cutover, State: move.Passed, AtRest: at(9000), Rest: 300}}
+	f.answers["GET migrations/gpu7"] = m
+	s := &session{args: strings.Fields("migrate show gpu7")}
+	s.run(t.Context(), socket)
+	if strings.Contains(s.stdout, "Power off") || strings.Contains(s.stdout, "Last pass") || !strings.Contains(s.stdout, when(at(9000))) || !strings.Contains(s.stdout, "Away since") {
+		t.Errorf("%s", s)
+	}
+	m.Phase, m.Attempts[0].Downtime = "done", 400
+	f.answers["GET migrations/gpu7"] = m
+	s = &session{args: strings.Fields("migrate show gpu7")}
+	if s.run(t.Context(), socket); strings.Contains(s.stdout, "Away since") {
+		t.Errorf("%s", s)
+	}
+}
+
+// Who waits no longer for what is tried is told how it is ended.
+func TestTooLateSaysHowToEnd(t *testing.T) {
+	for fence, want := range map[string]string{"": "; to end it: gpuvirt migrate withdraw gpu7\n", "off": "; to end it: gpuvirt migrate rollback gpu7\n"} {
+		f, socket := startFake(t)
+		m := api.Migration{Name: "gpu7", Phase: "cutting-over", Fence: fence, Attempts: []move.Attempt{{Kind: move.Cutover, State: move.Running}}}
+		f.answers["POST migrations/gpu7/cutover"], f.answers["GET migrations/gpu7"] = m, m
+		s := &session{args: strings.Fields("migrate cutover gpu7 --yes --timeout 50ms")}
+		if s.run(t.Context(), socket); s.code != exitNotReady || !strings.Contains(s.stderr, "hint: it goes on; to see how far it is: gpuvirt migrate show gpu7"+want) {
+			t.Errorf("no %q in\n%s", want, s)
+		}
+	}
+}
+
 // What a try failed of is told once, and where nothing has failed the look at the VM is.
 func TestProblemIsToldOnce(t *testing.T) {
 	f, socket := startFake(t)
