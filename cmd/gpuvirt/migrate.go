@@ -315,7 +315,7 @@ the migration, for as long as --lease says. It is waited until the migration is 
 			}
 			if c.dryRun {
 				p, err := c.client().PlanCreateMigration(cmd.Context(), want)
-				return c.showMigrationPlan(p, err, f.named())
+				return c.showMigrationPlan(p, err, askedFor(f.profiles))
 			}
 			op, err := c.client().CreateMigration(cmd.Context(), want)
 			if err != nil {

@@ -62,24 +62,61 @@ func TestPlanTakesWhatStartTakes(t *testing.T) {
 	}
 }
 
-// Who names a profile is told of that one, and not of all others.
+// Who names a profile for a GPU is told of that one, and not of all others; of a GPU that none is named for each reason is told once.
 func TestPlanShowsFewCandidates(t *testing.T) {
 	f, socket := startFake(t)
 	p := migrationPlan("blocked")
 	fit := assess.Fitting{Need: assess.Need{Source: assess.NeedSource{PCI: "0000:c1:00.0"}, Required: true}}
 	for i := range 40 {
-		fit.Candidates = append(fit.Candidates, assess.Candidate{GPU: gpu.ID(fmt.Sprintf("gpu%d", i)), Profile: fmt.Sprintf("L40S-%dQ", i%20), Reasons: []string{"too small"}})
+		reason := fmt.Sprintf("a workload has %d.5 GiB of it, needed are 90.0 GiB", i%20)
+		if i%20 == 0 {
+			reason = "a workload has 512 MiB of it, needed are 90.0 GiB"
+		}
+		if i == 39 {
+			reason = "it is taken"
+		}
+		fit.Candidates = append(fit.Candidates, assess.Candidate{GPU: gpu.ID(fmt.Sprintf("gpu%d", i)), Profile: fmt.Sprintf("L40S-%dQ", i%20), Reasons: []string{reason}, Cautions: []string{"mind this"}})
 	}
 	p.Fittings = []assess.Fitting{fit}
 	f.answers["POST migrations"] = p
-	s := &session{args: strings.Fields("migrate plan --assessment a --profile L40S-8Q")}
-	s.run(t.Context(), socket)
-	if got := strings.Count(s.stdout, "too small"); got != 2 || strings.Count(s.stdout, "L40S-8Q on") != 2 || !strings.Contains(s.stdout, "38 others") {
-		t.Errorf("%s", s)
+	grouped := []string{"rejected  39, such as L40S-0Q on gpu0: a workload has 512 MiB of it, needed are 90.0 GiB\n", "rejected  L40S-19Q on gpu39: it is taken\n", "-o wide lists all"}
+	for args, want := range map[string][]string{
+		"":                               grouped,
+		"--profile L40S-8Q":              grouped, // of a partition beside
+		"--profile 0000:c2:00.0=none":    grouped,
+		"--profile 0000:c1:00.0=none":    grouped,
+		"--profile 0000:c2:00.0=L40S-8Q": grouped,
+		"--profile 0000:c1:00.0=L40S-8Q": {"rejected  2, such as L40S-8Q on gpu8: a workload has 8.5 GiB", "rejected  38 others, which were not asked for\n"},
+		"--profile 0000:c1:00.0=L40S-19Q --profile L40S-8Q": {"rejected  L40S-19Q on gpu19: a workload", "rejected  L40S-19Q on gpu39: it is taken\n", "rejected  38 others, which were not asked for\n"},
+		"-o wide": {"rejected  L40S-0Q on gpu0: a workload has 512 MiB of it, needed are 90.0 GiB; mind this\n", "rejected  L40S-18Q on gpu38: a workload has 18.5 GiB"},
+	} {
+		s := &session{args: strings.Fields("migrate plan --assessment a " + args)}
+		s.run(t.Context(), socket)
+		lines := strings.Count(strings.Join(want, ""), "rejected  ")
+		if args == "-o wide" {
+			lines = 40
+		}
+		if got := strings.Count(s.stdout, "  rejected  "); got != lines {
+			t.Errorf("%d lines\n%s", got, s)
+		}
+		for _, want := range want {
+			if !strings.Contains(s.stdout, want) {
+				t.Errorf("no %q in\n%s", want, s)
+			}
+		}
 	}
-	s = &session{args: strings.Fields("migrate plan --assessment a")}
-	if s.run(t.Context(), socket); strings.Count(s.stdout, "too small") != 40 {
-		t.Errorf("%s", s)
+}
+
+// Those that fit are told of by their names, beside what to know of the one that is taken.
+func TestPlanShowsWhatFits(t *testing.T) {
+	var f assess.Fitting
+	for i := range 10 {
+		f.Candidates = append(f.Candidates, assess.Candidate{GPU: "gpu0", Profile: fmt.Sprintf("p%d", i), Fits: true, Reasons: []string{"so"}, Cautions: []string{"mind this"}})
+	}
+	f.Choice = &assess.Choice{Candidate: f.Candidates[0]}
+	got := fmt.Sprint(candidateRows(f, nil, false))
+	if want := "[[caution mind this] [fits p0 on gpu0, p1 on gpu0, p2 on gpu0, p3 on gpu0, p4 on gpu0, p5 on gpu0, p6 on gpu0, p7 on gpu0, 2 others] [ -o wide lists all of them, each with its reasons]]"; got != want {
+		t.Error(got)
 	}
 }
 
