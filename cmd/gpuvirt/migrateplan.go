@@ -73,6 +73,7 @@ type planFlags struct {
 
 	assessment string
 	profiles   []string
+	needs      []string
 	waivers    []string
 	plan       api.PlanRequest
 	downtime   time.Duration
@@ -85,6 +86,8 @@ func (f *planFlags) add(c *cli, cmd *cobra.Command) {
 	must(cmd.MarkFlagRequired("assessment"))
 	completeFlag(c, cmd, "assessment", assessmentNames)
 	flags.StringArrayVar(&f.profiles, "profile", nil, "the `[gpu=]profile` to take: for a GPU of the server by its address, or beside those for what was seen; more than once for several")
+	flags.StringArrayVar(&f.needs, "need", nil, "what the workload of a GPU of the server needs, in place of what was measured, as `gpu=need`,…: memory:20GiB, sms:30 (multiprocessors), class:compute or class:graphics, and on:0000:43:00.0 for a GPU of this host; more than once for several")
+	completeNeed(c, cmd)
 	flags.StringVar(&f.plan.Prefer, "prefer", "", "the way of `sharing` that comes first: card, mig-backed or time-sliced")
 	fixed(cmd, "prefer", "card", "mig-backed", "time-sliced")
 	flags.StringVar(&f.plan.GuestDriver, "guest-driver", "", "the `version` of the vGPU guest driver that is ready")
@@ -112,8 +115,8 @@ func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationReque
 	p := f.plan
 	p.DowntimeSeconds = f.downtime.Seconds()
 	if f.memory != "" {
-		if p.MemoryBytes, err = parseRate(f.memory); err != nil {
-			return want, &usageError{message: fmt.Sprintf("--memory %q is no size: bytes, such as 64Gi", f.memory), command: cmd.CommandPath()}
+		if p.MemoryBytes, err = parseBytes(f.memory); err != nil {
+			return want, &usageError{message: "--memory " + err.Error(), command: cmd.CommandPath()}
 		}
 	}
 	for _, text := range f.profiles {
@@ -125,6 +128,9 @@ func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationReque
 			}
 		}
 		p.Partitions = append(p.Partitions, one)
+	}
+	if p.Partitions, err = addNeeds(p.Partitions, f.needs); err != nil {
+		return want, &usageError{message: err.Error(), command: cmd.CommandPath()}
 	}
 	for _, text := range f.waivers {
 		id, reason, found := strings.Cut(text, "=")
@@ -147,7 +153,7 @@ type startFlags struct {
 
 func (f *startFlags) add(c *cli, cmd *cobra.Command) {
 	f.planFlags.add(c, cmd)
-	f.vmFlags.add(cmd)
+	f.vmFlags.add(c, cmd)
 	f.leaseFlag.add(cmd, "that of the host's setting p2v.lease")
 	f.keyFlags.add(cmd)
 }
@@ -177,6 +183,7 @@ start" would refuse for another reason, that is told, and is an error, too.
 Of a migration that was begun, NAME alone plans anew with what was asked for.`,
 		Example: `  gpuvirt migrate plan --assessment gpu7
   gpuvirt migrate plan --assessment gpu7 --profile 0000:41:00.0=H100-2-20C --guest-driver 580.95.05 --licence-token
+  gpuvirt migrate plan --assessment gpu7 --need 0000:41:00.0=memory:20GiB,sms:30
   gpuvirt migrate plan gpu7`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, given := cmd.Context(), ""
