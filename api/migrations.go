@@ -191,7 +191,7 @@ type Migration struct {
 	Disks []move.Disk `json:"disks"`
 	// Progress is how far the pass over a disk is that is under way; nil: none is.
 	Progress *move.Progress `json:"progress,omitempty"`
-	// Forecast is what a cut-over would take; nil: there was no pass yet.
+	// Forecast is what a cut-over would take; nil: there was no pass yet, or the server was told to power off.
 	Forecast *move.Forecast `json:"forecast,omitempty"`
 
 	Wanted move.VMWish `json:"wanted"`       // of the VM

@@ -50,7 +50,7 @@ func migrationOf(m move.Migration) api.Migration {
 	out := api.Migration{
 		Name: m.Name, Assessment: m.Assessment, Hostname: m.Hostname, Phase: string(m.Phase), Reason: m.Reason,
 		Operation: m.Operation, CreatedBy: m.Actor, Created: clock(m.Created), Heard: moment(m.Heard),
-		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Progress: m.Progress, Forecast: m.Forecast,
+		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Progress: m.Progress, Forecast: forecastOf(m),
 		Wanted: m.Wanted.Listed(), VM: m.VM, Attempts: convert(m.Attempts, attemptOf), Fence: string(m.Fence), Accepted: m.Accepted,
 		DisksFrom: m.DisksFrom, Certificates: m.Certificates, ReservedUntil: moment(m.Ends()),
 	}
@@ -71,6 +71,15 @@ func migrationOf(m move.Migration) api.Migration {
 		}
 	}
 	return out
+}
+
+// forecastOf is what a cut-over would take; nil: nobody knows, or it was gone through so far that the source is told to
+// power off.
+func forecastOf(m move.Migration) *move.Forecast {
+	if m.Fence != move.FenceNone {
+		return nil
+	}
+	return m.Forecast
 }
 
 // migrationObject answers with a migration. How far its pass is changes with each look, and nobody asks for it:
@@ -355,7 +364,21 @@ func retryMigration(s *Server, q *request) (response, error) {
 }
 
 func rollbackMigration(s *Server, q *request) (response, error) {
-	return s.actOn(q, "take migration "+q.path["migration"]+" back: its copies of disks, its VM with what was written in it, and its reservation go; the server stays as it is", move.ActRollback, s.migrations.Rollback)
+	name, server := q.path["migration"], "the server stays as it is"
+	if q.dryRun() {
+		m, err := s.migrations.Migration(name)
+		if err != nil {
+			return response{}, err
+		}
+		switch m.Fence {
+		case move.FenceOff:
+			server = "the server is off: start it again afterwards"
+		case move.FenceAsked:
+			server = "it is not known whether the server is off: look at it, and start it again afterwards if it is"
+		case move.FenceNone:
+		}
+	}
+	return s.actOn(q, "take migration "+name+" back: its copies of disks, its VM with what was written in it, and its reservation go; "+server, move.ActRollback, s.migrations.Rollback)
 }
 
 func rehearseMigration(s *Server, q *request) (response, error) {

@@ -44,9 +44,12 @@ func (f *fakeMigrations) Migrations() ([]move.Migration, error) {
 	r.Keys = []move.Key{{Volume: "nvme0n1p3"}, {Volume: "sda", Credential: "gpu7-sda"}}
 	rest := running
 	rest.Name, rest.Source, rest.DisksFrom, rest.Attempts = "rest", report.Source{}, []move.DiskFrom{{Disk: "nvme0n1", Image: "/srv/images/x.raw"}}, nil
+	off, asked := running, running
+	off.Name, off.Fence = "off", move.FenceOff
+	asked.Name, asked.Fence = "asked", move.FenceAsked
 	left := 12.5
 	passed := &move.Progress{Disk: "nvme0n1", Done: f.copied.Load(), Total: 1 << 30, Rate: 43e6, Remaining: &left}
-	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack, Locked: []string{"nvme0n1p3"}}, {Record: running, Phase: move.PhaseReady}, {Record: rest, Phase: move.PhaseReady, Progress: passed}}, nil
+	return []move.Migration{{Record: r, Phase: move.PhaseRolledBack, Locked: []string{"nvme0n1p3"}}, {Record: running, Phase: move.PhaseReady}, {Record: rest, Phase: move.PhaseReady, Progress: passed}, {Record: off, Phase: move.PhaseWaiting}, {Record: asked, Phase: move.PhaseWaiting}}, nil
 }
 
 func (f *fakeMigrations) Migration(name string) (move.Migration, error) {

@@ -32,3 +32,14 @@ func TestMigrationRequests(t *testing.T) {
 		t.Errorf("got %d %s", a.status, a.body)
 	}
 }
+
+// There is no forecast of a cut-over once the server was told to power off.
+func TestMigrationForecast(t *testing.T) {
+	h := newHarness(t)
+	for name, want := range map[string]bool{"gpu7": true, "asked": false, "off": false} {
+		a := h.do(t, call{method: "GET", target: "/v1/migrations/" + name})
+		if got := strings.Contains(a.body, `"forecast"`); a.status != 200 || got != want {
+			t.Errorf("%s: %v, %d %s", name, got, a.status, a.body)
+		}
+	}
+}

@@ -103,6 +103,9 @@ func goodRequests(running, failed, done string) []good {
 		{method: "PATCH", target: "/v1/migrations/gone?dry_run=true", body: `{"copy":{"connections":2}}`, status: 200, contains: "cannot change migration"},
 		{method: "POST", target: "/v1/migrations/gpu7/rollback", status: 200, contains: `"ready"`, write: true},
 		{method: "POST", target: "/v1/migrations/gone/rollback?dry_run=true", status: 200, contains: `"changes":false`},
+		{method: "POST", target: "/v1/migrations/gpu7/rollback?dry_run=true", status: 200, contains: `the server stays as it is`},
+		{method: "POST", target: "/v1/migrations/off/rollback?dry_run=true", status: 200, contains: `the server is off: start it again afterwards`},
+		{method: "POST", target: "/v1/migrations/asked/rollback?dry_run=true", status: 200, contains: `it is not known whether the server is off`},
 		{method: "DELETE", target: "/v1/migrations/gone", status: 200, contains: `"gone"`, write: true},
 		{method: "DELETE", target: "/v1/migrations/gpu7?dry_run=true", status: 200, contains: "cannot delete migration"},
 

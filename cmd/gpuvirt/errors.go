@@ -48,6 +48,7 @@ func (e *operationError) Error() string {
 type goesOnError struct {
 	op        string
 	migration string // whose operation goes on longer than what was waited for; empty: it is none's
+	end       string // the command that ends it; empty: there is none for that alone
 	err       error
 }
 
@@ -64,7 +65,11 @@ func (e *goesOnError) Error() string {
 
 func (e *goesOnError) hint() string {
 	if e.migration != "" {
-		return "it goes on; to see how far it is: gpuvirt migrate show " + e.migration
+		text := "it goes on; to see how far it is: gpuvirt migrate show " + e.migration
+		if e.end != "" {
+			text += "; to end it: " + e.end
+		}
+		return text
 	}
 	return "it goes on; to wait for it: gpuvirt operation wait " + e.op
 }

@@ -11,6 +11,23 @@ import (
 	"gpuvirt/test/guides"
 )
 
+// What people are told to write into a file of checks can be read.
+func TestGuidesHaveChecks(t *testing.T) {
+	seen := 0
+	for _, b := range guides.Blocks(t) {
+		if b.Language != "yaml" || !strings.HasPrefix(b.Text, "- name: health\n") {
+			continue
+		}
+		seen++
+		if _, err := readChecks(strings.NewReader(b.Text)); err != nil {
+			t.Errorf("%s:%d: %v", b.Page, b.Line, err)
+		}
+	}
+	if seen == 0 {
+		t.Error("there is no file of checks")
+	}
+}
+
 // What people are told to type is there: commands, flags with their values, and the number of
 // arguments.
 func TestGuides(t *testing.T) {

@@ -94,12 +94,12 @@ func TestGolden(t *testing.T) {
 			"migrate start gpu7 --assessment gpu7 --bandwidth 200M --downtime 10m --memory 64Gi", "migrate start gpu7 --assessment gpu7 --dry-run -o name",
 			"migrate start gpu7", "migrate start gpu7 --assessment gpu7 --waive x", "migrate start gpu7 --assessment gpu7 --bandwidth fast", "migrate start gpu7 --assessment gpu7 --memory much",
 			"migrate set gpu7 --bandwidth 0", "migrate set gpu7", "migrate set gpu7 --connections 2 --dry-run",
-			"migrate rehearse gpu7", "migrate rehearse gpu7 --live --dry-run", "migrate cutover gpu7 --stop-service vllm.service --limit 5m --no-wait", "migrate cutover gpu7 --unrehearsed why --dry-run",
-			"migrate cutover none", "migrate cutover gpu7 --when-ready", "migrate withdraw gpu7", "migrate fenced gpu7", "migrate accept gpu7", "migrate accept gpu7 --reason why", "migrate start gpu7 --assessment gpu7 --bridge br0 --nic 3c:ec:ef:01:02:04=network:storage --check health=/bin/true",
+			"migrate rehearse gpu7", "migrate rehearse gpu7 --live --dry-run", "migrate cutover gpu7 --stop-service vllm.service --limit 5m --no-wait --yes", "migrate cutover gpu7", "migrate cutover gpu7 --unrehearsed why --dry-run",
+			"migrate cutover none --yes", "migrate cutover gpu7 --when-ready --yes", "migrate withdraw gpu7", "migrate fenced gpu7 --yes", "migrate accept gpu7", "migrate accept gpu7 --reason why", "migrate start gpu7 --assessment gpu7 --bridge br0 --nic 3c:ec:ef:01:02:04=network:storage --check health=/bin/true",
 			"migrate start gpu7 --assessment carried --image x",
 			"migrate start gpu7 --assessment carried --nbd =nbds://gpu7/", "migrate show rest", "migrate show stop", "migrate show new1", "migrate start gpu7 --assessment gpu7 --no-wait", "migrate sync gpu7 --no-wait -o name",
 			"migrate start gpu7 --assessment gpu7 --nic x", "migrate start gpu7 --assessment gpu7 --check x",
-			"migrate sync gpu7", "migrate sync gpu7 --dry-run", "migrate retry gpu7", "migrate rollback gpu7 --no-wait --yes", "migrate rollback gpu7 --dry-run", "migrate delete old", "migrate delete old --dry-run",
+			"migrate sync gpu7", "migrate sync gpu7 --dry-run", "migrate retry gpu7", "migrate rollback gpu7 --no-wait --yes", "migrate rollback gpu7 --dry-run", "migrate delete old --yes", "migrate delete old --dry-run",
 			"p2v disks x", "p2v disks --dry-run", "p2v serve", "p2v serve --disk none", "p2v freeze", "p2v freeze --disk none",
 		},
 		"token": {
@@ -234,6 +234,10 @@ func TestConfirm(t *testing.T) {
 		{name: "mig off, script", line: "mig off 0000:5a:00.0", writes: true},
 		{name: "token", line: "token delete ci", stdin: "n\n", terminal: true},
 		{name: "forget", line: "operation forget waiting", stdin: "n\n", terminal: true},
+		{name: "fenced, no", line: "migrate fenced gpu7", stdin: "n\n", terminal: true},
+		{name: "fenced, yes", line: "migrate fenced gpu7", stdin: "y\n", terminal: true, writes: true},
+		{name: "migration, no", line: "migrate delete old", stdin: "n\n", terminal: true},
+		{name: "migration, yes", line: "migrate delete old", stdin: "y\n", terminal: true, writes: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -250,6 +254,26 @@ func TestConfirm(t *testing.T) {
 				t.Error(&s)
 			}
 		})
+	}
+}
+
+// What nobody takes back is not done where nobody can be asked, whatever the standard input says.
+func TestUnattended(t *testing.T) {
+	for _, line := range []string{"migrate cutover gpu7 --no-wait", "migrate rollback gpu7 --no-wait", "migrate fenced gpu7", "migrate delete old"} {
+		for _, stdin := range []string{"", "n\n", "y\n"} {
+			f, socket := startFake(t)
+			s := session{args: strings.Fields(line), stdin: stdin}
+			if s.run(t.Context(), socket); s.code != exitUsage || !strings.Contains(s.stderr, "add --yes") || len(f.requests) > 0 {
+				t.Errorf("%v\n%s", f.requests, &s)
+			}
+		}
+		for _, flag := range []string{" --yes", " --dry-run"} {
+			f, socket := startFake(t)
+			s := session{args: strings.Fields(line + flag)}
+			if s.run(t.Context(), socket); s.code != exitDone || len(f.requests) != 1 {
+				t.Errorf("%v\n%s", f.requests, &s)
+			}
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -44,7 +45,7 @@ func diskBytes(m api.Migration) (sum uint64) {
 
 // finalSeconds is what the last pass would take now, below 0 where nobody knows.
 func finalSeconds(m api.Migration) float64 {
-	if m.Forecast == nil {
+	if m.Forecast == nil || m.Fence != "" {
 		return -1
 	}
 	return m.Forecast.FinalSeconds
@@ -88,7 +89,7 @@ func migrateCommand(c *cli) *cobra.Command {
 		}), show, migratePlan(c), migrateStart(c), migrateSet(c),
 		migrateSync(c),
 		migrateReserve(c), migrateRehearse(c), migrateCutover(c), migrateWithdraw(c), migrateFenced(c), migrateAccept(c),
-		migrateAct(c, "retry", "Go on with a migration that waits for a person", (*client.Client).RetryMigration),
+		migrateAct(c, "retry", "Go on with a migration that waits for a person", (*client.Client).RetryMigration, nil),
 		migrateRollback(c), migrateDelete(c))
 }
 
@@ -105,6 +106,7 @@ func migrationFields(m api.Migration) []field {
 		{name: "Assessment", value: m.Assessment},
 	}
 	fields = append(fields, copyFields(m.Copy)...)
+	fields = append(fields, field{name: "Away since", value: awaySince(m)})
 	fields = append(fields, forecastFields(m)...)
 	if a := lastTry(m); a != nil {
 		fields = append(fields, field{name: "Copy waits", value: a.CopyWaits})
@@ -160,10 +162,20 @@ func migrationFields(m api.Migration) []field {
 	return fields
 }
 
+// awaySince is when the service went away of a migration whose server was told to power off; empty: it is back, or
+// nobody knows.
+func awaySince(m api.Migration) string {
+	a := lastTry(m)
+	if m.Fence == "" || a == nil || a.Downtime > 0 || a.AtRest.IsZero() || in(m, move.PhaseDone, move.PhaseRolledBack) {
+		return ""
+	}
+	return when(a.AtRest)
+}
+
 // forecastFields show what a cut-over would take now, part by part.
 func forecastFields(m api.Migration) []field {
 	f := m.Forecast
-	if f == nil {
+	if f == nil || m.Fence != "" { // a daemon before tells it still
 		return nil
 	}
 	fields := []field{{name: "Last pass", value: orDash(seconds(f.FinalSeconds)) + " now"}, {name: "After many", value: converging(m)}}
@@ -303,7 +315,7 @@ the migration, for as long as --lease says. It is waited until the migration is 
 			}
 			if c.dryRun {
 				p, err := c.client().PlanCreateMigration(cmd.Context(), want)
-				return c.showMigrationPlan(p, err, f.named())
+				return c.showMigrationPlan(p, err, askedFor(f.profiles))
 			}
 			op, err := c.client().CreateMigration(cmd.Context(), want)
 			if err != nil {
@@ -370,12 +382,20 @@ func migrateSet(c *cli) *cobra.Command {
 	return cmd
 }
 
-func migrateAct(c *cli, verb, short string, act func(*client.Client, context.Context, string) (api.Migration, error)) *cobra.Command {
+// migrateAct makes a command that acts on a migration. What it asks before is made of that; nil: nothing.
+func migrateAct(
+	c *cli, verb, short string, act func(*client.Client, context.Context, string) (api.Migration, error), question func(api.Migration) string,
+) *cobra.Command {
 	return completeArgs(c, &cobra.Command{
 		Use: verb + " NAME", Short: short, Args: takes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if c.dryRun {
 				return c.showPlan(c.client().PlanMigration(cmd.Context(), args[0], verb))
+			}
+			if question != nil {
+				if err := c.sureOf(cmd, args[0], question); err != nil {
+					return err
+				}
 			}
 			m, err := act(c.client(), cmd.Context(), args[0])
 			if err != nil {
@@ -423,20 +443,14 @@ func migrateSync(c *cli) *cobra.Command {
 func migrateRollback(c *cli) *cobra.Command {
 	return completeArgs(c, &cobra.Command{
 		Use: "rollback NAME", Short: "Take a migration back", Args: takes(1),
-		Long: "Take a migration back: what was made here is removed, its copies of disks, its VM with what was\nwritten in it, and its reservation. The server stays as it is.",
+		Long: "Take a migration back: what was made here is removed, its copies of disks, its VM with what was\nwritten in it, and its reservation. The server stays as it is: one that was powered off\nhas to be started again." + unattended,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, name := cmd.Context(), args[0]
 			if c.dryRun {
 				return c.showPlan(c.client().PlanMigration(ctx, name, "rollback"))
 			}
-			if c.asks() {
-				m, err := c.client().Migration(ctx, name)
-				if err != nil {
-					return err
-				}
-				if err := c.confirm(ctx, "%s", takenBack(m)); err != nil {
-					return err
-				}
+			if err := c.sureOf(cmd, name, takenBack); err != nil {
+				return err
 			}
 			m, err := c.client().RollbackMigration(ctx, name)
 			if err != nil {
@@ -457,9 +471,34 @@ func migrateRollback(c *cli) *cobra.Command {
 					return err
 				}
 			}
+			if text := startAgain(m); text != "" {
+				c.say("%s", text)
+			}
 			return printRow(c, migrationTable, m)
 		},
 	}, 1, migrationNames)
+}
+
+// startAgain says what is left to do about the server of a migration that is taken back; empty: nothing.
+func startAgain(m api.Migration) string {
+	switch {
+	case m.Fence == "":
+		return ""
+	case in(m, move.PhaseRolledBack):
+		return cmp.Or(m.Reason, "the server was powered off: start it again")
+	}
+	return "the server was powered off: start it again when the migration is rolled back"
+}
+
+// sureOf makes sure of what is done with a migration.
+func (c *cli) sureOf(cmd *cobra.Command, name string, question func(api.Migration) string) error {
+	return c.sure(cmd, func() (string, error) {
+		m, err := c.client().Migration(cmd.Context(), name)
+		if err != nil {
+			return "", err
+		}
+		return question(m), nil
+	})
 }
 
 // takenBack asks whether all that a migration has made here is to go.
@@ -471,15 +510,27 @@ func takenBack(m api.Migration) string {
 			what += ", and what is reserved for it"
 		}
 	}
-	return "Take migration " + m.Name + " back? Removed: " + what + "."
+	text := "Take migration " + m.Name + " back? Removed: " + what + "."
+	switch move.Fence(m.Fence) {
+	case move.FenceOff:
+		text += " The server is off, and nobody but you starts it again."
+	case move.FenceAsked:
+		text += " It is not known whether the server is off: look at it afterwards, and start it again if it is."
+	case move.FenceNone:
+	}
+	return text
 }
 
 func migrateDelete(c *cli) *cobra.Command {
 	return completeArgs(c, &cobra.Command{
 		Use: "delete NAME", Aliases: []string{"rm"}, Short: "Forget a migration that has ended", Args: takes(1),
+		Long: "Forget a migration that has ended. The VM and the disks of one that is done stay. What is left of\none whose operation was forgotten is removed." + unattended,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if c.dryRun {
 				return c.showPlan(c.client().PlanDeleteMigration(cmd.Context(), args[0]))
+			}
+			if err := c.sureOf(cmd, args[0], forgotten); err != nil {
+				return err
 			}
 			m, err := c.client().DeleteMigration(cmd.Context(), args[0])
 			if err != nil {
@@ -488,6 +539,17 @@ func migrateDelete(c *cli) *cobra.Command {
 			return printRow(c, migrationTable, m)
 		},
 	}, 1, migrationNames)
+}
+
+// forgotten asks whether a migration is to be forgotten.
+func forgotten(m api.Migration) string {
+	switch {
+	case in(m, move.PhaseDone):
+		return "Forget migration " + m.Name + "? Its VM " + vmName(m) + " and its disks stay."
+	case in(m, move.PhaseFailed):
+		return "Forget migration " + m.Name + "? The copies of " + assess.Count(len(m.Disks), "disk", "disks") + " of " + m.Hostname + " are removed."
+	}
+	return "Forget migration " + m.Name + "?"
 }
 
 // parseRate reads bytes a second: a number, and k, M, G or Ki, Mi, Gi.

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,6 +73,7 @@ type planFlags struct {
 
 	assessment string
 	profiles   []string
+	needs      []string
 	waivers    []string
 	plan       api.PlanRequest
 	downtime   time.Duration
@@ -86,6 +86,8 @@ func (f *planFlags) add(c *cli, cmd *cobra.Command) {
 	must(cmd.MarkFlagRequired("assessment"))
 	completeFlag(c, cmd, "assessment", assessmentNames)
 	flags.StringArrayVar(&f.profiles, "profile", nil, "the `[gpu=]profile` to take: for a GPU of the server by its address, or beside those for what was seen; more than once for several")
+	flags.StringArrayVar(&f.needs, "need", nil, "what the workload of a GPU of the server needs, in place of what was measured, as `gpu=need`,…: memory:20GiB, sms:30 (multiprocessors), class:compute or class:graphics, and on:0000:43:00.0 for a GPU of this host; more than once for several")
+	completeNeed(c, cmd)
 	flags.StringVar(&f.plan.Prefer, "prefer", "", "the way of `sharing` that comes first: card, mig-backed or time-sliced")
 	fixed(cmd, "prefer", "card", "mig-backed", "time-sliced")
 	flags.StringVar(&f.plan.GuestDriver, "guest-driver", "", "the `version` of the vGPU guest driver that is ready")
@@ -113,8 +115,8 @@ func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationReque
 	p := f.plan
 	p.DowntimeSeconds = f.downtime.Seconds()
 	if f.memory != "" {
-		if p.MemoryBytes, err = parseRate(f.memory); err != nil {
-			return want, &usageError{message: fmt.Sprintf("--memory %q is no size: bytes, such as 64Gi", f.memory), command: cmd.CommandPath()}
+		if p.MemoryBytes, err = parseBytes(f.memory); err != nil {
+			return want, &usageError{message: "--memory " + err.Error(), command: cmd.CommandPath()}
 		}
 	}
 	for _, text := range f.profiles {
@@ -126,6 +128,9 @@ func (f *planFlags) request(cmd *cobra.Command, name string) (api.MigrationReque
 			}
 		}
 		p.Partitions = append(p.Partitions, one)
+	}
+	if p.Partitions, err = addNeeds(p.Partitions, f.needs); err != nil {
+		return want, &usageError{message: err.Error(), command: cmd.CommandPath()}
 	}
 	for _, text := range f.waivers {
 		id, reason, found := strings.Cut(text, "=")
@@ -148,7 +153,7 @@ type startFlags struct {
 
 func (f *startFlags) add(c *cli, cmd *cobra.Command) {
 	f.planFlags.add(c, cmd)
-	f.vmFlags.add(cmd)
+	f.vmFlags.add(c, cmd)
 	f.leaseFlag.add(cmd, "that of the host's setting p2v.lease")
 	f.keyFlags.add(cmd)
 }
@@ -165,24 +170,12 @@ func (f *startFlags) request(cmd *cobra.Command, name string) (api.MigrationRequ
 	return want, err
 }
 
-// named are the profiles that were asked for by name.
-func (f *planFlags) named() (out []string) {
-	for _, text := range f.profiles {
-		_, profile, found := strings.Cut(text, "=")
-		if !found {
-			profile = text
-		}
-		out = append(out, profile)
-	}
-	return out
-}
-
 func migratePlan(c *cli) *cobra.Command {
 	var f startFlags
 	cmd := &cobra.Command{
 		Use: "plan [NAME] --assessment NAME", Short: "Say how a server would be moved to this host, and what is in the way", Args: takesAtMost(1),
 		Long: `Say how a server that was assessed would be moved to this host as it is now: which
-partitions fit and which do not, each with the reason, what changes in the guest, what
+partitions fit, and why the others do not (-o wide tells of each), what changes in the guest, what
 it takes of room and time, and what stands in the way, each with its remedy. Nothing is
 reserved or changed. Exit status 1 says that the plan is blocked; where "gpuvirt migrate
 start" would refuse for another reason, that is told, and is an error, too.
@@ -190,6 +183,7 @@ start" would refuse for another reason, that is told, and is an error, too.
 Of a migration that was begun, NAME alone plans anew with what was asked for.`,
 		Example: `  gpuvirt migrate plan --assessment gpu7
   gpuvirt migrate plan --assessment gpu7 --profile 0000:41:00.0=H100-2-20C --guest-driver 580.95.05 --licence-token
+  gpuvirt migrate plan --assessment gpu7 --need 0000:41:00.0=memory:20GiB,sms:30
   gpuvirt migrate plan gpu7`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, given := cmd.Context(), ""
@@ -216,7 +210,7 @@ Of a migration that was begun, NAME alone plans anew with what was asked for.`,
 				return err
 			}
 			p, err := c.client().PlanCreateMigration(ctx, want)
-			return c.showMigrationPlan(p, err, f.named())
+			return c.showMigrationPlan(p, err, askedFor(f.profiles))
 		},
 	}
 	f.add(c, cmd)
@@ -239,9 +233,8 @@ type blockedError struct{}
 
 func (blockedError) Error() string { return "the plan is blocked" }
 
-// showMigrationPlan shows a plan. A refusal for another reason than the plan's is an error, too. Of
-// candidates that do not fit only those of the named profiles are shown, where any are named.
-func (c *cli) showMigrationPlan(p api.MigrationPlan, err error, named []string) error {
+// showMigrationPlan shows a plan. A refusal for another reason than the plan's is an error, too.
+func (c *cli) showMigrationPlan(p api.MigrationPlan, err error, named namedProfiles) error {
 	if err != nil {
 		return err
 	}
@@ -249,7 +242,7 @@ func (c *cli) showMigrationPlan(p api.MigrationPlan, err error, named []string) 
 	if p.Problem != nil && p.Verdict.State != assess.Blocked {
 		state = "refused"
 	}
-	if err := printOne(c, p, state, planFields(p, named)); err != nil {
+	if err := printOne(c, p, state, planFields(p, named, c.output == "wide")); err != nil {
 		return err
 	}
 	if p.Problem != nil {
@@ -261,7 +254,7 @@ func (c *cli) showMigrationPlan(p api.MigrationPlan, err error, named []string) 
 	return nil
 }
 
-func planFields(p api.MigrationPlan, named []string) []field {
+func planFields(p api.MigrationPlan, named namedProfiles, wide bool) []field {
 	verdict := p.Verdict.Text
 	if p.Problem != nil && p.Verdict.State != assess.Blocked {
 		verdict = "Refused: " + p.Problem.Detail
@@ -274,7 +267,7 @@ func planFields(p api.MigrationPlan, named []string) []field {
 		fields = append(fields, field{name: "Besides", value: p.Problem.Detail})
 	}
 	for _, fit := range p.Fittings {
-		fields = append(fields, fittingFields(fit, named)...)
+		fields = append(fields, fittingFields(fit, named, wide)...)
 	}
 	e := p.Estimates
 	fields = append(
@@ -309,7 +302,7 @@ func planFields(p api.MigrationPlan, named []string) []field {
 
 // fittingFields tell which partition is taken for one GPU of the source, and why none of the
 // others is.
-func fittingFields(f assess.Fitting, named []string) []field {
+func fittingFields(f assess.Fitting, named namedProfiles, wide bool) []field {
 	what := f.Need.Source.PCI
 	if what == "" {
 		what = "beside"
@@ -331,22 +324,7 @@ func fittingFields(f assess.Fitting, named []string) []field {
 	if f.Choice != nil {
 		rows = append(rows, []string{"choice", f.Choice.Reasoning})
 	}
-	others := 0
-	for _, k := range f.Candidates {
-		if !k.Fits && len(named) > 0 && !slices.Contains(named, k.Profile) {
-			others++
-			continue
-		}
-		how := "rejected"
-		if k.Fits {
-			how = "fits"
-		}
-		rows = append(rows, []string{how, fmt.Sprintf("%s on %s: %s", k.Profile, k.GPU, strings.Join(append(k.Reasons, k.Cautions...), "; "))})
-	}
-	if others > 0 {
-		rows = append(rows, []string{"rejected", fmt.Sprintf("%d others, which were not asked for", others)})
-	}
-	return []field{{name: "For " + what, below: rows}}
+	return []field{{name: "For " + what, below: append(rows, candidateRows(f, named, wide)...)}}
 }
 
 // between writes an estimate, to the second: nobody knows it better.

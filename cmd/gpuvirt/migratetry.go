@@ -80,25 +80,20 @@ withdraw" ends a cut-over that waits or is under way, until the server is powere
 Where a server is moved from its disks alone (--image, --nbd), nothing is powered off and
 nobody can see whether it is off: it takes --source-off, which says so in your name. One that
 came by virt-p2v (--nbd sda=virt-p2v:) is told that all is done, and its VM starts when nothing
-answers at its address any more: power it off, and let it not start again.`,
+answers at its address any more: power it off, and let it not start again.` + unattended,
 		Example: "  gpuvirt migrate cutover gpu7 --stop-service model-server.service\n  gpuvirt migrate cutover gpu7 --source-off",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, how := cmd.Context(), f.request()
 			if c.dryRun {
 				return c.showPlan(c.client().PlanTryMigration(ctx, args[0], "cutover", how))
 			}
-			if c.asks() {
-				m, err := c.client().Migration(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				question := "Power %s off, and start VM %s?"
+			if err := c.sureOf(cmd, args[0], func(m api.Migration) string {
 				if len(m.DisksFrom) > 0 {
-					question = "Is %s off, and to stay so? VM %s starts in its place."
+					return isOff(m)
 				}
-				if err := c.confirm(ctx, question, m.Hostname, vmName(m)); err != nil {
-					return err
-				}
+				return fmt.Sprintf("Power %s off, and start VM %s?", m.Hostname, vmName(m))
+			}); err != nil {
+				return err
 			}
 			m, err := c.client().CutOverMigration(ctx, args[0], how)
 			if err != nil {
@@ -115,6 +110,11 @@ answers at its address any more: power it off, and let it not start again.`,
 	cmd.Flags().StringVar(&f.how.Unrehearsed, "unrehearsed", "", "the `reason` why no rehearsal has to have passed")
 	cmd.Flags().BoolVar(&f.how.SourceOff, "source-off", false, "of a server whose disks alone are read: it is off, and stays so")
 	return cmd
+}
+
+// isOff asks for somebody's word that the server of a migration is off.
+func isOff(m api.Migration) string {
+	return fmt.Sprintf("Is %s off, and to stay so? VM %s starts in its place.", m.Hostname, vmName(m))
 }
 
 func vmName(m api.Migration) string {
@@ -239,7 +239,7 @@ func migrateAccept(c *cli) *cobra.Command {
 }
 
 func migrateWithdraw(c *cli) *cobra.Command {
-	cmd := migrateAct(c, "withdraw", "End a rehearsal or cut-over of a migration", (*client.Client).WithdrawMigration)
+	cmd := migrateAct(c, "withdraw", "End a rehearsal or cut-over of a migration", (*client.Client).WithdrawMigration, nil)
 	cmd.Long = `End a rehearsal or a cut-over that waits or is under way. The server goes on as before, and
 so does the copying. A server that was told to power off stays so: see "gpuvirt migrate
 rollback".`
@@ -247,9 +247,9 @@ rollback".`
 }
 
 func migrateFenced(c *cli) *cobra.Command {
-	cmd := migrateAct(c, "fenced", "Say that a migration's server is off", (*client.Client).FencedMigration)
+	cmd := migrateAct(c, "fenced", "Say that a migration's server is off", (*client.Client).FencedMigration, isOff)
 	cmd.Long = `Say that a migration's server is off, where that could not be found out: it was told to
 power off, and does not answer; or virt-p2v was told that all is done, and the server was not
-seen to go. Look at it before: a server that only cannot be reached would run beside its VM.`
+seen to go. Look at it before: a server that only cannot be reached would run beside its VM.` + unattended
 	return cmd
 }

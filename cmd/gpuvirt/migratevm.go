@@ -11,12 +11,17 @@ import (
 
 // vmFlags say what the VM of a migration is to be like.
 type vmFlags struct {
-	vm     api.VMRequest
-	nics   []string
-	checks []string
+	vm         api.VMRequest
+	nics       []string
+	checks     []string
+	checksFile string
+
+	c   *cli
+	cmd *cobra.Command
 }
 
-func (f *vmFlags) add(cmd *cobra.Command) {
+func (f *vmFlags) add(c *cli, cmd *cobra.Command) {
+	f.c, f.cmd = c, cmd
 	flags := cmd.Flags()
 	flags.StringVar(&f.vm.Name, "vm", "", "the `name` of the VM; that of the migration if not given")
 	flags.StringVar(&f.vm.Network, "network", "", "the `network` of libvirt that the VM's NICs are plugged into")
@@ -26,14 +31,17 @@ func (f *vmFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.vm.Emulated, "emulated", false, "emulate the processor, on a host without KVM")
 	flags.StringVar(&f.vm.Convert, "convert", "", "`how` the disks become those of a VM: virt-v2v, or none where the server's system boots as a VM as it is")
 	fixed(cmd, "convert", "virt-v2v", "none")
-	flags.StringArrayVar(&f.checks, "check", nil, "a command that is 0 when the workload is well, as `name=command`; its words are parted by spaces, there is no shell; more than once for several")
+	flags.StringArrayVar(&f.checks, "check", nil, "a command that is 0 when the workload is well, as `name=command`; its words are parted by spaces, and no shell reads it; more than once for several")
+	flags.StringVar(&f.checksFile, "checks", "", "a `file` of checks, a YAML list of {name, command: [word, …], seconds, exit, output}: for how long it may take, the exit status that is right, and an expression (RE2) that its output matches; -: the standard input")
+}
+
+// wrong is the error of a command line that is.
+func (f *vmFlags) wrong(err error) error {
+	return &usageError{message: err.Error(), command: f.cmd.CommandPath()}
 }
 
 // request is what was asked for, nil: nothing.
 func (f *vmFlags) request(cmd *cobra.Command) (*api.VMRequest, error) {
-	wrong := func(format string, args ...any) (*api.VMRequest, error) {
-		return nil, &usageError{message: fmt.Sprintf(format, args...), command: cmd.CommandPath()}
-	}
 	vm := f.vm
 	for _, text := range f.nics {
 		mac, where, found := strings.Cut(text, "=")
@@ -45,20 +53,16 @@ func (f *vmFlags) request(cmd *cobra.Command) (*api.VMRequest, error) {
 		case found && kind == "bridge" && name != "":
 			n.Bridge = name
 		case !found || where != "none":
-			return wrong("--nic %q: it takes a NIC and where it is plugged in, as mac=network:name, mac=bridge:name or mac=none", text)
+			return nil, f.wrong(fmt.Errorf("--nic %q: it takes a NIC and where it is plugged in, as mac=network:name, mac=bridge:name or mac=none", text))
 		}
 		vm.NICs = append(vm.NICs, n)
 	}
-	for _, text := range f.checks {
-		name, command, found := strings.Cut(text, "=")
-		words := strings.Fields(command)
-		if !found || name == "" || len(words) == 0 {
-			return wrong("--check %q: it takes a name and a command, as name=command", text)
-		}
-		vm.Checks = append(vm.Checks, api.CheckRequest{Name: name, Command: words})
+	var err error
+	if vm.Checks, err = f.given(); err != nil {
+		return nil, err
 	}
 	changed := false
-	for _, name := range []string{"vm", "network", "bridge", "nic", "cpu", "emulated", "convert", "check"} {
+	for _, name := range []string{"vm", "network", "bridge", "nic", "cpu", "emulated", "convert", "check", "checks"} {
 		changed = changed || cmd.Flags().Changed(name)
 	}
 	if !changed {

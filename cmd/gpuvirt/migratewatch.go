@@ -56,13 +56,25 @@ func (c *cli) watch(ctx context.Context, m api.Migration, wanted func(api.Migrat
 	if !is(m) {
 		var err error
 		if m, err = c.client().WaitMigration(ctx, m.Name, is); ctx.Err() != nil {
-			return m, &goesOnError{op: m.Operation, migration: m.Name, err: ctx.Err()}
+			return m, &goesOnError{op: m.Operation, migration: m.Name, end: ending(m), err: ctx.Err()}
 		} else if err != nil {
 			return m, err
 		}
 	}
 	w.over("")
 	return m, nil
+}
+
+// ending is the command that ends what is tried of a migration; empty: nothing is.
+func ending(m api.Migration) string {
+	a := lastTry(m)
+	switch {
+	case m.Fence != "":
+		return "gpuvirt migrate rollback " + m.Name
+	case a != nil && !a.Over():
+		return "gpuvirt migrate withdraw " + m.Name
+	}
+	return ""
 }
 
 // passed tells how far the pass of a migration is that is under way; empty: there is none.

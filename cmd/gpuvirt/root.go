@@ -27,6 +27,10 @@ Exit status:
   3  in conflict with something, busy, or no capacity left
   4  not ready: the daemon or the operation
 
+Before something is lost you are asked, unless --yes is given. Where the standard input is no
+terminal nobody is asked, and it is done; but for "gpuvirt migrate" with cutover, rollback,
+fenced and delete, which take --yes there.
+
 The daemon is asked at its socket. One on another host is asked with --url, and with
 --token-file or --cert-file and --key-file to say who asks.`
 
@@ -199,6 +203,31 @@ func (c *cli) confirm(ctx context.Context, format string, args ...any) error {
 		}
 		return errors.New("nothing was done: it was not confirmed")
 	}
+}
+
+// unattended ends the help of commands that are not carried out unless somebody is sure.
+const unattended = `
+
+You are asked first. Where nobody can be asked, as the standard input is no terminal, it takes --yes
+(or --dry-run), and is else refused with exit status 2.`
+
+// sure makes sure that something is wanted that nobody takes back: a person is asked, and where none is there
+// --yes says so. The question is made when there is somebody to hear it.
+func (c *cli) sure(cmd *cobra.Command, question func() (string, error)) error {
+	switch {
+	case c.yes:
+		return nil
+	case !c.inTerminal:
+		return &usageError{
+			message: "nothing was done: nobody can be asked here, as the standard input is no terminal; add --yes to have it done, or --dry-run to see what would be",
+			command: cmd.CommandPath(),
+		}
+	}
+	text, err := question()
+	if err != nil {
+		return err
+	}
+	return c.confirm(cmd.Context(), "%s", text)
 }
 
 // noDryRun refuses --dry-run where the daemon has none.

@@ -200,11 +200,11 @@ func (f *fitter) memory(j *judgement, n wanted, g HostGPU, p gpu.Profile, k kind
 	switch {
 	case n.MemoryBytes == 0 && n.MemoryBasis == BasisWish:
 	case n.MemoryBytes == 0:
-		j.reject("how much memory is needed is not known: state it in the wish")
+		j.reject("how much memory is needed is not known: state it in the wish (--need gpu=memory:…)")
 	case have == 0:
 		j.reject("how much memory it has is not known")
 	case have < n.MemoryBytes && n.MemoryBasis == BasisPreallocated:
-		j.reject("a workload has %s of it, less than the %s that go with a program which takes memory in advance: what it needs is not known, state it in the wish",
+		j.reject("a workload has %s of it, less than the %s that go with a program which takes memory in advance: what it needs is not known, state it in the wish (--need gpu=memory:…)",
 			size(have), size(n.MemoryBytes))
 	case have < n.MemoryBytes && n.MemoryBasis == BasisNone:
 		j.reject("a workload has %s of it, and how much is needed is not known: only the source's %s are known to be enough", size(have), size(n.MemoryBytes))
@@ -245,7 +245,7 @@ func (f *fitter) compute(j *judgement, n wanted, g HostGPU, p gpu.Profile, k kin
 		j.reason("it has %d multiprocessors%s, needed are %d", have, how, need)
 	case upper:
 		unsure("it has %d multiprocessors%s, and whether fewer than the source's %d are enough is not known: "+
-			"measure their activity, or state it in the wish", have, how, need)
+			"measure their activity, or state it in the wish (--need gpu=sms:…)", have, how, need)
 	default:
 		j.reject("it has %d multiprocessors%s, needed are %d", have, how, need)
 	}

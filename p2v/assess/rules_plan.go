@@ -31,7 +31,7 @@ func partitionChecks() []planCheck {
 			Rule{
 				ID: noPartition, Severity: Blocker, Subject: "plan", Title: "No partition of this host is known to be enough",
 				Why:    "The VM would start without the GPU that its workload needs.",
-				Remedy: "Free one of those that were rejected for being taken, state in the wish what is needed, or take another host.",
+				Remedy: "Free one of those that were rejected for being taken, state in the wish what is needed (--need), or take another host.",
 			},
 			func(c *checker) []hit {
 				return each(c.plan.Fittings, func(f Fitting) string {

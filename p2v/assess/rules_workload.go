@@ -20,7 +20,7 @@ func workloadRules() []rule {
 				ID: "preallocator", Severity: Warning, Subject: "workload", Title: "A program takes memory in advance",
 				Why: "It takes a share of whatever it sees, so what it was measured to have is not what it needs. On a smaller partition the same " +
 					"share gives it a smaller cache, with fewer requests at a time, or too little to start.",
-				Remedy: "Run it with a smaller share until it suffers, or add up its weights, cache and graphs, and state the memory in the plan.",
+				Remedy: "Run it with a smaller share until it suffers, or add up its weights, cache and graphs, and state the memory in the plan (--need gpu=memory:…).",
 			},
 			func(l *look) []hit {
 				return each(l.users, func(p report.Process) string {
