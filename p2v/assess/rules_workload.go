@@ -84,7 +84,7 @@ func workloadRules() []rule {
 			Rule{
 				ID: "pins", Severity: Warning, Subject: "workload", Title: "GPUs are named where they will have another name",
 				Why:    "UUIDs and addresses are others in the VM, always; a number may be. A program that names one that is not there finds no GPU.",
-				Remedy: "The plan lists each; most are rewritten to \"all\" or to the new number.",
+				Remedy: "The plan lists each: those in files whose new number is certain are rewritten, the rest you change on the source before the cut-over or in the VM after it.",
 			},
 			func(l *look) []hit {
 				var out []hit
