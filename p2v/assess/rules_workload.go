@@ -135,7 +135,7 @@ func workloadRules() []rule {
 			Rule{
 				ID: "large-models", Severity: Info, Subject: "workload", Title: "Models are much of what would be copied",
 				Why:    "They seldom change and are often on other servers too, but every pass reads them.",
-				Remedy: "Think of leaving them out and mounting them in the VM from where they are kept.",
+				Remedy: "Where they have a disk of their own, leave it out (--disk names the others), and mount them in the VM from where they are kept.",
 			},
 			func(l *look) []hit {
 				return each(l.Models, func(m report.Models) string {
@@ -169,7 +169,7 @@ func workloadRules() []rule {
 			Rule{
 				ID: "bound-licence", Severity: Warning, Subject: "workload", Title: "A licence may be bound to the hardware",
 				Why:    "Serial number, SMBIOS UUID, MAC address, disk or dongle are what such licences know a machine by.",
-				Remedy: "Keep the MAC addresses, give the VM the SMBIOS UUID where that is allowed, and ask the vendor before the move.",
+				Remedy: "Ask the vendor before the move for a licence that a VM can have: it keeps the MAC addresses, and has another serial number, SMBIOS UUID and other disks.",
 			},
 			func(l *look) []hit {
 				known := func(s string) bool {
