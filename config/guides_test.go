@@ -1,14 +1,17 @@
 package config
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
 
+	"gpuvirt/p2v/assess"
 	"gpuvirt/test/guides"
 )
 
@@ -46,6 +49,24 @@ func TestGuides(t *testing.T) {
 	}
 	if seen < 3 {
 		t.Errorf("%d pieces of configuration", seen)
+	}
+}
+
+// The settings that a remedy names are there.
+func TestRemedies(t *testing.T) {
+	named := regexp.MustCompile(`\bp2v\.[a-z_]+(?:\.[a-z_]+)*|\bsetting ([a-z0-9_.]*[a-z0-9_])`)
+	seen := 0
+	for _, r := range assess.Catalogue() {
+		for _, said := range named.FindAllStringSubmatch(r.Remedy, -1) {
+			key := cmp.Or(said[1], said[0])
+			if !slices.ContainsFunc(Settings(), func(s Setting) bool { return s.Key == key }) {
+				t.Errorf("%s: there is no setting %q: %s", r.ID, key, r.Remedy)
+			}
+			seen++
+		}
+	}
+	if seen < 3 {
+		t.Errorf("%d settings were found", seen)
 	}
 }
 

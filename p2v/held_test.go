@@ -95,8 +95,20 @@ func TestReservedIsPlannedFor(t *testing.T) {
 			if s := v.VM.Slices; len(s) != 1 || s[0].Source != sourceGPU || s[0].Model == "" {
 				t.Errorf("%+v", s)
 			}
+			memory := v.VM.Slices[0].MemoryBytes
+			if c.profile.Kind == gpu.KindCard { // it has left NVIDIA's driver, and only its ids are seen
+				y.holders.set(func(h *holders) { h.gpus[0].Model, h.gpus[0].MemoryBytes = "10de:ffff", 0 })
+			}
 			p, err = y.PlanOf(t.Context(), "gpu7")
 			fits("reserved", p, err)
+			if f := p.Fittings[0].Choice; f == nil || f.Model != "NVIDIA H100 80GB HBM3" || f.MemoryBytes == 0 || f.MemoryBytes != memory {
+				t.Errorf("reserved: %+v, and before %d bytes", f, memory)
+			}
+			for _, d := range p.Drivers {
+				if c.profile.Kind == gpu.KindCard && d.State != assess.Compatible {
+					t.Errorf("reserved: %+v", d)
+				}
+			}
 			a := y.rehearse(move.CutWish{})
 			for _, id := range c.edits {
 				if !slices.ContainsFunc(y.makers.edited(), func(e string) bool { return strings.HasPrefix(e, id) }) {

@@ -49,7 +49,7 @@ func slicesOf(name string, p assess.Plan) []move.Slice {
 	out := make([]move.Slice, 0, len(chosen))
 	for i, f := range chosen {
 		c := f.Choice
-		s := move.Slice{Assignment: name, Profile: c.Profile, GPU: c.GPU, Params: c.Params, Source: f.Need.Source.PCI, Model: c.Model, Kind: c.Kind, Sharing: c.Sharing, Series: c.Series()}
+		s := move.Slice{Assignment: name, Profile: c.Profile, GPU: c.GPU, Params: c.Params, Source: f.Need.Source.PCI, Model: c.Model, MemoryBytes: c.MemoryBytes, Kind: c.Kind, Sharing: c.Sharing, Series: c.Series()}
 		if len(chosen) > 1 {
 			s.Assignment = fmt.Sprintf("%s-%d", name, i+1)
 		}
@@ -65,7 +65,7 @@ func reservedFor(rec move.Record) []assess.Reserved {
 	}
 	out := make([]assess.Reserved, 0, len(rec.VM.Slices))
 	for _, s := range rec.VM.Slices {
-		out = append(out, assess.Reserved{Source: s.Source, GPU: s.GPU, Model: s.Model, Profile: s.Profile, Params: s.Params, Kind: s.Kind, Sharing: s.Sharing, Series: s.Series})
+		out = append(out, assess.Reserved{Source: s.Source, GPU: s.GPU, Model: s.Model, MemoryBytes: s.MemoryBytes, Profile: s.Profile, Params: s.Params, Kind: s.Kind, Sharing: s.Sharing, Series: s.Series})
 	}
 	return out
 }

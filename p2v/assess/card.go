@@ -3,6 +3,7 @@ package assess
 import (
 	_ "embed"
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,20 +20,44 @@ type card struct {
 	Capability string   `json:"compute_capability"`
 }
 
-var knownCards = sync.OnceValue(func() []card {
-	var file struct {
-		Cards []card `json:"cards"`
-	}
+// A device is what is known of a card by its PCI device.
+type device struct {
+	ID        string `json:"id"`                  // "10de:20f1"
+	Subsystem string `json:"subsystem,omitempty"` // empty: whatever it is
+	Name      string `json:"name"`                // as NVIDIA's driver has it, without the vendor
+	MemoryMiB uint64 `json:"memory_mib"`
+}
+
+type cardTable struct {
+	Cards   []card   `json:"cards"`
+	Devices []device `json:"devices"`
+}
+
+var knownCards = sync.OnceValue(func() cardTable {
+	var file cardTable
 	if err := json.Unmarshal(cardsFile, &file); err != nil {
 		panic("assess: cards.json: " + err.Error()) // it is built in, and tested
 	}
-	return file.Cards
+	return file
 })
+
+// pciID is what stands for a model where nobody tells its name: "10de:20f1".
+var pciID = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{4}$`)
+
+// deviceOf finds a card by the ids of its PCI device; the zero value where it is not known.
+func deviceOf(id, subsystem string) device {
+	for _, d := range knownCards().Devices {
+		if d.ID == id && (d.Subsystem == "" || d.Subsystem == subsystem) {
+			return d
+		}
+	}
+	return device{}
+}
 
 // cardOf finds a model; the zero value where it is not known.
 func cardOf(model string) card {
 	words := modelWords(model)
-	for _, c := range knownCards() {
+	for _, c := range knownCards().Cards {
 		if !slices.ContainsFunc(c.Match, func(w string) bool { return !slices.Contains(words, strings.ToLower(w)) }) {
 			return c
 		}

@@ -54,7 +54,7 @@ type Choice struct {
 // partitions are for one VM. What was reserved for it is what it gets, without being weighed once
 // more.
 func Fit(needs []Need, host HostState, w Wish, p Policy) []Fitting {
-	f := fitter{host: sortedHost(host), wish: w, policy: p.WithDefaults(), taken: map[gpu.ID]taken{}, left: slices.Clone(w.Reserved)}
+	f := fitter{host: sortedHost(host.known(w.Reserved)), wish: w, policy: p.WithDefaults(), taken: map[gpu.ID]taken{}, left: slices.Clone(w.Reserved)}
 	all := w.wanted(needs)
 	order := make([]int, len(all))
 	for i, n := range all {

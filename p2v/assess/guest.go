@@ -3,7 +3,6 @@ package assess
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"gpuvirt/p2v/report"
 )
@@ -163,7 +162,7 @@ func (c *changes) network() {
 	if len(built) > 0 {
 		c.add(GuestChange{
 			ID: "built-networks", What: "Map bonds, VLANs and bridges to the VM's networks.",
-			Why: "A bond of virtual adapters has no use, and a VLAN needs a network that carries it.", When: Offline,
+			Why: "A bond of virtual adapters has no use, and a VLAN needs a network that carries it.", When: FirstBoot,
 			Undo: "Put the saved configuration back.", Automatic: false, Items: built,
 		})
 	}
@@ -198,31 +197,42 @@ func (c *changes) addIf(items []string, g GuestChange) {
 	}
 }
 
-// pins are places that name GPUs.
+// pins are places that name GPUs: those that are rewritten, and those that a person sees to.
 func (c *changes) pins(fits []Fitting) {
-	var items []string
-	for _, p := range c.Pins {
-		if p.Kind == "all" {
+	lines, left := Repin(c.Report, fits, func(file, _ string) bool { return slices.Contains(c.files("xorg"), file) })
+	var files, items, places, byHand []string
+	for _, l := range lines {
+		if !slices.Contains(files, l.File) {
+			files = append(files, l.File)
+		}
+		items = append(items, l.Items...)
+	}
+	for _, p := range left {
+		if !p.Person {
 			continue
 		}
-		items = append(items, fmt.Sprintf("%s: %s=%s (%s)", p.Where, p.Key, p.Value, p.Kind))
+		byHand = append(byHand, p.Item)
+		if !slices.Contains(places, p.Where) {
+			places = append(places, p.Where)
+		}
 	}
-	if len(items) == 0 {
-		return
-	}
-	what := "Rewrite where GPUs are named to \"all\", or to the new number."
+	const why = "UUIDs, addresses and MIG devices are others in the VM."
+	what := fmt.Sprintf("Rewrite the GPUs that are named to their numbers in the VM, in %s of %s.", Count(len(lines), "line", "lines"), quotes(files))
 	if len(Chosen(fits)) > 1 {
-		what = "Rewrite where GPUs are named to the new numbers: the partitions are counted in the order of the GPUs that they stand for."
+		what += " The partitions are counted in the order of the GPUs that they stand for."
 	}
-	c.add(GuestChange{
-		ID: "pins", What: what, Why: "UUIDs, addresses and MIG devices are others in the VM.", When: Offline,
-		Undo: "Put the saved files back.", Automatic: !slices.ContainsFunc(c.Pins, byHand), Items: items,
+	to := "Name GPUs as the VM has them"
+	if len(Chosen(fits)) == 0 {
+		to = "Take out the GPUs that are named, as the VM has none"
+	}
+	c.addIf(items, GuestChange{ID: "pins", What: what, Why: why, When: Offline, Undo: "Put the saved files back.", Automatic: true})
+	c.addIf(byHand, GuestChange{
+		ID: "pins-by-hand",
+		What: fmt.Sprintf("%s, in %s: %s. Change files on the server before the cut-over, or in the VM after it; start processes and containers with the new value.",
+			to, Count(len(places), "place that gpuvirt does not rewrite", "places that gpuvirt does not rewrite"), quotes(places)),
+		Why: why, When: FirstBoot, Undo: "Put the old values back.", Automatic: false,
 	})
 }
-
-// byHand tells whether a pin lies where no file is rewritten: in a process that somebody
-// started.
-func byHand(p report.Pin) bool { return !strings.HasPrefix(p.Where, "/") }
 
 // Chosen are the fittings that have a choice.
 func Chosen(fits []Fitting) []Fitting {

@@ -104,9 +104,13 @@ func (c *changes) vgpuDriver(t targetKind, w Wish) {
 		ID: "driver-headers", What: "See that the headers of the VM's kernel are there, and DKMS.",
 		Why: "The driver's modules are built in the VM.", When: Live, Undo: "Remove the packages.", Automatic: false, Items: named(c.OS.Kernel),
 	})
+	lays := FirstBoot // a person does
+	if w.LicenceToken {
+		lays = Offline
+	}
 	c.add(GuestChange{
 		ID: "licence", What: "Lay gridd.conf with the feature type of the vGPU, and the client token (mode 0744), and start nvidia-gridd.",
-		Why: "Without a licence a vGPU is slowed down after a while.", When: Offline, Undo: "Remove the token and put gridd.conf back.",
+		Why: "Without a licence a vGPU is slowed down after a while.", When: lays, Undo: "Remove the token and put gridd.conf back.",
 		Automatic: w.LicenceToken, Items: c.files("gridd", "licence-token"),
 	})
 	if t.card {
@@ -166,7 +170,7 @@ func (c *changes) settings(t targetKind) {
 	if c.Memory.HugepagesBytes > 0 {
 		c.add(GuestChange{
 			ID: "hugepages", What: "Set the number of huge pages for the VM's memory.", Why: "The source's number may be more than the VM has.",
-			When: Offline, Undo: "Put the kernel argument or sysctl file back.", Automatic: false,
+			When: Live, Undo: "Put the kernel argument or sysctl file back.", Automatic: false,
 		})
 	}
 	if c.Firmware.SecureBoot != nil && *c.Firmware.SecureBoot {

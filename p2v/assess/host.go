@@ -32,6 +32,32 @@ type HostGPU struct {
 	Capability string // empty: as the model tells
 }
 
+// known returns the host with what is known of GPUs that it has only the ids of, as their driver
+// does not have them: what it told when they were reserved, and else what such devices are.
+func (h HostState) known(reserved []Reserved) HostState {
+	h.GPUs = slices.Clone(h.GPUs)
+	for i := range h.GPUs {
+		g := &h.GPUs[i].GPU
+		id := cmp.Or(g.Model, g.Identity.Model)
+		if !pciID.MatchString(id) {
+			continue
+		}
+		d := deviceOf(id, g.Identity.Subsystem)
+		name, memory := d.Name, d.MemoryMiB*mib
+		for _, r := range reserved {
+			if r.GPU != g.ID || pciID.MatchString(r.Model) {
+				continue
+			}
+			name = cmp.Or(r.Model, name)
+			if r.Kind == gpu.KindCard {
+				memory = cmp.Or(r.MemoryBytes, memory)
+			}
+		}
+		g.Model, g.MemoryBytes = cmp.Or(name, g.Model), cmp.Or(g.MemoryBytes, memory)
+	}
+	return h
+}
+
 func (g HostGPU) sms() int           { return cmp.Or(max(g.SMs, 0), cardOf(g.GPU.Model).SMs) }
 func (g HostGPU) capability() string { return cmp.Or(g.Capability, cardOf(g.GPU.Model).Capability) }
 

@@ -58,6 +58,7 @@ type Waived struct {
 // free may not be so a moment later.
 func NewPlan(r report.Report, w Wish, host HostState, p Policy, d Drivers) Plan {
 	l := newLook(r, p)
+	host = host.known(w.Reserved)
 	a := l.assessment()
 	out := Plan{Assessment: a, Wish: w.Listed(), Fittings: Fit(a.Needs, host, w, p)}
 	out.Drivers = l.driverChecks(out.Fittings, host, w, d)

@@ -190,9 +190,9 @@ func TestGuestChanges(t *testing.T) {
 		},
 		"all, for a vGPU": {full, nil, "virtio-drivers serial-console boot-fallback device-names selinux-relabel tpm-binding nic-names built-networks " +
 			"nouveau driver-modules driver-remove driver-vgpu driver-headers licence persistence-daemon mig-scripts gpu-settings fabric-manager data-centre-agents xorg-busid " +
-			"cdi-files engines hugepages module-key pins hardware-services identity"},
+			"cdi-files engines hugepages module-key pins-by-hand hardware-services identity"},
 		"all, for a card": {full, func(w *Wish) { w.Prefer = "card" }, "virtio-drivers serial-console boot-fallback device-names selinux-relabel tpm-binding nic-names built-networks " +
-			"driver-keep gpu-settings fabric-manager xorg-busid cdi-files engines hugepages module-key pins hardware-services identity"},
+			"driver-keep gpu-settings fabric-manager xorg-busid cdi-files engines hugepages module-key pins-by-hand hardware-services identity"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in, w := sample(), good()

@@ -145,8 +145,11 @@ func TestAnyReport(t *testing.T) {
 			checkFitting(t, f)
 		}
 		for _, c := range p.Changes {
-			if c.ID == "" || c.What == "" || c.Why == "" || c.Undo == "" || c.When == "" || strings.Contains(c.What+c.Why+c.Undo, marker) {
+			if c.ID == "" || c.What == "" || c.Why == "" || c.Undo == "" || c.When == "" || bare(c.What+c.Why+c.Undo) {
 				t.Fatalf("change %+v", c)
+			}
+			if !c.Automatic && c.When == Offline {
+				t.Fatalf("a person is told of a moment that only gpuvirt has: %+v", c)
 			}
 		}
 		if (p.Verdict.State == Blocked) != (len(p.Verdict.Blockers) > 0) || p.Verdict.Text == "" || strings.Contains(p.Verdict.Text, marker) {

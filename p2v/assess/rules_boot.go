@@ -16,7 +16,7 @@ func bootRules() []rule {
 				ID: "secure-boot", Severity: Warning, Subject: "system", Title: "Secure Boot is on",
 				Why: "Keys that were enrolled for modules (MOK) are in the firmware of the source and not in the VM's, so that a driver signed with " +
 					"them is not loaded.",
-				Remedy: "Enrol the key in the VM at first boot, or start the VM without Secure Boot.",
+				Remedy: "Enrol the key in the VM at its first start. To have a VM without Secure Boot, turn it off on the source and inspect that anew.",
 			},
 			func(l *look) []hit {
 				return when(l.Firmware.SecureBoot != nil && *l.Firmware.SecureBoot, "the firmware says so")
@@ -34,7 +34,7 @@ func bootRules() []rule {
 			Rule{
 				ID: "firmware-unknown", Severity: Warning, Subject: "system", Title: "It is not known what firmware starts the source",
 				Why:    "A VM with the wrong one finds no boot loader.",
-				Remedy: "Look whether /sys/firmware/efi is there, and state it in the plan.",
+				Remedy: "Inspect the source anew: no VM is defined of one whose firmware is not known.",
 			},
 			func(l *look) []hit {
 				return when(l.Firmware.Type != "bios" && l.Firmware.Type != "uefi", "firmware "+quote(l.Firmware.Type))

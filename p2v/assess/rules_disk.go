@@ -18,7 +18,7 @@ func diskRules() []rule {
 			Rule{
 				ID: "several-disks", Severity: Warning, Subject: "disk", Title: "The system lies on several disks",
 				Why:    "They belong together: all are copied to one point in time, and the VM gets all in the same order.",
-				Remedy: "Do not leave any of them out of the plan.",
+				Remedy: "Move all of them: where disks are named (--disk), name each.",
 			},
 			func(l *look) []hit {
 				used := l.systemDisks()
@@ -29,7 +29,7 @@ func diskRules() []rule {
 			Rule{
 				ID: "multipath", Severity: Warning, Subject: "disk", Title: "A disk is reached over several paths",
 				Why:    "In the VM it is one virtual disk; multipath over it hides it from the boot.",
-				Remedy: "Copy the multipath device once, not its paths; the plan turns multipathd off.",
+				Remedy: "Move one of its paths (--disk), and not the others; the plan turns multipathd off.",
 			},
 			func(l *look) []hit { return l.volumeHits("multipath") },
 		},
@@ -37,7 +37,7 @@ func diskRules() []rule {
 			Rule{
 				ID: "san-disk", Severity: Warning, Subject: "disk", Title: "A disk comes from a storage network",
 				Why:    "It needs no copy if the host can reach it, and it must never be written by both at once.",
-				Remedy: "Decide whether it is copied or mapped to the host; unmap it from the source after the move.",
+				Remedy: "Copy it, or leave it out (--disk names the others) and give it to the VM after the cut-over (virsh attach-disk); unmap it from the source then.",
 			},
 			func(l *look) []hit {
 				return each(l.Disks, func(d report.Disk) string {
@@ -105,8 +105,8 @@ func diskRules() []rule {
 		{
 			Rule{
 				ID: "removable-disk", Severity: Warning, Subject: "disk", Title: "A disk is removable or hangs on USB",
-				Why:    "It is not copied unless the plan says so, and may be a licence's dongle or a backup.",
-				Remedy: "Take it off before the move, or add it to the plan.",
+				Why:    "It is not copied unless it is asked for, and may be a licence's dongle or a backup.",
+				Remedy: "Take it off before the move, or name it (--disk) beside all others that are moved.",
 			},
 			func(l *look) []hit {
 				var out []hit
@@ -127,7 +127,7 @@ func diskRules() []rule {
 		{
 			Rule{
 				ID: "read-only-disk", Severity: Info, Subject: "disk", Title: "A disk is read-only",
-				Why:    "It stays so in the VM only if the plan says so.",
+				Why:    "In the VM it can be written.",
 				Remedy: "Find out why it is: a disk that fails goes read-only too.",
 			},
 			func(l *look) []hit {
@@ -142,8 +142,8 @@ func diskRules() []rule {
 		{
 			Rule{
 				ID: "large-sectors", Severity: Warning, Subject: "disk", Title: "A disk has sectors that are not 512 bytes long",
-				Why:    "Its partition table and file systems are only read with sectors of the same length, which the VM's disk gets in the plan.",
-				Remedy: "Keep the length in the VM; some boot loaders by BIOS cannot start from such disks.",
+				Why:    "Its partition table and file systems are only read with sectors of the same length, and the VM's disks have 512 bytes.",
+				Remedy: "Leave a disk of data out (--disk names the others), and copy its files in the VM. A system on such a disk is not found by the conversion: install it anew.",
 			},
 			func(l *look) []hit {
 				return each(l.Disks, func(d report.Disk) string {

@@ -11,7 +11,7 @@ func driverRules() []rule {
 			Rule{
 				ID: "no-driver", Severity: Warning, Subject: "driver", Title: "A GPU of NVIDIA has no driver of NVIDIA",
 				Why:    "Nothing of its use could be seen: that it is not used is likely and not known.",
-				Remedy: "State in the plan whether the VM needs a GPU.",
+				Remedy: "Say whether the VM needs a GPU for it: a profile, or none (--profile 0000:41:00.0=none).",
 			},
 			func(l *look) []hit {
 				return each(l.GPUs, func(g report.GPU) string {

@@ -84,7 +84,7 @@ func featureRules() []rule {
 			Rule{
 				ID: "profilers", Severity: Warning, Subject: "workload", Title: "Profilers or debuggers look into the GPUs",
 				Why:    "On a vGPU they are off unless its parameters enable_profiling=1 or enable_debugging=1 are set; few profiles allow it.",
-				Remedy: "Set the parameters on the assignment, or take a card.",
+				Remedy: "For profilers the plan sets enable_profiling=1 where it takes a vGPU. For debuggers take a card (--prefer card).",
 			},
 			func(l *look) []hit { return quoted(l.Features.Profilers) },
 		},

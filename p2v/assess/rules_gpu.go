@@ -17,7 +17,7 @@ func gpuRules() []rule {
 			Rule{
 				ID: "no-gpu", Severity: Info, Subject: "gpu", Title: "The source has no GPU",
 				Why:    "Nothing can be measured; the move is one of an ordinary server.",
-				Remedy: "Name a profile in the plan if the VM is to have a GPU.",
+				Remedy: "Name a profile (--profile) if the VM is to have a GPU.",
 			},
 			func(l *look) []hit { return when(len(l.GPUs) == 0, "the report lists none") },
 		},
@@ -33,7 +33,7 @@ func gpuRules() []rule {
 			Rule{
 				ID: "other-vendor", Severity: Info, Subject: "gpu", Title: "A GPU is not NVIDIA's",
 				Why:    "Its use is not measured. It is replaced by a card of the same vendor only; the VM has a display of its own.",
-				Remedy: "Nothing for a server's display adapter. Else name card and profile in the plan.",
+				Remedy: "Nothing for a server's display adapter. Else name its address and a profile of this host (--profile 0000:41:00.0=PROFILE).",
 			},
 			func(l *look) []hit {
 				return each(l.GPUs, func(g report.GPU) string {

@@ -28,7 +28,7 @@ func networkRules() []rule {
 			Rule{
 				ID: "static-addresses", Severity: Warning, Subject: "network", Title: "The source has addresses that go with it",
 				Why:    "The VM's network has to carry them, and source and VM must never be up with one address at once.",
-				Remedy: "Map each network in the plan; cutting over takes the source off the network first.",
+				Remedy: "Say which network or bridge each NIC is plugged into (--nic, --network, --bridge); a cut-over takes the source off the network first.",
 			},
 			func(l *look) []hit {
 				return each(l.NICs, func(n report.NIC) string {
@@ -43,7 +43,7 @@ func networkRules() []rule {
 			Rule{
 				ID: "built-networks", Severity: Warning, Subject: "network", Title: "Network devices are built of others",
 				Why:    "A bond of virtual adapters has no use, and a VLAN needs a network that carries its tag.",
-				Remedy: "Map them in the plan: a bond to one adapter, a VLAN to a network of its own or a trunk.",
+				Remedy: "Plug the NICs in where these networks are (--nic): one of a bond, and for a VLAN a bridge that carries its tag. What is built of them is changed in the VM.",
 			},
 			func(l *look) []hit {
 				return each(l.NICs, func(n report.NIC) string {

@@ -31,7 +31,7 @@ func partitionChecks() []planCheck {
 			Rule{
 				ID: noPartition, Severity: Blocker, Subject: "plan", Title: "No partition of this host is known to be enough",
 				Why:    "The VM would start without the GPU that its workload needs.",
-				Remedy: "Free one of those that were rejected for being taken, state in the wish what is needed (--need), or take another host.",
+				Remedy: "Free one of those that were rejected for being taken, say what is needed where the inspection asks for too much (--need), name one that is enough all the same (--profile) and waive this, or take another host.",
 			},
 			func(c *checker) []hit {
 				return each(c.plan.Fittings, func(f Fitting) string {
@@ -46,7 +46,7 @@ func partitionChecks() []planCheck {
 			Rule{
 				ID: "wish-unknown", Severity: Blocker, Subject: "plan", Title: "The wish names something that is not there",
 				Why:    "What was meant cannot be guessed.",
-				Remedy: "Name GPUs and disks of the source as the inspection does.",
+				Remedy: "Name GPUs (--profile) and disks (--disk) of the source as its inspection does (`gpuvirt assessment inspection`).",
 			},
 			func(c *checker) []hit {
 				var out []hit
@@ -68,7 +68,7 @@ func partitionChecks() []planCheck {
 			Rule{
 				ID: "disk-left-out", Severity: Warning, Subject: "plan", Title: "A disk that the system uses is not moved",
 				Why:    "The VM may not start, or waits at boot for what is on it.",
-				Remedy: "Add it to the wish, or take its rows out of fstab.",
+				Remedy: "Name it too (--disk), or take its rows out of fstab.",
 			},
 			func(c *checker) []hit {
 				var moved []string
@@ -99,8 +99,8 @@ func partitionChecks() []planCheck {
 		{
 			Rule{
 				ID: "gpu-left-out", Severity: Info, Subject: "plan", Title: "The VM gets nothing for a GPU of the source",
-				Why:    "Nothing was seen to use it, or the wish says so.",
-				Remedy: "Ask for a partition for it in the wish if it is needed.",
+				Why:    "Nothing was seen to use it, or it was asked for.",
+				Remedy: "Ask for a partition for it if it is needed (--profile 0000:41:00.0=PROFILE).",
 			},
 			func(c *checker) []hit {
 				return each(c.plan.Fittings, func(f Fitting) string {
@@ -142,7 +142,7 @@ func driverPlanChecks() []planCheck {
 			Rule{
 				ID: "drivers-do-not-match", Severity: Blocker, Subject: "plan", Title: "The guest's driver does not go with this host's GPU",
 				Why:    "The driver does not load, and the VM has no GPU.",
-				Remedy: "Bring a guest driver of an allowed branch, or change the host's driver.",
+				Remedy: "Bring a guest driver of an allowed branch (setting p2v.guest_files) and name its version (--guest-driver), or change the host's driver.",
 			},
 			func(c *checker) []hit { return c.driverHits(Incompatible) },
 		},
@@ -150,7 +150,7 @@ func driverPlanChecks() []planCheck {
 			Rule{
 				ID: "drivers-unknown", Severity: Blocker, Subject: "plan", Title: "It is not known whether the guest's driver goes with this host's GPU",
 				Why:    "Unknown is not fine: terabytes would be copied before it is found out.",
-				Remedy: "Name the guest driver in the wish, add its branch to those that are known here (setting p2v.drivers), or read NVIDIA's release notes and waive this.",
+				Remedy: "Name the guest driver that is ready (--guest-driver), add its branch to those that are known here (setting p2v.drivers), or read NVIDIA's release notes and waive this.",
 			},
 			func(c *checker) []hit { return c.driverHits(Unknown) },
 		},
@@ -166,7 +166,7 @@ func driverPlanChecks() []planCheck {
 			Rule{
 				ID: "no-licence-token", Severity: Warning, Subject: "plan", Title: "No licence token is named for a vGPU",
 				Why:    "Without a licence a vGPU is slowed down after a while, and CUDA may refuse to work.",
-				Remedy: "Have a client configuration token made, and see that the VM's network reaches the licence service.",
+				Remedy: "Have a client configuration token made, say that it is ready (--licence-token), and see that the VM's network reaches the licence service.",
 			},
 			func(c *checker) []hit {
 				if c.wish.LicenceToken {
@@ -225,7 +225,7 @@ func roomChecks() []planCheck {
 			Rule{
 				ID: "disk-room", Severity: Blocker, Subject: "plan", Title: "This host has too little room for the disks",
 				Why:    "A copy that fills the host's disk stops, and other VMs with it.",
-				Remedy: "Make room, move fewer disks, or leave model folders out.",
+				Remedy: "Make room where the copies are kept (setting p2v.mirrors), or move fewer disks (--disk), such as without one that has only models.",
 			},
 			func(c *checker) []hit {
 				need, have, kept := c.plan.Estimates.DiskBytes, c.host.DiskBytes, c.host.DiskKept
@@ -246,7 +246,7 @@ func roomChecks() []planCheck {
 			Rule{
 				ID: "memory-room", Severity: Blocker, Subject: "plan", Title: "This host has too little memory for the VM",
 				Why:    "The VM does not start, or this host swaps.",
-				Remedy: "Give the VM less memory, or free some.",
+				Remedy: "Give the VM less memory (--memory), or free some.",
 			},
 			func(c *checker) []hit {
 				need, have := c.memoryBytes(), c.host.MemoryBytes
@@ -265,7 +265,7 @@ func roomChecks() []planCheck {
 			Rule{
 				ID: "hugepages-room", Severity: Blocker, Subject: "plan", Title: "Huge pages leave the VM too little memory",
 				Why:    "They are taken first at boot, and what is left is too little to start.",
-				Remedy: "Reserve fewer in the guest, or give the VM more memory.",
+				Remedy: "Reserve fewer on the source and inspect it anew, or give the VM more memory (--memory).",
 			},
 			func(c *checker) []hit {
 				huge, memory := c.Memory.HugepagesBytes, c.memoryBytes()
@@ -295,7 +295,7 @@ func roomChecks() []planCheck {
 			Rule{
 				ID: "downtime", Severity: Blocker, Subject: "plan", Title: "The downtime is longer than its budget",
 				Why:    "The service is away for longer than was agreed.",
-				Remedy: "Raise the budget, stop what writes before the last pass, or give the copy more bandwidth.",
+				Remedy: "Raise the budget (--downtime), give the copy more bandwidth (--bandwidth), or quieten what writes on the source.",
 			},
 			func(c *checker) []hit {
 				e := c.plan.Estimates

@@ -54,7 +54,7 @@ func systemRules() []rule {
 			Rule{
 				ID: "wide-vector-units", Severity: Warning, Subject: "system", Title: "The processor has AVX-512 or AMX",
 				Why:    "A program that was built for them dies with an illegal instruction where the VM's processor has none.",
-				Remedy: "Give the VM the host's processor (host-passthrough) on a host that has them too.",
+				Remedy: "Take a host that has them too, and leave the VM that host's processor (no --cpu).",
 			},
 			func(l *look) []hit {
 				found := slices.DeleteFunc(slices.Clone(l.CPU.Flags), func(f string) bool {
@@ -67,7 +67,7 @@ func systemRules() []rule {
 			Rule{
 				ID: "hugepages", Severity: Warning, Subject: "system", Title: "Memory is reserved as huge pages",
 				Why:    "The same number in a VM with less memory leaves too little for all else, and it does not start.",
-				Remedy: "Give the VM as much memory as the source has, or change the reservation in the plan.",
+				Remedy: "Give the VM as much memory as the source has (no --memory), or reserve fewer on the source before the cut-over.",
 			},
 			func(l *look) []hit {
 				return when(l.Memory.HugepagesBytes > 0, fmt.Sprintf("%s of %s", size(l.Memory.HugepagesBytes), size(l.Memory.TotalBytes)))
@@ -77,7 +77,7 @@ func systemRules() []rule {
 			Rule{
 				ID: "numa", Severity: Info, Subject: "system", Title: "The source has several NUMA nodes",
 				Why:    "A VM that spans nodes without knowing it reads memory far from its GPU.",
-				Remedy: "Give the VM the node of its GPU, or the same number of nodes.",
+				Remedy: "After the cut-over, with the VM off, bind it to the node of its GPU (`gpuvirt gpu show`; virsh numatune and vcpupin with --config).",
 			},
 			func(l *look) []hit { return when(l.CPU.NUMA > 1, Count(l.CPU.NUMA, "node", "nodes")) },
 		},
@@ -85,7 +85,7 @@ func systemRules() []rule {
 			Rule{
 				ID: "selinux", Severity: Info, Subject: "system", Title: "SELinux enforces",
 				Why:    "Files that the conversion writes are labelled anew at first boot, which takes minutes and a reboot on large file systems.",
-				Remedy: "Count it into the downtime, and give the conversion 4 GB of memory.",
+				Remedy: "Count it into the downtime (--downtime): a rehearsal measures how long the VM boots.",
 			},
 			func(l *look) []hit { return when(l.OS.SELinux == "enforcing", "it is "+quote(l.OS.SELinux)) },
 		},

@@ -20,7 +20,7 @@ func workloadRules() []rule {
 				ID: "preallocator", Severity: Warning, Subject: "workload", Title: "A program takes memory in advance",
 				Why: "It takes a share of whatever it sees, so what it was measured to have is not what it needs. On a smaller partition the same " +
 					"share gives it a smaller cache, with fewer requests at a time, or too little to start.",
-				Remedy: "Run it with a smaller share until it suffers, or add up its weights, cache and graphs, and state the memory in the plan (--need gpu=memory:…).",
+				Remedy: "Run it with a smaller share until it suffers, or add up its weights, cache and graphs, and say what it needs (--need 0000:41:00.0=memory:20GiB).",
 			},
 			func(l *look) []hit {
 				return each(l.users, func(p report.Process) string {
@@ -84,7 +84,7 @@ func workloadRules() []rule {
 			Rule{
 				ID: "pins", Severity: Warning, Subject: "workload", Title: "GPUs are named where they will have another name",
 				Why:    "UUIDs and addresses are others in the VM, always; a number may be. A program that names one that is not there finds no GPU.",
-				Remedy: "The plan lists each; most are rewritten to \"all\" or to the new number.",
+				Remedy: "The plan lists each: those in files whose new number is certain are rewritten, the rest you change on the source before the cut-over or in the VM after it.",
 			},
 			func(l *look) []hit {
 				var out []hit
@@ -135,7 +135,7 @@ func workloadRules() []rule {
 			Rule{
 				ID: "large-models", Severity: Info, Subject: "workload", Title: "Models are much of what would be copied",
 				Why:    "They seldom change and are often on other servers too, but every pass reads them.",
-				Remedy: "Think of leaving them out and mounting them in the VM from where they are kept.",
+				Remedy: "Where they have a disk of their own, leave it out (--disk names the others), and mount them in the VM from where they are kept.",
 			},
 			func(l *look) []hit {
 				return each(l.Models, func(m report.Models) string {
@@ -169,7 +169,7 @@ func workloadRules() []rule {
 			Rule{
 				ID: "bound-licence", Severity: Warning, Subject: "workload", Title: "A licence may be bound to the hardware",
 				Why:    "Serial number, SMBIOS UUID, MAC address, disk or dongle are what such licences know a machine by.",
-				Remedy: "Keep the MAC addresses, give the VM the SMBIOS UUID where that is allowed, and ask the vendor before the move.",
+				Remedy: "Ask the vendor before the move for a licence that a VM can have: it keeps the MAC addresses, and has another serial number, SMBIOS UUID and other disks.",
 			},
 			func(l *look) []hit {
 				known := func(s string) bool {

@@ -46,6 +46,8 @@ type Reserved struct {
 	Model   string // of the GPU, which may not be seen while a VM has it; empty: not known
 	Profile string
 	Params  string
+	// MemoryBytes is what a workload has of it; 0: not known, or not written down.
+	MemoryBytes uint64
 	// Kind, Sharing and Series are as the candidate had them; empty Sharing: they were not written down, and
 	// are those that this host knows of now.
 	Kind            gpu.Kind

@@ -33,13 +33,12 @@
 //	engines              a person
 //	hugepages            a person
 //	module-key           a person
-//	pins                 an edit for each line whose new value is certain; else a person
+//	pins                 an edit for each line whose new value is certain
+//	pins-by-hand         a person, for each with its own word why
 //	hardware-services    an edit for each unit
 //	identity             nobody: it is kept
 //
-// A change that is a person's in the plan stays one, but for the pins: of them those are
-// rewritten that are certain, though a plan says of all together that a person has to see
-// to them.
+// A change that is a person's in the plan stays one.
 //
 // The inspection comes from a machine that nobody trusts. What it says becomes part of an
 // edit only where it is a name that convert.Edit takes, and lines of its files travel as

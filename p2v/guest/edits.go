@@ -96,6 +96,7 @@ var makers = map[string]func(*maker){
 	"xorg-busid":         (*maker).xorg,
 	"cdi-files":          (*maker).cdi,
 	"pins":               (*maker).pins,
+	"pins-by-hand":       (*maker).pinned,
 	"hardware-services":  (*maker).settings,
 	"identity": func(m *maker) {
 		m.leave(ByNobody, "the VM takes the server's place, with its machine ID and its ssh host keys")
@@ -132,15 +133,13 @@ type maker struct {
 	done   map[string]bool // what edits do, by key
 	err    error
 
-	moved  map[string]bool // disks, partitions and volumes that the VM has
-	number map[string]int  // that a GPU of the server has in the VM, by its address
-	gpus   int             // of the VM
+	moved map[string]bool // disks, partitions and volumes that the VM has
 }
 
 func (m *maker) carryOut() {
 	do := makers[m.change.ID]
 	switch {
-	case do == nil, !m.change.Automatic && m.change.ID != "pins":
+	case do == nil, !m.change.Automatic && m.change.ID != "pins-by-hand":
 		m.leave(ByPerson, cmp.Or(persons[m.change.ID], "it is not known how to do it"))
 	default:
 		do(m)

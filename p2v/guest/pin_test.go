@@ -67,7 +67,7 @@ func TestPins(t *testing.T) {
 		t.Run(c.line, func(t *testing.T) {
 			r, p := pinned()
 			r.Pins = []report.Pin{{Where: "/etc/x:7", Key: c.key, Value: c.value, Kind: "index", Line: c.line}}
-			p.Changes = []assess.GuestChange{{ID: "pins", What: "w", Why: "w", Undo: "u"}}
+			p.Changes = []assess.GuestChange{{ID: "pins", What: "w", Why: "w", Undo: "u", Automatic: true}}
 			edits, left, err := Edits(r, p, Options{})
 			if err != nil {
 				t.Fatal(err)
@@ -153,7 +153,7 @@ func TestPinOfDevice(t *testing.T) {
 	}
 	p := assess.Plan{
 		Fittings: []assess.Fitting{{Need: assess.Need{Source: assess.NeedSource{PCI: "0000:41:00.0"}}, Choice: &assess.Choice{}}},
-		Changes:  []assess.GuestChange{{ID: "pins", What: "w", Why: "w", Undo: "u"}},
+		Changes:  []assess.GuestChange{{ID: "pins", What: "w", Why: "w", Undo: "u", Automatic: true}},
 	}
 	edits, _, err := Edits(r, p, Options{})
 	if err != nil || len(edits) != 1 || edits[0].New != "- /dev/nvidia0:/dev/nvidia0 /dev/nvidia11" {
@@ -167,7 +167,7 @@ func TestManyEdits(t *testing.T) {
 	for i := range 300 {
 		r.Pins = append(r.Pins, report.Pin{Where: fmt.Sprintf("/etc/%d:1", i), Key: "CUDA_VISIBLE_DEVICES", Value: "2", Line: "CUDA_VISIBLE_DEVICES=2"})
 	}
-	p.Changes = []assess.GuestChange{{ID: "pins", What: "w", Why: "w", Undo: "u"}}
+	p.Changes = []assess.GuestChange{{ID: "pins", What: "w", Why: "w", Undo: "u", Automatic: true}}
 	edits, left, err := Edits(r, p, Options{})
 	if err != nil || len(edits) != convert.MaxEdits || len(left) != 1 || len(left[0].Change.Items) != 100 || left[0].By != ByPerson {
 		t.Errorf("%v, %d edits, %d left", err, len(edits), len(left))

@@ -10,7 +10,7 @@ import (
 
 // place finds out what of the server the VM has: disks, and GPUs with their numbers.
 func (m *maker) place() {
-	m.moved, m.number = map[string]bool{}, map[string]int{}
+	m.moved = map[string]bool{}
 	for _, d := range assess.Disks(m.Report, m.plan.Wish) {
 		m.moved[d.Name] = true
 		for _, p := range d.Partitions {
@@ -25,15 +25,6 @@ func (m *maker) place() {
 				m.moved[v.Name], more = true, true
 			}
 		}
-	}
-	for _, f := range m.plan.Fittings {
-		if f.Choice == nil {
-			continue
-		}
-		if _, twice := m.number[f.Need.Source.PCI]; !twice && f.Need.Source.PCI != "" {
-			m.number[f.Need.Source.PCI] = m.gpus
-		}
-		m.gpus++
 	}
 }
 

@@ -108,6 +108,8 @@ type Slice struct {
 	// empty: it is for none that was seen, or was reserved by a version that did not tell.
 	Source string `json:"source,omitempty"`
 	Model  string `json:"model,omitempty"`
+	// MemoryBytes is what a workload has of it; 0: not known, or reserved by a version that did not tell.
+	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
 	// Kind, Sharing and Series are what it was when it was chosen: what a guest needs follows from them.
 	Kind    gpu.Kind `json:"kind,omitempty"`
 	Sharing string   `json:"sharing,omitempty"`
