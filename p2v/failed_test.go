@@ -20,8 +20,18 @@ func TestFailed(t *testing.T) {
 		"two":     {verify.Report{Verdict: verify.StateFailed, Results: []verify.Result{bad("A", verify.StateFailed, "x"), bad("B", verify.StateFailed, "y")}}, "A: x; B: y"},
 		"unknown": {verify.Report{Verdict: verify.StateUnknown, Results: []verify.Result{bad("A", verify.StateUnknown, "x"), bad("B", verify.StateWarning, "y")}}, "A: x"},
 		"much": {
-			verify.Report{Verdict: verify.StateFailed, Results: slices.Repeat([]verify.Result{bad("A", verify.StateFailed, "x")}, 7)},
-			"A: x; A: x; A: x; A: x; A: x; and more",
+			verify.Report{Verdict: verify.StateFailed, Results: slices.Collect(func(yield func(verify.Result) bool) {
+				for _, why := range "stuvwxyz" {
+					if !yield(bad("A", verify.StateFailed, string(why))) {
+						return
+					}
+				}
+			})},
+			"A: s; A: t; A: u; A: v; A: w; and more",
+		},
+		"one reason": {
+			verify.Report{Verdict: verify.StateUnknown, Results: append(slices.Repeat([]verify.Result{bad("A", verify.StateUnknown, "x")}, 7), bad("B", verify.StateUnknown, "y"))},
+			"A, A, A, A, A, and more: x; B: y",
 		},
 	} {
 		if got, want := failed(c.report).Error(), "the VM is not what it should be: "+c.want; got != want {

@@ -274,6 +274,7 @@ func (m *Migrations) plan(ctx context.Context, r report.Report, w assess.Wish) (
 	if err != nil {
 		return assess.Plan{}, err
 	}
+	host.Brought = m.brought(r.OS, w)
 	return assess.NewPlan(r, w, host, m.cfg.policy(), m.cfg.drivers()), nil
 }
 

@@ -351,6 +351,7 @@ type yard struct {
 	images      []string      // folders
 	rescue      nbd.Options
 	policy      assess.Policy          // of plans and assessments
+	tools       assess.HostTools       // of the host
 	drivers     assess.Drivers         // that are known
 	answers     answers                // at the address of who came
 	onDial      func()                 // called when the disks of one that is off were opened
@@ -370,6 +371,8 @@ func newYard(t *testing.T, m *machine) *yard {
 		t: t, machine: m, store: db, storage: filepath.Join(t.TempDir(), "migrations"),
 		drivers: assess.BuiltInDrivers(), vms: newVMs(), makers: &makers{}, holders: &holders{held: map[string]gpu.Assignment{}, begun: map[string]string{}, making: map[string]string{}},
 	}
+	there := assess.Found(nil)
+	y.tools = assess.HostTools{Converter: there, UEFI: there, SecureBoot: there, TPM: there}
 	y.patience = p2v.Patience{Pause: 10 * time.Millisecond, First: time.Minute, Later: time.Minute, Sync: time.Minute, Cut: 30 * time.Second, Boot: time.Second, Settle: time.Second, Off: time.Second, Leave: time.Minute, Lease: 5 * time.Millisecond}
 	rec := report.AssessmentRecord{Name: "gpu7", Source: ssh(), State: report.StateDone, Report: m.report()}
 	if err := db.Apply(operation.Put(report.RecordAssessment, "gpu7", rec)); err != nil {
@@ -437,7 +440,7 @@ func (y *yard) start() {
 		Open:       func() (p2v.Inspector, error) { return program{strings.NewReader("#!")}, nil },
 		DialAtRest: y.dialAtRest, Arrivals: p2v.NewArrivals(), Answers: y.answers.is,
 		Host: host{y.holders}, Facts: func() assess.HostState {
-			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16}
+			return assess.HostState{MemoryBytes: 64 << 30, DiskBytes: 1 << 40, Threads: 16, Tools: y.tools}
 		},
 		Storage: y.storage, Patience: y.patience, VMs: mortalVMs{y.vms, y.life}, Converter: y.makers, Assignments: y.holders, NewUUID: uuid.NewString,
 		Mark:  func(doc, mark string) (string, error) { return doc + "<!--" + mark + "-->", nil },

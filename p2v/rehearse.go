@@ -99,17 +99,29 @@ func (t *try) rehearse(ctx context.Context) (err error) {
 	return nil
 }
 
-// failed says what of a VM is not as it should be.
+// failed says what of a VM is not as it should be. What is so for one reason is told with it once.
 func failed(r verify.Report) error {
-	var text []string
+	const most = 5
+	var why []string
+	titles := map[string][]string{}
 	for _, c := range r.Results {
 		if c.State == verify.StateFailed || c.State == verify.StateUnknown && r.Verdict == verify.StateUnknown {
-			text = append(text, c.Title+": "+c.Text)
+			if !slices.Contains(why, c.Text) {
+				why = append(why, c.Text)
+			}
+			titles[c.Text] = append(titles[c.Text], c.Title)
 		}
 	}
-	const most = 5
-	if len(text) > most {
-		text = append(text[:most], "and more")
+	var text []string
+	for _, w := range why[:min(len(why), most)] {
+		of := titles[w]
+		if len(of) > most {
+			of = append(of[:most:most], "and more")
+		}
+		text = append(text, strings.Join(of, ", ")+": "+w)
+	}
+	if len(why) > most {
+		text = append(text, "and more")
 	}
 	return gpu.Errorf(gpu.CodeConflict, "the VM is not what it should be: %s", strings.Join(text, "; "))
 }

@@ -6,7 +6,6 @@ import (
 
 	"gpuvirt/config"
 	programs "gpuvirt/internal/run"
-	"gpuvirt/p2v"
 	"gpuvirt/p2v/convert"
 )
 
@@ -24,7 +23,7 @@ const (
 
 // converter is what makes VMs' disks of the copies of servers' disks, after what a daemon that
 // died has left of that is gone. That of a simulated host is real, too, and as whoever runs it.
-func converter(ctx context.Context, c config.Config, simulated, systemd bool, log *slog.Logger) (p2v.Converter, error) {
+func converter(ctx context.Context, c config.Config, simulated, systemd bool, log *slog.Logger) (*convert.Converter, error) {
 	if simulated {
 		return convert.New(convert.Config{Scratch: c.Scratch}), nil
 	}

@@ -87,8 +87,8 @@ type program struct {
 func (p program) Size() int64 { return p.size }
 
 // hostFacts is what this host has for a VM beside GPUs, as far as it is known.
-func hostFacts(mirrors string, log *slog.Logger) assess.HostState {
-	state := assess.HostState{Threads: runtime.NumCPU()}
+func hostFacts(mirrors string, tools assess.HostTools, log *slog.Logger) assess.HostState {
+	state := assess.HostState{Threads: runtime.NumCPU(), Tools: tools}
 	var err1, err2, err3 error
 	state.MemoryBytes, err1 = memoryAvailable("/proc/meminfo")
 	state.CPUFlags, err2 = cpuFlags("/proc/cpuinfo")

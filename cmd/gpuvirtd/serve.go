@@ -95,7 +95,7 @@ func serve(ctx context.Context, o options, level *slog.LevelVar, log *slog.Logge
 			return source.Dial(ctx, s, source.Options{Credentials: o.Credentials})
 		},
 		DialAtRest: diskReader(o.Config, log), Answers: virtp2v.Answers,
-		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, log) }, Storage: o.Mirrors, Converter: converts,
+		Host: h, Facts: func() assess.HostState { return hostFacts(o.Mirrors, tools(p.simulated, converts), log) }, Storage: o.Mirrors, Converter: converts,
 		VMs: p.vms, Mark: vmapi.Marked, Assignments: h, NewUUID: uuid.NewString, Guest: guestFiles(o.GuestFiles, o.Credentials),
 		Policy: assumed.policy, Drivers: assumed.drivers, Lease: func() time.Duration { return time.Duration(lease.Load()) }, Tell: h.Tell, Secret: readSecret(o.Credentials),
 	}

@@ -43,7 +43,6 @@ func volume(v report.Volume) func(*report.Report) {
 
 // changesByID has one or more changes for each rule.
 func changesByID() map[string][]change {
-	truth := true
 	word := "a sign"
 	return map[string][]change{
 		"not-privileged": {{Warning, "the report says so", func(r *report.Report) { r.Privileged = false }}},
@@ -150,7 +149,12 @@ func changesByID() map[string][]change {
 		"hugepages":          {{Warning, "64.0 GiB of 256.0 GiB", func(r *report.Report) { r.Memory.HugepagesBytes = 64 * gib }}},
 		"numa":               {{Info, "2 nodes", func(r *report.Report) { r.CPU.NUMA = 2 }}},
 		"selinux":            {{Info, "enforcing", func(r *report.Report) { r.OS.SELinux = "enforcing" }}},
-		"reboot-pending":     {{Warning, "6.1.0-99", func(r *report.Report) { r.OS.Kernel = "6.1.0-99" }}},
+		"agent-blocked": {
+			{Warning, "its settings forbid", func(r *report.Report) { r.OS.GuestAgentRuns = &untruth }},
+			{Warning, "does not tell", func(r *report.Report) { r.OS.ID, r.OS.GuestAgentRuns = "rhel", nil }},
+			{Warning, "as it comes", func(r *report.Report) { r.OS.ID, r.OS.GuestAgent, r.OS.GuestAgentRuns = "rocky", &untruth, nil }},
+		},
+		"reboot-pending": {{Warning, "6.1.0-99", func(r *report.Report) { r.OS.Kernel = "6.1.0-99" }}},
 
 		"secure-boot":      {{Warning, "the firmware", func(r *report.Report) { r.Firmware.SecureBoot = &truth }}},
 		"bios-boot":        {{Info, "bios", func(r *report.Report) { r.Firmware.Type = "bios" }}},
@@ -218,6 +222,8 @@ func changesByID() map[string][]change {
 		"jumbo-frames": {{Warning, "MTU 9000", nic(report.NIC{Name: "e", Kind: "physical", MTU: 9000})}},
 	}
 }
+
+var truth, untruth = true, false
 
 func find(list []Concern, id string) *Concern {
 	i := slices.IndexFunc(list, func(c Concern) bool { return c.ID == id })
@@ -287,6 +293,8 @@ func TestSilent(t *testing.T) {
 		}},
 		"an unseen initramfs":      {"no-initramfs-tool", func(r *report.Report) { r.Boot.Initramfs, r.Unseen = "", []report.Unseen{{What: "boot", Reason: "x"}} }},
 		"an unseen system":         {"os-not-convertible", func(r *report.Report) { r.OS.ID, r.Unseen = "", []report.Unseen{{What: "os", Reason: "x"}} }},
+		"an agent of Debian":       {"agent-blocked", func(r *report.Report) { r.OS.GuestAgentRuns = nil }},
+		"no agent on Debian":       {"agent-blocked", func(r *report.Report) { r.OS.GuestAgent = &untruth }},
 		"a NIC without use":        {"nic-names", nic(report.NIC{Name: "eno4", Kind: "physical", MAC: "aa"})},
 		"a loopback MTU":           {"jumbo-frames", nic(report.NIC{Name: "lo", Kind: "other", MTU: 65536})},
 		"one btrfs":                {"btrfs-devices", func(r *report.Report) { r.Disks[0].Partitions[1].Content = "btrfs" }},

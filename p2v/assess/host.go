@@ -2,6 +2,7 @@ package assess
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,43 @@ type HostState struct {
 	DiskKept    uint64 // of these are left to others, always
 	Threads     int    // of its processors
 	CPUFlags    []string
+	Tools       HostTools
+	Brought     Brought // for the VM that is planned
+}
+
+// Presence says whether something is there. Zero: it is not known.
+type Presence struct {
+	Known bool
+	Lacks string // why it is of no use, and what brings it; empty: it is there
+}
+
+// Found is what a look came to: nil where the thing is there, and else why not, with its hint.
+func Found(err error) Presence {
+	p := Presence{Known: true}
+	if err == nil {
+		return p
+	}
+	p.Lacks = err.Error()
+	if e, has := errors.AsType[*gpu.Error](err); has && e.Hint != "" {
+		p.Lacks += "; " + e.Hint
+	}
+	return p
+}
+
+// HostTools is what this host has to make a VM's disks and to start it, as far as looking at
+// files tells: nothing is run for it.
+type HostTools struct {
+	Converter  Presence // virt-v2v, what it works with, and who runs it
+	UEFI       Presence // firmware for VMs
+	SecureBoot Presence // firmware for VMs that refuses what is not signed
+	TPM        Presence // one that is emulated
+}
+
+// Brought is what the operator has laid for one server's VM.
+type Brought struct {
+	Packages      Presence // lacks: why they cannot be read
+	Agent, Driver []string // names of packages
+	Licence       Presence // a token
 }
 
 // A HostGPU is a GPU of this host with what it can make now.

@@ -69,8 +69,11 @@ func NewPlan(r report.Report, w Wish, host HostState, p Policy, d Drivers) Plan 
 	return out
 }
 
-// ofConversion are the concerns that are about virt-v2v alone: what is taken as it is has no need of it.
-var ofConversion = []string{"os-not-convertible", "no-initramfs-tool", "no-room-to-convert"}
+// ofConversion are the concerns that are about what changes the guest alone: what is taken as it is has no need of it.
+var ofConversion = []string{
+	"os-not-convertible", "no-initramfs-tool", "no-room-to-convert",
+	"no-converter", "guest-files", "no-licence-file", "no-guest-driver",
+}
 
 // driverChecks compares the drivers that the choices ask for.
 func (l *look) driverChecks(fits []Fitting, host HostState, w Wish, d Drivers) []DriverCheck {

@@ -2,6 +2,7 @@ package assess
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"gpuvirt/gpu"
 	"gpuvirt/p2v/report"
 )
 
@@ -62,6 +64,37 @@ func TestPlanConcerns(t *testing.T) {
 			}, wish: func(w *Wish) { w.Prefer = "card" }, severity: Blocker, evidence: "serves 12.4"},
 		},
 		"no-licence-token": {{wish: func(w *Wish) { w.LicenceToken = false }, severity: Warning, evidence: "H100XM-2-20C is of series C"}},
+		"no-converter": {
+			{host: func(h *HostState) {
+				h.Tools.Converter = Found(gpu.Errorf(gpu.CodeUnavailable, "virt-v2v-in-place is missing").WithHint("install virt-v2v"))
+			}, severity: Blocker, evidence: "virt-v2v-in-place is missing; install virt-v2v"},
+			{host: func(h *HostState) { h.Tools.Converter = Presence{} }, severity: Warning, evidence: "not known"},
+		},
+		"no-firmware": {
+			{host: func(h *HostState) { h.Tools.UEFI = Found(errors.New("no plain one")) }, severity: Blocker, evidence: "no plain one"},
+			{host: func(h *HostState) { h.Tools.SecureBoot = Found(errors.New("no signed one")) }, source: func(r *report.Report) { r.Firmware.SecureBoot = &truth }, severity: Blocker, evidence: "no signed one"},
+			{host: func(h *HostState) { h.Tools.TPM = Found(errors.New("no swtpm")) }, source: func(r *report.Report) { r.Volumes = []report.Volume{{Name: "dm-0", TPM: true}} }, severity: Blocker, evidence: "no swtpm"},
+			{host: func(h *HostState) { h.Tools.UEFI = Presence{} }, severity: Warning, evidence: "not known"},
+		},
+		"guest-files": {{host: func(h *HostState) { h.Brought.Packages = Found(errors.New("not allowed")) }, severity: Blocker, evidence: "not allowed"}},
+		"no-licence-file": {
+			{host: func(h *HostState) { h.Brought.Licence = Found(errors.New("no such file")) }, severity: Blocker, evidence: "no such file"},
+			{host: func(h *HostState) { h.Brought.Licence = Presence{} }, severity: Warning, evidence: "not known"},
+		},
+		"no-guest-driver": {
+			{host: func(h *HostState) { h.Brought.Driver = nil }, severity: Warning, evidence: `no packages of it for "debian-12"`},
+			{host: func(h *HostState) {
+				h.Brought.Driver = []string{"nvidia-linux-grid-535_535.129.03_amd64.deb", "x5801.deb"}
+			}, severity: Warning, evidence: "no package is of branch 580"},
+			{host: func(h *HostState) { h.Brought.Packages = Presence{} }, severity: Warning, evidence: "not known"},
+		},
+		"no-agent": {
+			{source: func(r *report.Report) { r.OS.GuestAgent = &untruth }, severity: Warning, evidence: `no packages of it for "debian-12"`},
+			{source: func(r *report.Report) { r.OS.GuestAgent = &untruth }, wish: func(w *Wish) { w.Unconverted = true }, severity: Warning, evidence: "nobody installs it"},
+			{source: func(r *report.Report) { r.OS.GuestAgent = &untruth }, host: func(h *HostState) { h.Brought.Packages = Presence{} }, severity: Warning, evidence: "not known"},
+			{source: func(r *report.Report) { r.OS.GuestAgent, r.OS.ID = &untruth, "rocky" }, host: func(h *HostState) { h.Brought.Agent = []string{"a.rpm"} }, severity: Warning, evidence: "see agent-blocked"},
+			{source: func(r *report.Report) { r.OS.GuestAgent = nil }, severity: Warning, evidence: "inspect anew"},
+		},
 		"disk-room": {
 			{host: func(h *HostState) { h.DiskBytes = 600 * gib }, severity: Blocker, evidence: "600.0 GiB are free, needed are 1290.0 GiB"},
 			{host: func(h *HostState) { h.DiskBytes, h.DiskKept = 1290*gib+gib/2, gib }, severity: Blocker, evidence: "1290.5 GiB are free, needed are 1290.0 GiB, and 1.0 GiB that are kept free"},
@@ -393,10 +426,13 @@ func TestConversionIsInTheWayOfConversionOnly(t *testing.T) {
 	for i := range r.Filesystems {
 		r.Filesystems[i].UsedBytes = r.Filesystems[i].SizeBytes
 	}
+	w, h, gone := good(), hostOf(), Found(errors.New("gone"))
+	h.Tools.Converter, h.Brought = gone, Brought{Packages: gone, Licence: gone}
 	for unconverted, want := range map[bool]bool{false: true, true: false} {
-		v := NewPlan(r, Wish{Unconverted: unconverted}, hostOf(), Policy{}, BuiltInDrivers()).Verdict
+		w.Unconverted = unconverted
+		v := NewPlan(r, w, h, Policy{}, BuiltInDrivers()).Verdict
 		for _, id := range ofConversion {
-			if got := slices.ContainsFunc(v.Blockers, func(c Concern) bool { return c.ID == id }); got != want {
+			if got := find(slices.Concat(v.Blockers, v.Warnings), id) != nil; got != want {
 				t.Errorf("unconverted %t: %s is in the way: %t", unconverted, id, got)
 			}
 		}
@@ -411,5 +447,20 @@ func TestMemoryIsPinnedForGPUs(t *testing.T) {
 	i := slices.IndexFunc(p.Verdict.Blockers, func(c Concern) bool { return c.ID == "memory-room" })
 	if i < 0 || strings.Contains(fmt.Sprint(p.Verdict.Blockers[i]), "pinned") {
 		t.Errorf("%+v", p.Verdict.Blockers)
+	}
+}
+
+// What is there is no concern: packages for the VM, of the branch that is named; firmware and a TPM
+// where the server has none of them.
+func TestWhatIsThereIsNoConcern(t *testing.T) {
+	in, h := sample(), hostOf()
+	in.OS.GuestAgent, h.Brought.Agent = &untruth, []string{"qemu-guest-agent.deb"}
+	in.Firmware.Type = "bios"
+	h.Tools = HostTools{Converter: Found(nil)}
+	for _, id := range []string{"no-converter", "no-firmware", "guest-files", "no-licence-file", "no-guest-driver", "no-agent"} {
+		v := NewPlan(in, good(), h, Policy{}, BuiltInDrivers()).Verdict
+		if c := slices.Concat(v.Blockers, v.Warnings); find(c, id) != nil {
+			t.Errorf("%+v", find(c, id))
+		}
 	}
 }

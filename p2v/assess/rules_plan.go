@@ -22,7 +22,7 @@ func planRules() []Rule {
 
 // planChecks are the concerns that a host and a wish bring.
 func planChecks() []planCheck {
-	return slices.Concat(partitionChecks(), driverPlanChecks(), roomChecks())
+	return slices.Concat(partitionChecks(), driverPlanChecks(), toolChecks(), guestChecks(), roomChecks())
 }
 
 func partitionChecks() []planCheck {

@@ -91,6 +91,16 @@ func systemRules() []rule {
 		},
 		{
 			Rule{
+				ID: "agent-blocked", Severity: Warning, Subject: "system", Title: "The guest agent is not allowed to run programs",
+				Why: "Devices, their driver, services, containers and your own checks are looked at by programs that it runs in the VM. They stay unknown, " +
+					"so that a rehearsal fails and a cut-over waits for a person.",
+				Remedy: "On the server, before the move, let it run guest-exec and guest-exec-status: in /etc/sysconfig/qemu-ga take them out of BLACKLIST_RPC or BLOCK_RPCS, " +
+					"or add them to --allow-rpcs in FILTER_RPC_ARGS, whichever is there; elsewhere in /etc/qemu/qemu-ga.conf. Or look at the VM yourself, and accept it.",
+			},
+			agentBlocked,
+		},
+		{
+			Rule{
 				ID: "reboot-pending", Severity: Warning, Subject: "system", Title: "The running kernel is not installed any more",
 				Why:    "The VM boots another kernel than the one that was tried with this driver.",
 				Remedy: "Reboot the source and see the workload run before the move.",
@@ -101,4 +111,23 @@ func systemRules() []rule {
 			},
 		},
 	}
+}
+
+// forbidding tells whether a distribution's package of the guest agent has settings that do not let
+// it run programs.
+func forbidding(id string) bool {
+	return slices.Contains([]string{"rhel", "centos", "fedora", "rocky", "almalinux", "ol"}, id)
+}
+
+func agentBlocked(l *look) []hit {
+	there, runs := l.OS.GuestAgent, l.OS.GuestAgentRuns
+	switch {
+	case there == nil:
+		return nil
+	case !*there:
+		return when(forbidding(l.OS.ID), "it is not installed, and the package of it for "+quote(l.OS.ID)+" does not allow that as it comes")
+	case runs == nil:
+		return when(forbidding(l.OS.ID), "the inspection does not tell what its settings allow, and those of "+quote(l.OS.ID)+" do not as they come")
+	}
+	return when(!*runs, "its settings forbid guest-exec or guest-exec-status, or do not name them among what is allowed")
 }

@@ -26,7 +26,7 @@ func sample() report.Report {
 		System:   report.System{Vendor: "Dell Inc.", Product: "PowerEdge R750xa"},
 		OS: report.OS{
 			ID: "debian", VersionID: "12", PrettyName: "Debian GNU/Linux 12 (bookworm)", Arch: "x86_64",
-			Kernel: "6.1.0-21-amd64", Kernels: []string{"6.1.0-21-amd64"}, Headers: true,
+			Kernel: "6.1.0-21-amd64", Kernels: []string{"6.1.0-21-amd64"}, Headers: true, GuestAgent: &truth, GuestAgentRuns: &truth,
 		},
 		Firmware: report.Firmware{Type: "uefi", SecureBoot: &secure},
 		CPU:      report.CPU{Model: "AMD EPYC 7443", Sockets: 1, Cores: 24, Threads: 48, NUMA: 1},

@@ -29,6 +29,8 @@ func hostOf() HostState {
 	}
 	return HostState{
 		MemoryBytes: 512 * gib, DiskBytes: 2000 * gib, Threads: 96,
+		Tools:   HostTools{Converter: Found(nil), UEFI: Found(nil), SecureBoot: Found(nil), TPM: Found(nil)},
+		Brought: Brought{Packages: Found(nil), Licence: Found(nil), Driver: []string{"nvidia-linux-grid-580_580.65.06_amd64.deb"}},
 		GPUs: []HostGPU{{
 			GPU: gpu.GPU{
 				ID: id, Vendor: "NVIDIA", Model: "NVIDIA H100 80GB HBM3", MemoryBytes: 80 * gib, Managed: true,

@@ -21,19 +21,11 @@ func (c *Converter) who() string {
 	if c.known || c.cfg.User == "" {
 		return ""
 	}
-	u, err := user.Lookup(c.cfg.User)
+	uid, gid, err := lookUp(c.cfg.User)
 	if err != nil {
 		return err.Error()
 	}
-	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
-		return err.Error()
-	}
-	if uid == 0 || gid == 0 {
-		return fmt.Sprintf("%q is root, or of its group", c.cfg.User)
-	}
-	c.cfg.Confine.UID, c.cfg.Confine.GID, c.known = uint32(uid), uint32(gid), true
+	c.cfg.Confine.UID, c.cfg.Confine.GID, c.known = uid, gid, true
 	// Whoever may use KVM is of the group that its device belongs to.
 	if st, err := os.Stat(c.cfg.KVM); err == nil && st.Mode()&0o060 == 0o060 {
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Gid != 0 {
@@ -41,6 +33,23 @@ func (c *Converter) who() string {
 		}
 	}
 	return ""
+}
+
+// lookUp finds a user of this host, who must not be root.
+func lookUp(name string) (uid, gid uint32, err error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, 0, err
+	}
+	id, err1 := strconv.ParseUint(u.Uid, 10, 32)
+	group, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, 0, err
+	}
+	if id == 0 || group == 0 {
+		return 0, 0, fmt.Errorf("%q is root, or of its group", name)
+	}
+	return uint32(id), uint32(group), nil
 }
 
 // scratch begins a session, of no job yet, and makes the folder that all sessions share.

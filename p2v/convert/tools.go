@@ -43,6 +43,9 @@ var packages = map[string]map[string]string{
 // needed are those without which nothing is converted; the others only help.
 var needed = []string{nameInPlace, nameCustomize, nameQemuImg, nameNBDKit}
 
+// driven are all of them.
+var driven = []string{nameInPlace, nameCustomize, nameQemuImg, nameNBDKit, nameV2V, nameInspector, nameQemuNBD, nameTestTool}
+
 // A Tool is a program that is there.
 type Tool struct {
 	Name    string `json:"name"`
@@ -131,6 +134,30 @@ func (c *Converter) need(name string) (string, error) {
 	return "", Tools{Missing: []Missing{m}}.Ready()
 }
 
+// Look returns why nothing can be converted here, or nil, as Tools.Ready does, by what can be seen
+// without running anything: who would run the programs, and whether they are there. It waits for
+// nobody.
+func (c *Converter) Look() error {
+	t := Tools{Missing: c.missing()}
+	if c.cfg.User != "" {
+		if _, _, err := lookUp(c.cfg.User); err != nil {
+			t.NoUser = err.Error()
+		}
+	}
+	return t.Ready()
+}
+
+// missing are the programs that are not there, in the order in which they are driven.
+func (c *Converter) missing() []Missing {
+	var out []Missing
+	for _, name := range driven {
+		if c.find(name) == "" {
+			out = append(out, Missing{Name: name, Needed: slices.Contains(needed, name), Packages: packages[name]})
+		}
+	}
+	return out
+}
+
 // Probe finds out what the host converts with: which programs, what they can do, and
 // whether libguestfs's appliance comes up, with the processor's help or without. The last
 // takes up to minutes once in each boot of the host, and is remembered. A host that cannot
@@ -145,10 +172,10 @@ func (c *Converter) Probe(ctx context.Context) (Tools, error) {
 	if t.NoUser != "" {
 		return t, nil
 	}
-	for _, name := range []string{nameInPlace, nameCustomize, nameQemuImg, nameNBDKit, nameV2V, nameInspector, nameQemuNBD, nameTestTool} {
+	t.Missing = c.missing()
+	for _, name := range driven {
 		path := c.find(name)
 		if path == "" {
-			t.Missing = append(t.Missing, Missing{Name: name, Needed: slices.Contains(needed, name), Packages: packages[name]})
 			continue
 		}
 		tool := Tool{Name: name, Path: path}

@@ -35,6 +35,21 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// A look runs nothing, and does not wait for who does: the appliance may be tried for minutes.
+func TestLook(t *testing.T) {
+	h := newHost(t)
+	c := New(h.cfg)
+	c.probing.Lock()
+	defer c.probing.Unlock()
+	if err := c.Look(); err != nil || h.seen("called") != "" || h.seen("tried") != "" {
+		t.Errorf("%v, called %q", err, h.seen("called"))
+	}
+	h.cfg.User = "gpuvirt-nobody-has-this"
+	if err := New(h.cfg).Look(); err == nil || !strings.Contains(err.Error(), h.cfg.User) {
+		t.Error(err)
+	}
+}
+
 func TestProbeMissing(t *testing.T) {
 	h := newHost(t)
 	for _, name := range []string{"virt-v2v-in-place", "qemu-img"} {
@@ -56,6 +71,9 @@ func TestProbeMissing(t *testing.T) {
 	}
 	if h.seen("tried") != "" {
 		t.Error("the appliance was tried")
+	}
+	if looked := c.Look(); looked == nil || looked.Error() != err.Error() {
+		t.Errorf("by a look: %v, want %v", looked, err)
 	}
 	_, err = c.Convert(t.Context(), Job{})
 	wantCode(t, err, gpu.CodeUnavailable)

@@ -92,6 +92,9 @@ func (s *scene) operatingSystem() report.OS {
 	out.Headers = out.Kernel != "" && s.tree.exists(path.Join("lib/modules", out.Kernel, "build"))
 	agent := s.any("usr/sbin/qemu-ga", "usr/bin/qemu-ga", "usr/local/bin/qemu-ga", "usr/local/sbin/qemu-ga")
 	out.GuestAgent = &agent
+	if agent {
+		out.GuestAgentRuns = s.agentRuns()
+	}
 	out.BootID = s.tree.text(bootID)
 	out.MachineID = s.tree.text("etc/machine-id")
 	for line := range strings.Lines(s.textOf("proc/stat", large)) {

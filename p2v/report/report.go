@@ -85,6 +85,9 @@ type OS struct {
 	SELinux   string    `json:"selinux,omitempty"` // enforcing, permissive, disabled; empty: it has none
 	// GuestAgent tells whether QEMU's guest agent is installed; nil: nobody looked.
 	GuestAgent *bool `json:"guest_agent,omitempty"`
+	// GuestAgentRuns tells whether the agent's settings let it run programs; nil: there is no agent,
+	// or they were not read.
+	GuestAgentRuns *bool `json:"guest_agent_runs,omitempty"`
 }
 
 // Firmware is what started the machine.

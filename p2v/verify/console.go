@@ -80,6 +80,11 @@ func (v *verification) silent(boot, agent *thing, console func() []string, why e
 		boot.seen = seen{state: StateUnknown, text: "its console does not tell how far it is; its last line: " + lines[len(lines)-1]}
 	}
 	agent.seen = seen{state: StateUnknown, text: oneLine(why.Error(), 400)}
+	if found && s.state == StateOK && v.expect.Network {
+		agent.seen.text += ": see that qemu-guest-agent is installed and enabled in the VM"
+	} else if found && s.state == StateOK {
+		agent.seen.text += ": see that qemu-guest-agent is installed and enabled on the server, or bring its packages, and rehearse again"
+	}
 	for _, t := range v.things {
 		if t != boot && t != agent {
 			t.seen = seen{state: StateUnknown, text: "the agent does not answer"}

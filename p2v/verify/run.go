@@ -149,21 +149,25 @@ func (v *verification) awake(ctx context.Context, boot, agent *thing, after time
 	}
 	v.settle(agent)
 	if !info.Allows("guest-exec", "guest-exec-status") {
-		v.blocked = blocked(system.ID)
+		v.blocked = blocked(system.ID, v.expect.Network)
 		return
 	}
 	v.machine = newMachine(ctx, v.guest)
 }
 
-// blocked says what a person does about an agent that runs no programs.
-func blocked(system string) string {
-	const why = "the guest's agent is not allowed to run programs"
+// blocked says what a person does about an agent that runs no programs: in the VM, where it is the one
+// that stays, and else on the server, of which the next one is a copy.
+func blocked(system string, stays bool) string {
+	text, end := "the guest's agent is not allowed to run programs: on the server, of which this VM was a copy that is thrown away, ", ", and rehearse again when that is copied"
+	if stays {
+		text, end = "the guest's agent is not allowed to run programs: in the VM, ", ", and restart qemu-guest-agent"
+	}
 	switch system {
 	case "rhel", "centos", "rocky", "almalinux", "ol", "fedora":
-		return why + ": in the VM, in /etc/sysconfig/qemu-ga, take guest-exec and guest-exec-status out of BLACKLIST_RPC or BLOCK_RPCS, or add them to --allow-rpcs in FILTER_RPC_ARGS, " +
-			"whichever is there, and restart qemu-guest-agent"
+		return text + "in /etc/sysconfig/qemu-ga, take guest-exec and guest-exec-status out of BLACKLIST_RPC or BLOCK_RPCS, or add them to --allow-rpcs in FILTER_RPC_ARGS, " +
+			"whichever is there" + end
 	}
-	return why + ": in the VM, take guest-exec and guest-exec-status out of block-rpcs in /etc/qemu/qemu-ga.conf, or of the options that qemu-guest-agent is started with, and restart it"
+	return text + "take guest-exec and guest-exec-status out of block-rpcs in /etc/qemu/qemu-ga.conf, or of the options that qemu-guest-agent is started with" + end
 }
 
 // watch looks at all things until each is settled, or the deadline is over.

@@ -70,7 +70,7 @@ func TestMigration(t *testing.T) {
 	if assessment.Findings == nil || assessment.Hostname == "" {
 		t.Fatalf("%+v", assessment)
 	}
-	wish := " --assessment self --disk " + disk + " --memory 512Mi --threads 1 --waive disk-room=small" // nothing is converted
+	wish := " --assessment self --disk " + disk + " --memory 512Mi --threads 1 --waive disk-room=small --convert none"
 	plan := run(ctx, t, "gpuvirt migrate plan"+wish+" || true")
 	if strings.Contains(plan, "Blocked") || !strings.Contains(plan, "source-is-vm") {
 		t.Fatalf("the plan:\n%s", plan)
