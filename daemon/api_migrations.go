@@ -278,7 +278,10 @@ func planWish(r api.PlanRequest, actor string) (assess.Wish, error) {
 		return w, invalid("field %q cannot be below 0", "plan.downtime_seconds")
 	}
 	texts := append([]string{r.GuestDriver}, r.Disks...)
-	for _, p := range r.Partitions {
+	for i, p := range r.Partitions {
+		if p.Source != "" && slices.ContainsFunc(r.Partitions[:i], func(before api.PlanPartitionRequest) bool { return before.Source == p.Source }) {
+			return w, invalid("field %q names GPU %q of the server twice", "plan.partitions", p.Source)
+		}
 		if p.SMs < 0 || !slices.Contains([]string{"", string(assess.Compute), string(assess.Graphics)}, p.Class) {
 			return w, invalid("field %q is malformed: %q is 0 or more, and %q is compute or graphics", "plan.partitions", "sms", "class")
 		}

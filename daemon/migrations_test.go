@@ -14,7 +14,11 @@ func TestMigrationRequests(t *testing.T) {
 		"no interval":    {"/v1/migrations?dry_run=true", `{"name":"new","assessment":"carried","copy":{"interval_seconds":0}}`, `field "copy.interval_seconds" cannot be 0`},
 		"threads":        {"/v1/migrations", `{"name":"new","assessment":"carried","plan":{"threads":-1}}`, `field "plan.threads" cannot be below 0`},
 		"downtime":       {"/v1/migrations", `{"name":"new","assessment":"carried","plan":{"downtime_seconds":-1}}`, `field "plan.downtime_seconds" cannot be below 0`},
-		"patched":        {"PATCH /v1/migrations/gpu7", `{"copy":{"connections":0}}`, `field "copy.connections" cannot be 0`},
+		"named twice": {
+			"/v1/migrations", `{"name":"new","assessment":"carried","plan":{"partitions":[{"source":"0000:41:00.0"},{"profile":"x"},{"source":"0000:41:00.0","none":true}]}}`,
+			`field "plan.partitions" names GPU "0000:41:00.0" of the server twice`,
+		},
+		"patched": {"PATCH /v1/migrations/gpu7", `{"copy":{"connections":0}}`, `field "copy.connections" cannot be 0`},
 	} {
 		method, target, found := strings.Cut(c.target, " ")
 		if !found {

@@ -109,7 +109,7 @@ func (f fake) Migrations() ([]move.Migration, error) {
 	done := move.Migration{
 		Phase: move.PhaseDone,
 		Record: move.Record{
-			Name: "done", Heard: at, Fence: move.FenceOff,
+			Name: "done", Heard: at, Fence: move.FenceOff, Forecast: &move.Forecast{FinalSeconds: 1},
 			Attempts: []move.Attempt{{Kind: move.Rehearsal, State: move.Passed, Rest: 3}, {Kind: move.Cutover, State: move.Passed, AtRest: at, Rest: 12, Downtime: 61.5}},
 		},
 	}

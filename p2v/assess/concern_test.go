@@ -158,7 +158,7 @@ func changesByID() map[string][]change {
 
 		"secure-boot":      {{Warning, "the firmware", func(r *report.Report) { r.Firmware.SecureBoot = &truth }}},
 		"bios-boot":        {{Info, "bios", func(r *report.Report) { r.Firmware.Type = "bios" }}},
-		"firmware-unknown": {{Warning, `firmware ""`, func(r *report.Report) { r.Firmware.Type = "" }}},
+		"firmware-unknown": {{Blocker, `firmware ""`, func(r *report.Report) { r.Firmware.Type = "" }}},
 		"tpm-bound-disk":   {{Blocker, "dm-0", volume(report.Volume{Name: "dm-0", Kind: "crypt", TPM: true})}},
 		"encrypted-disk": {
 			{Warning, "dm-0", volume(report.Volume{Name: "dm-0", Kind: "crypt"})},
@@ -206,7 +206,10 @@ func changesByID() map[string][]change {
 			{Warning, "nvme0n1", func(r *report.Report) { r.Disks[0].Removable = true }},
 		},
 		"read-only-disk": {{Info, "nvme0n1", func(r *report.Report) { r.Disks[0].ReadOnly = true }}},
-		"large-sectors":  {{Warning, "4096 bytes", func(r *report.Report) { r.Disks[0].BlockBytes = 4096 }}},
+		"large-sectors": {
+			{Blocker, "4096 bytes", func(r *report.Report) { r.Disks[0].BlockBytes = 4096 }},
+			{Warning, "sdz", func(r *report.Report) { r.Disks = append(r.Disks, report.Disk{Name: "sdz", BlockBytes: 4096}) }},
+		},
 		"network-storage": {{Warning, "nas:/models", func(r *report.Report) {
 			r.Filesystems = append(r.Filesystems, report.Filesystem{Source: "nas:/models", Type: "nfs4", Mount: "/models"})
 		}}},

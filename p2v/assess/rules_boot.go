@@ -32,7 +32,7 @@ func bootRules() []rule {
 		},
 		{
 			Rule{
-				ID: "firmware-unknown", Severity: Warning, Subject: "system", Title: "It is not known what firmware starts the source",
+				ID: "firmware-unknown", Severity: Blocker, Subject: "system", Title: "It is not known what firmware starts the source",
 				Why:    "A VM with the wrong one finds no boot loader.",
 				Remedy: "Inspect the source anew: no VM is defined of one whose firmware is not known.",
 			},

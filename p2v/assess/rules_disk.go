@@ -141,17 +141,24 @@ func diskRules() []rule {
 		},
 		{
 			Rule{
-				ID: "large-sectors", Severity: Warning, Subject: "disk", Title: "A disk has sectors that are not 512 bytes long",
-				Why:    "Its partition table and file systems are only read with sectors of the same length, and the VM's disks have 512 bytes.",
-				Remedy: "Leave a disk of data out (--disk names the others), and copy its files in the VM. A system on such a disk is not found by the conversion: install it anew.",
+				ID: "large-sectors", Severity: Blocker, Subject: "disk", Title: "A disk has sectors that are not 512 bytes long",
+				Why:    "Its partition table and file systems are only read with sectors of the same length, and the VM's disks have 512 bytes: what the system uses of it is not found there. Of a disk that it does not use this is a warning.",
+				Remedy: "Leave a disk of data out (--disk names the others) and waive this, and copy its files in the VM. A system on such a disk is not found by the conversion: install it anew.",
 			},
 			func(l *look) []hit {
-				return each(l.Disks, func(d report.Disk) string {
+				var out []hit
+				system := l.systemDisks()
+				for _, d := range l.Disks {
 					if d.BlockBytes == 0 || d.BlockBytes == 512 {
-						return ""
+						continue
 					}
-					return fmt.Sprintf("%s: %d bytes", disk(d), d.BlockBytes)
-				})
+					h := hit{evidence: fmt.Sprintf("%s: %d bytes", disk(d), d.BlockBytes)}
+					if !slices.Contains(system, d.Name) {
+						h.severity = Warning
+					}
+					out = append(out, h)
+				}
+				return out
 			},
 		},
 		{
