@@ -168,7 +168,7 @@ $(GOLANGCI): | bootstrap
 ##@ Release
 
 .PHONY: packages
-packages: bootstrap $(NFPM) ## Build the DEB, the RPM, the SBOM and the checksums (into dist)
+packages: bootstrap $(NFPM) ## Build the DEB, the RPM, those of the collection, the SBOM and the checksums (into dist)
 	@hack/bootstrap binutils
 	NFPM=$(NFPM) hack/packages dist
 
