@@ -29,7 +29,7 @@ VERSION ?= $(shell hack/packages --version)
 TAGS    := libvirt_dlopen
 LDFLAGS := -X gpuvirt/internal/version.version=$(VERSION)
 # As packages are built; the tools, the programs of tests and what linters read too: they share
-# what is compiled.
+# what is compiled. The client alone is not position independent (hack/packages says why).
 LIKE_PACKAGES := -trimpath -buildmode=pie
 GOBUILD  = go build $(LIKE_PACKAGES) -ldflags '$(LDFLAGS)' -tags $(TAGS)
 
@@ -52,7 +52,7 @@ bootstrap: ## Install what building and testing needs (only what is missing)
 .PHONY: build
 build: bootstrap ## Build bin/gpuvirtd and bin/gpuvirt
 	CGO_ENABLED=1 $(GOBUILD) -o bin/gpuvirtd ./cmd/gpuvirtd
-	CGO_ENABLED=0 $(GOBUILD) -o bin/gpuvirt ./cmd/gpuvirt
+	CGO_ENABLED=0 $(GOBUILD) -buildmode=exe -o bin/gpuvirt ./cmd/gpuvirt
 
 .PHONY: generate
 generate: bootstrap ## Regenerate the generated files
@@ -168,7 +168,7 @@ $(GOLANGCI): | bootstrap
 ##@ Release
 
 .PHONY: packages
-packages: bootstrap $(NFPM) ## Build the DEB, the RPM, the SBOM and the checksums (into dist)
+packages: bootstrap $(NFPM) ## Build the DEB, the RPM, those of the collection, the SBOM and the checksums (into dist)
 	@hack/bootstrap binutils
 	NFPM=$(NFPM) hack/packages dist
 

@@ -224,8 +224,15 @@ func TestMakeBuildsThatVersion(t *testing.T) {
 		return string(out)
 	}
 	version := strings.TrimSpace(said("../hack/packages", "--version"))
-	if out := said("make", "-C", "..", "--dry-run", "build"); strings.Count(out, "/version.version="+version+"'") != 2 {
+	out := said("make", "-C", "..", "--dry-run", "build")
+	if strings.Count(out, "/version.version="+version+"'") != 2 {
 		t.Errorf("want version %s:\n%s", version, out)
+	}
+	// The client is static, as it is copied to other machines: the last mode counts.
+	// hack/check-packages looks at the one of the packages.
+	client := regexp.MustCompile(`(?m)^CGO_ENABLED=0 .*-buildmode=(\S+) -o bin/gpuvirt `).FindStringSubmatch(out)
+	if client == nil || client[1] != "exe" {
+		t.Errorf("the client is built as %q:\n%s", client, out)
 	}
 }
 

@@ -129,7 +129,7 @@ const gpusPlay = `- hosts: all
 func TestAnsible(t *testing.T) {
 	ctx := Scenario(t, hypervisor, 20*time.Minute)
 	fresh(ctx, t)
-	debs, err := filepath.Glob(filepath.Join(hypervisor.repo, "dist", "*.deb"))
+	debs, err := filepath.Glob(filepath.Join(hypervisor.repo, "dist", "gpuvirt_*.deb"))
 	must(t, err)
 	if len(debs) != 1 {
 		t.Fatalf("packages: %q", debs)

@@ -24,9 +24,9 @@ func (vm *VM) Deploy(ctx context.Context) error {
 	return err
 }
 
-// Install installs the DEB that lies in a folder of the working tree.
+// Install installs the DEB of gpuvirt that lies in a folder of the working tree.
 func (vm *VM) Install(ctx context.Context, folder string) error {
-	debs, err := filepath.Glob(filepath.Join(vm.repo, folder, "*.deb"))
+	debs, err := filepath.Glob(filepath.Join(vm.repo, folder, "gpuvirt_*.deb"))
 	if err != nil {
 		return err
 	}

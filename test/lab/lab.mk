@@ -15,8 +15,8 @@ lab: bootstrap lab-deps ## Build the lab's hypervisor image, unless it is there 
 .PHONY: lab-test
 lab-test: packages lab ## Run the scenarios in the lab (LAB_ARGS='-run TestSmoke -v')
 	@hack/bootstrap ansible-core
-	@[ dist/SHA256SUMS -ot .cache/lab/next/SHA256SUMS ] || PACKAGE_VERSION=$$(dpkg-deb -f dist/*.deb Version | sed 's/-1$$/+next/') NFPM=$(NFPM) hack/packages .cache/lab/next
-	@[ dist/SHA256SUMS -ot .cache/lab/nextschema/SHA256SUMS ] || PACKAGE_TAGS=nextschema PACKAGE_VERSION=$$(dpkg-deb -f dist/*.deb Version | sed 's/-1$$/+nextschema/') NFPM=$(NFPM) hack/packages .cache/lab/nextschema
+	@[ dist/SHA256SUMS -ot .cache/lab/next/SHA256SUMS ] || PACKAGE_VERSION=$$(dpkg-deb -f dist/gpuvirt_*.deb Version | sed 's/-1$$/+next/') NFPM=$(NFPM) hack/packages .cache/lab/next
+	@[ dist/SHA256SUMS -ot .cache/lab/nextschema/SHA256SUMS ] || PACKAGE_TAGS=nextschema PACKAGE_VERSION=$$(dpkg-deb -f dist/gpuvirt_*.deb Version | sed 's/-1$$/+nextschema/') NFPM=$(NFPM) hack/packages .cache/lab/nextschema
 	go test -tags lab,$(TAGS) -count=1 -timeout 45m -v ./test/lab $(LAB_ARGS)
 
 .PHONY: lab-shell
