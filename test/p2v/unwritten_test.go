@@ -14,7 +14,7 @@ import (
 
 // everyChange lists what is on the disks of a server with when the kernel has changed it last, its rights, owner and
 // size: nobody sets that time, and whatever is done to a file or a folder but reading it does.
-const everyChange = "findmnt -rno TARGET -t ext4,vfat,xfs | while read -r at; do find \"$at\" -xdev ! -path " + written +
+const everyChange = "findmnt -rno TARGET -t ext4,vfat,xfs | while read -r at; do find \"$at\" -xdev \\( -fstype ext4 -o -fstype vfat -o -fstype xfs \\) ! -path " + written +
 	" -printf '%C@ %M %U:%G %s %p\\n'; done"
 
 // own are the files that the server's own programs write at any time, and what ssh tells of who comes.
@@ -70,7 +70,7 @@ func TestSourceIsNotWritten(t *testing.T) {
 		}
 	}
 	t.Logf("%d things are as they were, of %d", left, len(all))
-	if left := m.on("find /run /tmp /dev/shm -name '*gpuvirt*' 2>/dev/null; pgrep -af '[g]puvirt'; true"); left != "" {
+	if left := m.on("find /run /tmp /dev/shm -name '*[g]puvirt*' 2>/dev/null; pgrep -af '[g]puvirt'; true"); left != "" {
 		t.Errorf("left there: %s", left)
 	}
 }
