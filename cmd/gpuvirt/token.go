@@ -94,9 +94,9 @@ func tokenCreate(c *cli) *cobra.Command {
 		Long: `Make a token. Its secret is written to the standard output, or into a file, and
 is not to be had again: the daemon keeps none. Whoever has it may do what the role
 says, from anywhere that the daemon is reached from:
-  viewer    looks
-  operator  also gives partitions to VMs and takes them back
-  admin     also decides about GPUs, and makes tokens`,
+  viewer    looks at GPUs and what is made of them
+  operator  also gives partitions to VMs and takes them back, and looks at moves of servers
+  admin     also decides about GPUs, moves servers, and makes tokens`,
 		Example: `  gpuvirt token create prometheus --role viewer --expires 366d --secret-file /root/prometheus.token
   gpuvirt --url https://kvm1.bank.example:8443 --token-file prometheus.token gpu list`,
 		RunE: func(cmd *cobra.Command, args []string) error {
