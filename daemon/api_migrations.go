@@ -50,7 +50,7 @@ func migrationOf(m move.Migration) api.Migration {
 	out := api.Migration{
 		Name: m.Name, Assessment: m.Assessment, Hostname: m.Hostname, Phase: string(m.Phase), Reason: m.Reason,
 		Operation: m.Operation, CreatedBy: m.Actor, Created: clock(m.Created), Heard: moment(m.Heard),
-		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Progress: m.Progress, Forecast: forecastOf(m),
+		Plan: m.Plan.Listed(), Copy: m.Copy, Disks: list(slices.Clone(m.Disks)), Progress: m.Progress, Forecast: m.Ahead(),
 		Wanted: m.Wanted.Listed(), VM: m.VM, Attempts: convert(m.Attempts, attemptOf), Fence: string(m.Fence), Accepted: m.Accepted,
 		DisksFrom: m.DisksFrom, Certificates: m.Certificates, ReservedUntil: moment(m.Ends()),
 	}
@@ -71,15 +71,6 @@ func migrationOf(m move.Migration) api.Migration {
 		}
 	}
 	return out
-}
-
-// forecastOf is what a cut-over would take; nil: nobody knows, or it was gone through so far that the source is told to
-// power off.
-func forecastOf(m move.Migration) *move.Forecast {
-	if m.Fence != move.FenceNone {
-		return nil
-	}
-	return m.Forecast
 }
 
 // migrationObject answers with a migration. How far its pass is changes with each look, and nobody asks for it:

@@ -78,7 +78,7 @@ func (s *snapshot) copying(m move.Migration) {
 		s.send(migrationDone, float64(p.Done), m.Name)
 		s.send(migrationTotal, float64(p.Total), m.Name)
 	}
-	if f := m.Forecast; f != nil && m.Fence == move.FenceNone { // of what has happened there is none
+	if f := m.Ahead(); f != nil {
 		s.send(migrationFinal, f.FinalSeconds, m.Name)
 		s.send(migrationRest, f.RestSeconds, m.Name)
 		s.send(migrationDown, f.DowntimeSeconds, m.Name)

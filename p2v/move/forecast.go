@@ -31,6 +31,15 @@ type Forecast struct {
 	Converges       bool    `json:"converges"` // it comes to be so, or stays so
 }
 
+// Ahead is the forecast of a cut-over that is still to come; nil: there is none, or the source was told to
+// power off, and of what has happened there is no forecast.
+func (r *Record) Ahead() *Forecast {
+	if r.Fence != FenceNone {
+		return nil
+	}
+	return r.Forecast
+}
+
 // Basis is how a part of a forecast is known.
 type Basis string
 
