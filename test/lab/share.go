@@ -23,9 +23,8 @@ import (
 )
 
 // The scenarios are shared out to two hypervisors, each of a process of its own, which takes the next one that
-// no other has taken. Each has one processor of the machine: that is no slower for all of them, as one alone
-// waits for a third of its time, and kernels do not lose threads, timers or themselves as they do where
-// processors of one emulator run at the same moment.
+// no other has taken. Each has one processor, as the machine has not more for it: kernels do not lose threads,
+// timers or themselves then, as they do where processors of one emulator run at the same moment.
 const (
 	hypervisorsVar = "LAB_HYPERVISORS" // how many, at most; default 2
 	workerVar      = "LAB_WORKER"      // which one a process has, from 1

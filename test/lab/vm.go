@@ -12,12 +12,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"gpuvirt/test/machine"
 )
@@ -47,8 +44,8 @@ type Options struct {
 	// QEMUArgs are added to the command line, for devices that a scenario
 	// of its own machine needs.
 	QEMUArgs []string
-	// OneCPU has all of the emulator share one processor of the machine: slower, and
-	// the emulated processors then never run at the same moment.
+	// OneCPU gives the hypervisor one processor instead of two, which then never run at the
+	// same moment.
 	OneCPU bool
 	// Number tells those apart that run at the same time, from 1. Default 1.
 	Number int
@@ -207,7 +204,7 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 		"-accel", "tcg,thread=multi",
 		"-machine", "q35,kernel-irqchip=split,hpet=off",
 		"-cpu", "EPYC,-sse4a",
-		"-smp", "2", "-m", fmt.Sprint(opts.MemoryMiB),
+		"-m", fmt.Sprint(opts.MemoryMiB),
 		"-device", "intel-iommu,intremap=on",
 		"-kernel", filepath.Join(vm.image, "vmlinux"),
 		"-initrd", filepath.Join(vm.image, "initrd"),
@@ -224,15 +221,10 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 		"-qmp", "unix:" + vm.path("qmp") + ",server=on,wait=off",
 	}
 	args = append(args, cardArgs()...)
-	command := append([]string{"qemu-system-x86_64"}, append(args, opts.QEMUArgs...)...)
-	if opts.OneCPU {
-		cpu, err := oneCPU(opts.Number)
-		if err != nil {
-			return err
-		}
-		command = append([]string{"taskset", "--cpu-list", strconv.Itoa(cpu)}, command...)
+	if !opts.OneCPU {
+		args = append(args, "-smp", "2")
 	}
-	cmd := exec.Command(command[0], command[1:]...)
+	cmd := exec.Command("qemu-system-x86_64", append(args, opts.QEMUArgs...)...)
 	if vm.machine, err = machine.Start(cmd); err != nil {
 		return fmt.Errorf("cannot start qemu: %w; test/lab/deps.sh installs it", err)
 	}
@@ -247,24 +239,6 @@ func (vm *VM) bootOnce(ctx context.Context) error {
 		return fmt.Errorf("cannot reach the booting hypervisor: %w (console: %s)", err, opts.SerialLog)
 	}
 	return vm.settle(ctx)
-}
-
-// oneCPU is the processor of those that this process may use for the n-th of the emulators that have one.
-func oneCPU(n int) (int, error) {
-	var may unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &may); err != nil {
-		return 0, fmt.Errorf("cannot tell which processors may be used: %w", err)
-	}
-	skip := (n - 1) % may.Count()
-	for cpu := 0; ; cpu++ {
-		if !may.IsSet(cpu) {
-			continue
-		}
-		if skip == 0 {
-			return cpu, nil
-		}
-		skip--
-	}
 }
 
 // settle waits until systemd has finished what a boot has to do.
