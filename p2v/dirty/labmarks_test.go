@@ -12,7 +12,7 @@ import (
 // A byte that is stored while eight are cleared is told then or the next time. It is no test
 // for the race detector, which knows no such stores: the real ones are the kernel's.
 func TestLabMarksTakenWhileStored(t *testing.T) {
-	const stores = 200_000
+	const stores = 50_000
 	words := make([]uint64, 1)
 	m := marks(unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), 8))
 	var running sync.WaitGroup
