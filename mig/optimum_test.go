@@ -1,3 +1,7 @@
+//go:build !race
+
+// Sums of one goroutine, which the race detector would only make ten times as long.
+
 package mig_test
 
 import (
