@@ -18,11 +18,12 @@ func asAtBoot(ctx context.Context, t *testing.T) {
 }
 
 // virtqemud has libvirt under the name of its daemon for QEMU, which Debian does not ship: the
-// order of the units is by their names. Without its sockets it listens by itself.
+// order of the units is by their names. Without its sockets it listens by itself. It ends
+// where D-Bus does, and comes after it, as libvirt's own unit.
 const virtqemud = `[Unit]
 Description=libvirt as virtqemud
 Requires=virtlogd.socket
-After=virtlogd.socket network.target
+After=virtlogd.socket network.target dbus.service
 Conflicts=libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket
 
 [Service]
