@@ -59,6 +59,8 @@ func (c controller) play(ctx context.Context, t *testing.T, book string, args ..
 	args = append([]string{"-i", filepath.Join(c.dir, "inventory.yml"), "--diff"}, append(args, filepath.Join(c.dir, book))...)
 	cmd := exec.CommandContext(ctx, "ansible-playbook", args...) //nolint:gosec // this test's own books
 	cmd.Env, cmd.Dir, cmd.WaitDelay = c.env, c.dir, 15*time.Second
+	began := time.Now()
+	defer func() { t.Logf("%s in %.0f s", strings.Join(args[2:], " "), time.Since(began).Seconds()) }()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%q: %v\n%s", args, err, out)
 	}
