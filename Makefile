@@ -77,7 +77,7 @@ GORACE ?= atexit_sleep_ms=50
 test: bootstrap ## Run the tests with the race detector (PKG=./gpu/... TESTFLAGS=-v)
 	@hack/bootstrap dbus-daemon e2fsprogs libvirt0 nbdkit openssh-server openssl qemu-guest-agent qemu-utils systemd
 	CGO_ENABLED=1 GORACE='$(GORACE)' go test -race -timeout 25m -tags $(TAGS) $(TESTFLAGS) $(or $(PKG),./...)
-	$(if $(PKG),,CGO_ENABLED=1 go test -timeout 5m -tags $(TAGS) -run '^Test(Places|Chain)' $(TESTFLAGS) ./mig)
+	$(if $(filter-out ./mig ./mig/... ./...,$(PKG)),,CGO_ENABLED=1 go test -timeout 5m -tags $(TAGS) -run '^Test(Places|Chain)' $(TESTFLAGS) ./mig)
 
 .PHONY: hw-test
 hw-test: bootstrap ## Read what a GPU of NVIDIA in this machine says; changes no setting (NVML=path of its library)
